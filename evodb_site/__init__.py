@@ -1,0 +1,1 @@
+"""Composition only: settings, URL and socket routing, Celery. Decisions live in lakehouse."""

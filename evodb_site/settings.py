@@ -1,0 +1,136 @@
+"""Django's settings, all derived from the one table in lakehouse.conf."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+from lakehouse import conf
+
+EVODB = conf.load(os.environ)
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _secret_key() -> str:
+    """The given secret, or one made on the first start and kept in data_dir."""
+    if EVODB.secret_key:
+        return EVODB.secret_key
+    EVODB.data_dir.mkdir(parents=True, exist_ok=True)
+    path = EVODB.data_dir / "secret-key"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(50))
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def _database() -> dict[str, Any]:
+    database: dict[str, Any] = dict(dj_database_url.parse(EVODB.resolved_database_url))
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        Path(database["NAME"]).parent.mkdir(parents=True, exist_ok=True)
+        database["OPTIONS"] = {
+            # IMMEDIATE: a transaction that will write takes its turn at the start, where waiting is safe.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 5,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000;",
+        }
+    return database
+
+
+def _broker() -> dict[str, Any]:
+    if EVODB.broker_url:
+        return {"broker_url": EVODB.broker_url}
+    folder = EVODB.data_dir.resolve() / "broker"
+    for name in ("queue", "processed", "control"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {
+            "data_folder_in": str(folder / "queue"),
+            "data_folder_out": str(folder / "queue"),
+            "processed_folder": str(folder / "processed"),
+            "control_folder": str(folder / "control"),
+            "store_processed": False,
+            "polling_interval": 0.1,
+        },
+    }
+
+
+SECRET_KEY = _secret_key()
+DEBUG = EVODB.debug
+ALLOWED_HOSTS = [host for host in EVODB.allowed_hosts.split(",") if host]
+INSTALLED_APPS = [
+    "daphne",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "channels",
+    "lakehouse",
+    "lakehouse.subscriptions",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "evodb_site.urls"
+ASGI_APPLICATION = "evodb_site.asgi.application"
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [EVODB.redis_url]}}
+    if EVODB.redis_url
+    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+}
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+
+CELERY = {
+    **_broker(),
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    # A task that dies is not lost either way: beat calls flush_due, and the journal remembers what waits.
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_hijack_root_logger": False,
+    "broker_connection_retry_on_startup": True,
+    "beat_schedule": {"flush-due": {"task": "lakehouse.tasks.flush_due", "schedule": 5.0}},
+    "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {"lakehouse": {"level": "INFO"}},
+}

@@ -1,0 +1,145 @@
+"""Every setting of the parent in one table: name, default, unit, why.
+
+A field `x_y` is read from the environment variable EVODB_X_Y and checked when the process starts; docs/settings.md
+must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is `rpc.config.ParentConfig`
+and lives in the Parent row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+MIB = 1024 * 1024
+PREFIX = "EVODB_"
+
+
+class SettingError(ValueError):
+    """A setting has a value that cannot work."""
+
+
+def setting(default: Any, *, unit: str, why: str, check: Callable[[Any], bool] | None = None, wanted: str = "") -> Any:
+    """One row of the table. `check` says whether a value can work, `wanted` says in words what would."""
+    return field(default=default, metadata={"unit": unit, "why": why, "check": check, "wanted": wanted})
+
+
+def at_least(low: int) -> Any:
+    return {"check": lambda value: value >= low, "wanted": f"a whole number of at least {low}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    data_dir: Path = setting(
+        Path("data"), unit="path", why="Database, lake, broker and keys of a laptop live here when nothing else is said."
+    )
+    database_url: str = setting(
+        "", unit="URL", why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://..."
+    )
+    warehouse: str = setting(
+        "", unit="path or URL", why="Where tables are written. Empty: data_dir/lake; else a folder or s3://bucket/prefix."
+    )
+    s3_endpoint: str = setting("", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.")
+    s3_region: str = setting("auto", unit="name", why="Region of the bucket; R2 wants auto.")
+    s3_access_key_id: str = setting("", unit="text", why="Empty: the usual AWS environment and profile are asked.")
+    s3_secret_access_key: str = setting("", unit="text", why="Belongs to s3_access_key_id.")
+    broker_url: str = setting(
+        "", unit="URL", why="Celery's broker. Empty: a folder in data_dir; for several machines redis:// or amqp://."
+    )
+    redis_url: str = setting(
+        "", unit="URL", why="Channel layer shared by several processes. Empty: in memory. Never on the ingest path."
+    )
+    secret_key: str = setting("", unit="text", why="Django's secret. Empty: made once and kept in data_dir.")
+    debug: bool = setting(False, unit="yes/no", why="Django's debug pages; never on a public address.")
+    allowed_hosts: str = setting(
+        "localhost,127.0.0.1,[::1]", unit="comma-separated hosts", why="Host names the HTTP side answers to."
+    )
+    open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
+    frame_bytes_max: int = setting(
+        16 * MIB, unit="bytes", why="Largest WebSocket frame; the protocol allows 16 MiB.", **at_least(64 * 1024)
+    )
+    group_batches_max: int = setting(
+        256, unit="batches", why="At most so many batches share one journal transaction and one fsync.", **at_least(1)
+    )
+    group_bytes_max: int = setting(
+        16 * MIB, unit="bytes", why="At most so many bytes share one journal transaction.", **at_least(1)
+    )
+    intake_bytes_max: int = setting(
+        64 * MIB,
+        unit="bytes",
+        why="Accepted but not yet journalled bytes of a process; beyond it batches are refused with a time to come back.",
+        **at_least(1 * MIB),
+    )
+    window_batches_max: int = setting(
+        1000, unit="batches", why="Unanswered batches of one connection; daphne never pauses reading.", **at_least(1)
+    )
+    lease_ms: int = setting(
+        60_000, unit="ms", why="A worker that flushes a parent and goes silent loses it after this.", **at_least(1000)
+    )
+    flush_entries_max: int = setting(
+        250_000, unit="entries", why="One flush takes at most so many; bounds a worker's memory.", **at_least(1)
+    )
+    flush_bytes_max: int = setting(
+        64 * MIB, unit="bytes", why="One flush takes at most so many payload bytes.", **at_least(1 * MIB)
+    )
+    commit_attempts_max: int = setting(
+        5, unit="attempts", why="How often a flush stages anew when another writer moved the same table.", **at_least(1)
+    )
+    history_days: int = setting(
+        7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
+    )
+    drain_ms: int = setting(
+        10_000, unit="ms", why="A stopping process answers what it accepted and closes sockets within this.", **at_least(100)
+    )
+    up_host: str = setting("127.0.0.1", unit="address", why="Where `evodb up` listens.")
+    up_port: int = setting(8800, unit="port", why="Where `evodb up` listens.", **at_least(0))
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve()}/evodb.sqlite3"
+
+    @property
+    def resolved_warehouse(self) -> str:
+        if "://" in self.warehouse:
+            return self.warehouse.rstrip("/")
+        return str((Path(self.warehouse) if self.warehouse else self.data_dir / "lake").resolve())
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings of this environment. Raises SettingError, naming the variable, what it held and what it wants."""
+    kinds = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for row in dataclasses.fields(Settings):
+        text = environ.get(PREFIX + row.name.upper())
+        if text is not None:
+            values[row.name] = _parse(row, text, kinds[row.name])
+    settings = Settings(**values)
+    if settings.group_bytes_max > settings.intake_bytes_max:
+        raise SettingError(
+            f"EVODB_GROUP_BYTES_MAX is {settings.group_bytes_max}, more than EVODB_INTAKE_BYTES_MAX "
+            f"({settings.intake_bytes_max}); a group has to fit what waits"
+        )
+    return settings
+
+
+def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:
+    name = PREFIX + row.name.upper()
+    try:
+        value = {bool: _yes_or_no, int: int, Path: Path, str: str}[kind](text)
+    except ValueError:
+        wanted = {bool: "yes or no", int: "a whole number"}.get(kind, kind.__name__)
+        raise SettingError(f"{name} is {text!r}, wanted {wanted} ({row.metadata['unit']})") from None
+    check = row.metadata["check"]
+    if check is not None and not check(value):
+        raise SettingError(f"{name} is {text!r}, wanted {row.metadata['wanted']} ({row.metadata['unit']})")
+    return value
+
+
+def _yes_or_no(text: str) -> bool:
+    answers = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "": False}
+    try:
+        return answers[text.strip().lower()]
+    except KeyError:
+        raise ValueError(text) from None

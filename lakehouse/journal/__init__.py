@@ -1,0 +1,1 @@
+"""The promise: what is acked is durable, once, and bounded."""

@@ -1,0 +1,197 @@
+"""A group of batches becomes journal rows and verdicts, in one transaction.
+
+The rules are those of docs/protocol.md section 4: a repeat is answered, never stored; the same sequence with other
+content is refused; a batch that was cut anew gives up the entries that are stored already; full means no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import transaction
+
+from lakehouse.journal import store
+from lakehouse.journal.dedup import Content, content, rest_of
+from lakehouse.journal.store import Buffer, ChildRow, NewBatch
+from rpc.batch import BatchFrame
+from rpc.messages import AckStatus, NackReason
+
+BUFFERED_ABOVE = 0.8
+
+
+@dataclass(slots=True)
+class Source:
+    """One connection of a child. `epoch` is the child's own, or None until the parent counts one for this connection."""
+
+    parent_id: int
+    child_id: int
+    epoch: int | None
+    own_epoch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Durable, now or before. `utilization` of the parent's buffer, 0 to 1."""
+
+    status: AckStatus
+    entries: int
+    utilization: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not stored, and why; `retry_delay_ms` None means that trying again cannot help."""
+
+    reason: NackReason
+    message: str
+    retry_delay_ms: int | None = None
+
+
+Verdict = Accepted | Refused
+
+
+@dataclass(slots=True)
+class Group:
+    """The rows a group reads, changes and writes."""
+
+    buffers: dict[int, Buffer]
+    children: dict[int, ChildRow]
+    new: list[NewBatch]
+    now_ms: int
+
+
+def accept(offers: Sequence[tuple[Source, BatchFrame]], *, now_ms: int) -> tuple[list[Verdict], dict[int, Buffer]]:
+    """Store what is new and say what became of each batch, plus the buffers afterwards. Durable when it returns."""
+    with transaction.atomic():
+        group = Group(
+            store.buffers({source.parent_id for source, _ in offers}),
+            store.children({source.child_id for source, _ in offers}),
+            [],
+            now_ms,
+        )
+        verdicts = [_judge(group, source, frame) for source, frame in offers]
+        store.insert(group.new, now_ms=now_ms)
+        store.update_children(group.children.values())
+        store.update_buffers(group.buffers.values())
+    return verdicts, group.buffers
+
+
+def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
+    child, buffer = group.children[source.child_id], group.buffers[source.parent_id]
+    child.last_seen_ms = group.now_ms
+    epoch = _epoch(child, source, group.now_ms)
+    if not frame.entries:
+        _mark(child, source, epoch, frame.sequence)
+        return _accepted(AckStatus.OK, frame, buffer)
+    if (repeat := _repeat(child, source, epoch, frame)) is not None:
+        child.duplicates += 1
+        return _accepted(AckStatus.DUPLICATE, frame, buffer) if repeat else _other_content(frame)
+    if not buffer.has_room(entries=frame.entries, size_bytes=len(frame.payload)):
+        return _full(frame, buffer)
+    fresh = _fresh(group, source, epoch, frame)
+    if fresh is None:
+        child.duplicates += 1
+        _mark(child, source, epoch, frame.sequence)
+        return _accepted(AckStatus.DUPLICATE, frame, buffer)
+    _take(group, source, epoch, frame.sequence, fresh)
+    return _accepted(AckStatus.OK, frame, buffer)
+
+
+def _epoch(child: ChildRow, source: Source, now_ms: int) -> int:
+    if source.epoch is None:
+        source.epoch = max(child.epoch + 1, now_ms)
+    if source.epoch > child.epoch:
+        child.begin(source.epoch, own=source.own_epoch)
+    return source.epoch
+
+
+def _repeat(child: ChildRow, source: Source, epoch: int, frame: BatchFrame) -> bool | None:
+    """None: this sequence is new. True: it is durable with this content. False: with other content."""
+    if source.own_epoch:
+        if frame.sequence not in child.watermark_of(epoch):
+            return None
+    elif epoch == child.epoch and frame.sequence > child.watermark.sequence:
+        return None
+    digest = next((c.digest for e, s, c in child.fresh if (e, s) == (epoch, frame.sequence)), None)
+    digest = digest or store.digest_of(child.child_id, epoch, frame.sequence)
+    if digest is None:
+        # Durable once and no longer remembered, or emptied of repeats; a child without an epoch proves nothing by it.
+        return True if source.own_epoch else None
+    if digest == content(frame, own_epoch=source.own_epoch).digest:
+        return True
+    return True if rest_of(frame, _known(child, source, epoch, frame), own_epoch=source.own_epoch) is None else False
+
+
+def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
+    """The content to store, or None when every entry is stored already."""
+    child, own = group.children[source.child_id], source.own_epoch
+    if min(frame.entry_sequences) > child.entry_sequence_max and (not own or epoch == child.epoch):
+        return content(frame, own_epoch=own)
+    window_ms = group.buffers[source.parent_id].config.deduplication_window_ms
+    return rest_of(
+        frame, _known(child, source, epoch, frame, since_ms=group.now_ms - window_ms), own_epoch=own
+    )
+
+
+def _known(
+    child: ChildRow, source: Source, epoch: int, frame: BatchFrame, *, since_ms: int = 0
+) -> list[store.Stored]:
+    """What is stored of this child that may share entries with the frame."""
+    own = source.own_epoch
+    earlier = [c.remembered for e, _, c in child.fresh if e == epoch or not own]
+    return earlier + store.overlapping(
+        child.child_id,
+        first=min(frame.entry_sequences),
+        last=max(frame.entry_sequences),
+        epoch=epoch if own else None,
+        since_ms=since_ms,
+    )
+
+
+def _take(group: Group, source: Source, epoch: int, sequence: int, fresh: Content) -> None:
+    child, buffer = group.children[source.child_id], group.buffers[source.parent_id]
+    group.new.append(NewBatch(buffer.parent_id, child.child_id, epoch, sequence, fresh))
+    child.fresh.append((epoch, sequence, fresh))
+    child.batches += 1
+    child.entries += fresh.entries
+    if epoch == child.epoch or not source.own_epoch:
+        child.entry_sequence_max = max(child.entry_sequence_max, fresh.remembered.entry_sequence_last)
+    buffer.batches += 1
+    buffer.entries += fresh.entries
+    buffer.size_bytes += len(fresh.payload)
+    _mark(child, source, epoch, sequence)
+
+
+def _mark(child: ChildRow, source: Source, epoch: int, sequence: int) -> None:
+    """Remember that this sequence is durable."""
+    if source.own_epoch:
+        watermark = child.watermark_of(epoch)
+        watermark.add(sequence)
+        child.keep(epoch, watermark)
+    elif epoch == child.epoch:
+        child.watermark.sequence = max(child.watermark.sequence, sequence)
+
+
+def _accepted(status: AckStatus, frame: BatchFrame, buffer: Buffer) -> Accepted:
+    utilization = buffer.utilization
+    if status is AckStatus.OK and utilization > BUFFERED_ABOVE:
+        status = AckStatus.BUFFERED
+    return Accepted(status, frame.entries, utilization)
+
+
+def _other_content(frame: BatchFrame) -> Refused:
+    return Refused(
+        NackReason.INVALID_SEQUENCE,
+        f"batch {frame.sequence} is stored already with other content; send this one under a sequence of its own",
+    )
+
+
+def _full(frame: BatchFrame, buffer: Buffer) -> Refused:
+    config = buffer.config
+    return Refused(
+        NackReason.BUFFER_FULL,
+        f"buffer holds {buffer.entries} of {config.max_buffer_entries} entries and {buffer.size_bytes} of "
+        f"{config.max_buffer_bytes} bytes; {frame.entries} entries of {len(frame.payload)} bytes do not fit",
+        retry_delay_ms=1000,
+    )

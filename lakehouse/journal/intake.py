@@ -1,0 +1,182 @@
+"""Group commit: one writer thread takes what waits from all sockets of the process, commits once, answers all.
+
+A batch alone costs a transaction and an fsync; 64 together cost hardly more. The loop hands batches in and gets
+verdicts back by call_soon_threadsafe, once per group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+
+from lakehouse.conf import Settings
+from lakehouse.journal.accept import Refused, Source, Verdict, accept
+from lakehouse.journal.store import Buffer
+from rpc.batch import BatchFrame
+from rpc.messages import NackReason
+
+log = logging.getLogger(__name__)
+
+RETRY_DELAY_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A batch of a connection, and who wants to hear the verdict (called in the event loop)."""
+
+    source: Source
+    frame: BatchFrame
+    answer: Callable[[BatchFrame, Verdict], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Other database work for the writer thread: a connection's first look at its child, say."""
+
+    work: Callable[[], Any]
+    done: asyncio.Future[Any]
+
+
+class Intake:
+    """One per process and event loop. `on_commit` hears of the buffers of every parent a group touched."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now_ms: Callable[[], int],
+        on_commit: Callable[[dict[int, Buffer]], None],
+    ) -> None:
+        self._settings = settings
+        self._now_ms = now_ms
+        self._on_commit = on_commit
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Offer | Job] = deque()
+        self._waiting_bytes = 0
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self._waiting_bytes + size_bytes <= self._settings.intake_bytes_max
+
+    def offer(self, offer: Offer) -> None:
+        """Hand in a batch; the caller has asked `has_room`."""
+        self._put(offer, len(offer.frame.payload))
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """Run database work in the writer thread and return what it returns."""
+        job = Job(work, self._loop.create_future())
+        self._put(job, 0)
+        return await job.done
+
+    async def stop(self) -> None:
+        """Commit and answer everything handed in, then end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _put(self, item: Offer | Job, size_bytes: int) -> None:
+        with self._wake:
+            self._waiting.append(item)
+            self._waiting_bytes += size_bytes
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="evodb-intake", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while (group := self._next_group()) is not None:
+            if isinstance(group, Job):
+                self._work(group)
+            else:
+                self._commit(group)
+        connection.close()
+
+    def _next_group(self) -> list[Offer] | Job | None:
+        """A job, or the batches in front of the next job up to the limits of a group; None when stopped and empty."""
+        with self._wake:
+            while not self._waiting:
+                if self._stopping:
+                    return None
+                self._wake.wait()
+            group: list[Offer] = []
+            size_bytes = 0
+            while self._waiting and len(group) < self._settings.group_batches_max:
+                item = self._waiting[0]
+                if isinstance(item, Job):
+                    if group:
+                        break
+                    self._waiting.popleft()
+                    return item
+                if group and size_bytes + len(item.frame.payload) > self._settings.group_bytes_max:
+                    break
+                size_bytes += len(item.frame.payload)
+                group.append(item)
+                self._waiting.popleft()
+            self._waiting_bytes -= size_bytes
+            return group
+
+    def _commit(self, group: list[Offer]) -> None:
+        try:
+            verdicts, buffers = accept([(offer.source, offer.frame) for offer in group], now_ms=self._now_ms())
+        except (OperationalError, InterfaceError) as exc:
+            log.error("journal is not available, %d batches refused for now: %s", len(group), exc)
+            connection.close()
+            self._refuse(group, "the journal is not available")
+        except Exception as exc:
+            if len(group) > 1:
+                for offer in group:  # one of them is to blame, the others shall not pay for it
+                    self._commit([offer])
+                return
+            frame = group[0].frame
+            log.exception("batch %s of %r was not stored (%s)", frame.sequence, frame.source, frame.correlation_id)
+            if isinstance(exc, DatabaseError):
+                connection.close()
+            self._refuse(group, f"the batch was not stored: {type(exc).__name__}")
+        else:
+            self._answer(group, verdicts, buffers)
+
+    def _refuse(self, group: list[Offer], message: str) -> None:
+        refusal = Refused(NackReason.INTERNAL_ERROR, message, retry_delay_ms=RETRY_DELAY_MS)
+        self._answer(group, [refusal] * len(group), {})
+
+    def _answer(self, group: list[Offer], verdicts: list[Verdict] | list[Refused], buffers: dict[int, Buffer]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, group, verdicts, buffers)
+
+    def _deliver(self, group: list[Offer], verdicts: list[Verdict], buffers: dict[int, Buffer]) -> None:
+        for offer, verdict in zip(group, verdicts, strict=True):
+            offer.answer(offer.frame, verdict)
+        if buffers:
+            self._on_commit(buffers)
+
+    def _work(self, job: Job) -> None:
+        try:
+            result = job.work()
+        except Exception as exc:
+            connection.close()
+            self._loop.call_soon_threadsafe(_settle, job.done, None, exc)
+        else:
+            self._loop.call_soon_threadsafe(_settle, job.done, result, None)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,28 @@
+"""The rows the parent lives by. State changes only by a conditional UPDATE whose count is checked.
+
+Times are whole milliseconds since 1970 (`*_ms`), as on the wire.
+"""
+
+from lakehouse.models.access import AccessKey
+from lakehouse.models.batches import Batch, BatchPayload, BatchState
+from lakehouse.models.catalog import IcebergTable, Namespace
+from lakehouse.models.flushes import Flush, FlushState, FlushTable
+from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.waiting import DeadLetter, FallbackBatch
+
+__all__ = [
+    "AccessKey",
+    "Batch",
+    "BatchPayload",
+    "BatchState",
+    "Child",
+    "ConnectionState",
+    "DeadLetter",
+    "FallbackBatch",
+    "Flush",
+    "FlushState",
+    "FlushTable",
+    "IcebergTable",
+    "Namespace",
+    "Parent",
+]

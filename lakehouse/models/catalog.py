@@ -1,0 +1,31 @@
+"""The Iceberg catalog: a table is a pointer to its newest metadata file, in the same database as the journal."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Namespace(models.Model):
+    """`name` holds the levels joined by U+001F, as the Iceberg REST specification joins them."""
+
+    name = models.CharField(max_length=500, unique=True)
+    properties = models.JSONField(default=dict, blank=True)
+
+    def __str__(self) -> str:
+        return self.name.replace("\x1f", ".")
+
+
+class IcebergTable(models.Model):
+    """A commit is one UPDATE of `metadata_location` that also names the location it replaces."""
+
+    namespace = models.ForeignKey(Namespace, on_delete=models.PROTECT, related_name="tables")
+    name = models.CharField(max_length=500)
+    metadata_location = models.TextField()
+    previous_metadata_location = models.TextField(default="", blank=True)
+    version = models.PositiveBigIntegerField(default=0, help_text="How many commits moved the pointer.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["namespace", "name"], name="table_once_per_namespace")]
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.name}"

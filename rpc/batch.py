@@ -1,0 +1,159 @@
+"""A cdc_batch as bytes: frame around a payload that is checked but not taken apart.
+
+    batch = header(40), source, correlation id, payload
+
+This is all the parent does with a batch before the journal. The layout is that of @evodb/rpc version 1
+(docs/protocol.md section 2); flags 0x08 and up are ours.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntFlag, StrEnum
+from typing import NamedTuple
+from zlib import crc32
+
+from rpc import columns, entries
+from rpc.errors import ProtocolError
+
+MAGIC, VERSION, KIND_BATCH = 0xCDC2, 1, 1
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+HEADER = struct.Struct("<HBBB3xQQHIIHI")
+"""magic, version, kind, flags, timestamp ms, sequence, len(source), entries, len(payload), len(correlation id), crc32"""
+assert HEADER.size == 40
+CRC_AT = 36
+
+
+class Flag(IntFlag):
+    COMPRESSED = 0x01
+    CORRELATION = 0x02
+    RETRY = 0x04
+    STRICT_CRC = 0x08
+    """The crc is right, check it. Old encoders send a wrong one from their second message on."""
+    METADATA = 0x10
+    """Entries have the longer header with metadata (rpc.entries)."""
+    COLUMNS = 0x20
+    """The payload is columnar (rpc.columns)."""
+
+
+class Encoding(StrEnum):
+    """How a payload is laid out; also how the journal remembers it."""
+
+    BINARY = "binary"
+    BINARY_METADATA = "binary+meta"
+    COLUMNS = "columns"
+
+
+class BatchFrame(NamedTuple):
+    """A cdc_batch whose payload is checked bytes. Times in ms; `tables` are the distinct names, not yet judged."""
+
+    timestamp_ms: int
+    correlation_id: str | None
+    source: str
+    shard: str | None
+    sequence: int
+    is_retry: bool
+    encoding: Encoding
+    payload: bytes
+    entries: int
+    tables: set[bytes] | list[bytes]
+    entry_sequences: memoryview | list[int]
+
+
+def encode(
+    payload: bytes,
+    *,
+    encoding: Encoding,
+    entry_count: int,
+    source: str,
+    sequence: int,
+    timestamp_ms: int,
+    correlation_id: str | None = None,
+    is_retry: bool = False,
+    strict_crc: bool = False,
+) -> bytes:
+    """The frame of a batch whose payload is encoded already."""
+    source_bytes, correlation = source.encode(), (correlation_id or "").encode()
+    flags = _PAYLOAD_FLAGS[encoding] | (Flag.CORRELATION if correlation_id else 0)
+    flags |= (Flag.RETRY if is_retry else 0) | (Flag.STRICT_CRC if strict_crc else 0)
+    fields = (MAGIC, VERSION, KIND_BATCH, flags, timestamp_ms, sequence)
+    lengths = (len(source_bytes), entry_count, len(payload), len(correlation))
+    body = source_bytes + correlation
+    try:
+        crc = crc32(payload, crc32(body, crc32(HEADER.pack(*fields, *lengths, 0))))
+        frame = b"".join((HEADER.pack(*fields, *lengths, crc), body, payload))
+    except struct.error as exc:
+        raise ProtocolError(f"batch {sequence} does not fit the binary layout: {exc}") from None
+    if len(frame) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"batch {sequence} has {len(frame)} bytes; at most {MESSAGE_BYTES_MAX} fit a message")
+    return frame
+
+
+def read(data: bytes) -> BatchFrame:
+    if len(data) < HEADER.size:
+        raise ProtocolError(f"cdc_batch has {len(data)} bytes, wanted at least {HEADER.size}")
+    _, _, _, flags, timestamp_ms, sequence, source_len, count, payload_len, correlation_len, crc = HEADER.unpack_from(
+        data
+    )
+    source_end = HEADER.size + source_len
+    payload_at = source_end + correlation_len
+    correlation_id = None
+    try:
+        correlation_id = data[source_end:payload_at].decode() if flags & Flag.CORRELATION else None
+        if payload_at + payload_len != len(data):
+            raise ProtocolError(f"cdc_batch has {len(data)} bytes, its header says {payload_at + payload_len}")
+        if flags & Flag.STRICT_CRC:
+            _check_crc(data, crc)
+        encoding = _ENCODINGS.get(flags & ~(Flag.CORRELATION | Flag.RETRY | Flag.STRICT_CRC))
+        if encoding is None:
+            raise ProtocolError(f"Unknown flags: 0x{flags:02x}")
+        payload = data[payload_at:]
+        if (found := entries.count_of(payload)) != count:
+            raise ProtocolError(f"Entry count mismatch: header says {count}, payload says {found}")
+        tables, entry_sequences = _check_payload(payload, encoding)
+        source = data[HEADER.size : source_end].decode()
+    except UnicodeDecodeError as exc:
+        raise ProtocolError(f"text of the header is not UTF-8: {exc}", sequence_number=sequence) from None
+    except ProtocolError as exc:
+        exc.sequence_number, exc.correlation_id = sequence, correlation_id
+        raise
+    is_retry = bool(flags & Flag.RETRY)
+    return BatchFrame(
+        timestamp_ms,
+        correlation_id,
+        source,
+        None,
+        sequence,
+        is_retry,
+        encoding,
+        payload,
+        count,
+        tables,
+        entry_sequences,
+    )
+
+
+def raw_entries(frame: BatchFrame) -> list[entries.RawEntry]:
+    """The entries of a frame, one by one."""
+    if frame.encoding is Encoding.COLUMNS:
+        return columns.decode(frame.payload).entries()
+    return entries.walk(frame.payload, with_metadata=frame.encoding is Encoding.BINARY_METADATA)
+
+
+_PAYLOAD_FLAGS = {Encoding.BINARY: 0, Encoding.BINARY_METADATA: Flag.METADATA, Encoding.COLUMNS: Flag.COLUMNS}
+_ENCODINGS = {int(flag): encoding for encoding, flag in _PAYLOAD_FLAGS.items()}
+
+
+def _check_payload(payload: bytes, encoding: Encoding) -> tuple[set[bytes] | list[bytes], memoryview | list[int]]:
+    if encoding is Encoding.COLUMNS:
+        view = columns.decode(payload)
+        return view.tables, view.sequences
+    seen = entries.scan(payload, with_metadata=encoding is Encoding.BINARY_METADATA)
+    return seen.tables, seen.sequences
+
+
+def _check_crc(data: bytes, crc: int) -> None:
+    found = crc32(memoryview(data)[HEADER.size :], crc32(b"\0\0\0\0", crc32(data[:CRC_AT])))
+    if found != crc:
+        raise ProtocolError(f"crc mismatch: header says {crc:08x}, bytes have {found:08x}")

@@ -1,0 +1,1 @@
+"""Ways to notice the changes of a database that somebody else writes."""

@@ -1,0 +1,143 @@
+"""JSON in: what a child may write, in the package's dialect or in its README's, and what a nack needs of the rest."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from rpc import columns, entries
+from rpc.batch import MESSAGE_BYTES_MAX, BatchFrame, Encoding
+from rpc.errors import ProtocolError
+from rpc.messages import RpcMessage, UInt, WalOperation, WireEntry
+
+
+class WireBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
+    """A JSON cdc_batch as the parent reads it: values stay the bytes they came as."""
+
+    correlation_id: str | UnsetType = UNSET
+    source_do_id: str
+    source_shard_name: str | UnsetType = UNSET
+    entries: list[WireEntry]
+    sequence_number: UInt
+    is_retry: bool = False
+
+
+class ReadmeEntry(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
+    """The entry as the package's README writes it."""
+
+    op: WalOperation
+    table: str
+    data: msgspec.Raw | UnsetType = UNSET
+    lsn: UInt | UnsetType = UNSET
+    row_id: str | UnsetType = UNSET
+    timestamp: UInt | UnsetType = UNSET
+
+
+class ReadmeBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
+    correlation_id: str | UnsetType = UNSET
+    source_do_id: str
+    source_shard_name: str | UnsetType = UNSET
+    entries: list[ReadmeEntry]
+    sequence_number: UInt
+    is_retry: bool = False
+
+
+class Echo(msgspec.Struct, rename="camel"):
+    """What a nack needs of a message that is wrong otherwise."""
+
+    sequence_number: int = 0
+    correlation_id: str | None = None
+
+
+class RowKey(msgspec.Struct):
+    id: Any = ""
+
+
+_readme_json = msgspec.json.Decoder(ReadmeBatch)
+_echo_json = msgspec.json.Decoder(Echo)
+_row_key_json = msgspec.json.Decoder(RowKey)
+
+
+def read(data: str | bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """The message that `decoder` makes of this text. Raises ProtocolError with what could be read all the same."""
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"message has {len(data)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    try:
+        return decoder.decode(data)
+    except (msgspec.ValidationError, UnicodeError, RecursionError) as exc:
+        return _read_readme(data, exc)
+    except msgspec.DecodeError as exc:
+        raise ProtocolError(f"neither an EvoDB frame nor JSON: {exc}") from None
+
+
+def frame_of(batch: WireBatch) -> BatchFrame:
+    """A JSON batch with its entries packed, so that behind this line there is one kind of batch."""
+    raw = [entries.from_wire(entry) for entry in batch.entries]
+    payload = columns.encode(raw)
+    return BatchFrame(
+        batch.timestamp,
+        batch.correlation_id or None,
+        batch.source_do_id,
+        batch.source_shard_name or None,
+        batch.sequence_number,
+        batch.is_retry,
+        Encoding.COLUMNS,
+        payload,
+        len(raw),
+        {entry.table for entry in raw},
+        [entry.sequence for entry in raw],
+    )
+
+
+def _read_readme(data: str | bytes, first_error: Exception) -> WireBatch:
+    """A batch in the README's dialect, or the error of the proper one."""
+    try:
+        batch = _readme_json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        _refuse(data, first_error)
+    return WireBatch(
+        timestamp=batch.timestamp,
+        correlation_id=batch.correlation_id,
+        source_do_id=batch.source_do_id,
+        source_shard_name=batch.source_shard_name,
+        entries=[_from_readme(entry, index, batch.timestamp) for index, entry in enumerate(batch.entries)],
+        sequence_number=batch.sequence_number,
+        is_retry=batch.is_retry,
+    )
+
+
+def _from_readme(entry: ReadmeEntry, index: int, timestamp_ms: int) -> WireEntry:
+    delete = entry.op is WalOperation.DELETE
+    return WireEntry(
+        sequence=index if entry.lsn is UNSET else entry.lsn,
+        timestamp=timestamp_ms if entry.timestamp is UNSET else entry.timestamp,
+        operation=entry.op,
+        table=entry.table,
+        row_id=_row_id(entry.data) if entry.row_id is UNSET else entry.row_id,
+        before=entry.data if delete else UNSET,
+        after=UNSET if delete else entry.data,
+    )
+
+
+def _row_id(data: msgspec.Raw | UnsetType) -> str:
+    if data is UNSET:
+        return ""
+    try:
+        key = _row_key_json.decode(data).id
+    except msgspec.DecodeError:
+        return ""
+    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
+
+
+def _refuse(data: str | bytes, error: Exception) -> NoReturn:
+    try:
+        echo = _echo_json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        echo = Echo()
+    text = str(error)
+    if "missing required field `type`" in text:
+        text = "Invalid JSON message: missing type field"
+    sequence = echo.sequence_number if 0 <= echo.sequence_number <= entries.U64_MAX else 0
+    raise ProtocolError(text, sequence_number=sequence, correlation_id=echo.correlation_id) from None

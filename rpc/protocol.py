@@ -1,0 +1,152 @@
+"""Messages to bytes and back: JSON text for everything, and a binary layout for cdc_batch, ack and nack.
+
+`read` is what the parent does with a frame: a batch stays bytes (`BatchFrame`), checked but not taken apart.
+`decode_message` gives whole messages with entries as values. Both turn any bytes whatsoever into a message or a
+ProtocolError. Golden bytes: tests/vectors/rpc_wire.json.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET
+
+from rpc import batch, dialects, entries, replies
+from rpc.batch import KIND_BATCH, MESSAGE_BYTES_MAX, VERSION, BatchFrame, Encoding
+from rpc.errors import ProtocolError
+from rpc.messages import (
+    AckMessage,
+    AnyRpcMessage,
+    CDCBatchMessage,
+    ConnectMessage,
+    DisconnectMessage,
+    FlushRequestMessage,
+    FlushResponseMessage,
+    HeartbeatMessage,
+    NackMessage,
+    PongMessage,
+    StatusMessage,
+)
+
+__all__ = ["BatchFrame", "ClientFrame", "Encoding", "decode_message", "encode_message", "is_binary_encoded", "read"]
+
+MAGIC = b"\xc2\xcd"
+PREFIX = struct.Struct("<HBBB")
+"""magic, version, kind, flags: how every binary message begins"""
+
+ClientFrame: TypeAlias = BatchFrame | ConnectMessage | HeartbeatMessage | FlushRequestMessage | DisconnectMessage
+
+_client_json = msgspec.json.Decoder(
+    ConnectMessage | dialects.WireBatch | HeartbeatMessage | FlushRequestMessage | DisconnectMessage
+)
+_any_json = msgspec.json.Decoder(
+    ConnectMessage
+    | dialects.WireBatch
+    | HeartbeatMessage
+    | FlushRequestMessage
+    | DisconnectMessage
+    | AckMessage
+    | NackMessage
+    | StatusMessage
+    | PongMessage
+    | FlushResponseMessage
+)
+_encode_json = msgspec.json.Encoder().encode
+
+
+def is_binary_encoded(data: str | bytes) -> bool:
+    return not isinstance(data, str) and bytes(data[:2]) == MAGIC
+
+
+def read(frame: str | bytes) -> ClientFrame:
+    """A frame of a child. Raises ProtocolError with whatever of the message could be read."""
+    if is_binary_encoded(frame):
+        data = bytes(frame)  # type: ignore[arg-type]
+        if _kind(data) != KIND_BATCH:
+            raise ProtocolError(f"Unexpected message type: {data[3]}, a child sends {KIND_BATCH}")
+        return batch.read(data)
+    message = dialects.read(frame, _client_json)
+    return dialects.frame_of(message) if isinstance(message, dialects.WireBatch) else message
+
+
+def decode_message(data: str | bytes) -> AnyRpcMessage:
+    """Any message of either side, entries as values. Raises ProtocolError."""
+    if is_binary_encoded(data):
+        data = bytes(data)  # type: ignore[arg-type]
+        kind = _kind(data)
+        if kind == KIND_BATCH:
+            return _message_of(batch.read(data))
+        return replies.decode_ack(data) if kind == replies.KIND_ACK else replies.decode_nack(data)
+    message = dialects.read(data, _any_json)
+    return _message_of(dialects.frame_of(message)) if isinstance(message, dialects.WireBatch) else message
+
+
+def encode_message(message: AnyRpcMessage, *, binary: bool = True) -> str | bytes:
+    """JSON text, or with `binary` the binary layout for those three that have one. Raises ProtocolError."""
+    if binary and isinstance(message, CDCBatchMessage):
+        payload, with_metadata = entries.payload_of(map(entries.from_wal, message.entries))
+        return batch.encode(
+            payload,
+            encoding=Encoding.BINARY_METADATA if with_metadata else Encoding.BINARY,
+            entry_count=len(message.entries),
+            source=message.source_do_id,
+            sequence=message.sequence_number,
+            timestamp_ms=message.timestamp,
+            correlation_id=message.correlation_id or None,
+            is_retry=message.is_retry,
+        )
+    if binary and isinstance(message, AckMessage):
+        return replies.encode_ack(message)
+    if binary and isinstance(message, NackMessage):
+        return replies.encode_nack(message)
+    if isinstance(message, CDCBatchMessage):
+        return entries.dump_value(_json_batch(message)).decode()
+    return _encode_json(message).decode()
+
+
+def _kind(data: bytes) -> int:
+    if len(data) < replies.ACK.size:
+        raise ProtocolError(f"binary message has {len(data)} bytes, wanted at least {replies.ACK.size}")
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"message has {len(data)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    _, version, kind, _ = PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise ProtocolError(f"Unsupported protocol version: {version}, wanted {VERSION}")
+    if kind not in (KIND_BATCH, replies.KIND_ACK, replies.KIND_NACK):
+        raise ProtocolError(f"Unknown message type: {kind}, wanted 1 cdc_batch, 2 ack or 3 nack")
+    return int(kind)
+
+
+def _message_of(frame: BatchFrame) -> CDCBatchMessage:
+    whole = [entries.to_wal(entry) for entry in batch.raw_entries(frame)]
+    return CDCBatchMessage(
+        timestamp=frame.timestamp_ms,
+        correlation_id=UNSET if frame.correlation_id is None else frame.correlation_id,
+        source_do_id=frame.source,
+        source_shard_name=UNSET if frame.shard is None else frame.shard,
+        entries=whole,
+        sequence_number=frame.sequence,
+        first_entry_sequence=whole[0].sequence if whole else 0,
+        last_entry_sequence=whole[-1].sequence if whole else 0,
+        size_bytes=len(frame.payload),
+        is_retry=frame.is_retry,
+    )
+
+
+def _json_batch(message: CDCBatchMessage) -> dict[str, Any]:
+    """As builtins; entry values go through dump_value, which keeps NaN, Infinity and integers of any size."""
+    fields = {name: getattr(message, name) for name in message.__struct_fields__ if name != "entries"}
+    whole: dict[str, Any] = {"type": message.type}
+    names = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
+    whole |= {names[name]: value for name, value in fields.items() if value is not UNSET}
+    whole["entries"] = [
+        {
+            wire: getattr(entry, name)
+            for name, wire in zip(entry.__struct_fields__, entry.__struct_encode_fields__, strict=True)
+            if getattr(entry, name) is not UNSET
+        }
+        for entry in message.entries
+    ]
+    return whole
