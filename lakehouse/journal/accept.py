@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from django.db import transaction
 
 from lakehouse.journal import store
-from lakehouse.journal.dedup import Content, content, rest_of
+from lakehouse.journal.dedup import Content, Stored, content, rest_of
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
 from rpc.batch import BatchFrame
 from rpc.messages import AckStatus, NackReason
@@ -22,7 +22,7 @@ BUFFERED_ABOVE = 0.8
 
 @dataclass(slots=True)
 class Source:
-    """One connection of a child. `epoch` is the child's own, or None until the parent counts one for this connection."""
+    """One connection of a child. `epoch` is its own, or None until the parent counts one for this connection."""
 
     parent_id: int
     child_id: int
@@ -120,7 +120,7 @@ def _repeat(child: ChildRow, source: Source, epoch: int, frame: BatchFrame) -> b
         return True if source.own_epoch else None
     if digest == content(frame, own_epoch=source.own_epoch).digest:
         return True
-    return True if rest_of(frame, _known(child, source, epoch, frame), own_epoch=source.own_epoch) is None else False
+    return rest_of(frame, _known(child, source, epoch, frame), own_epoch=source.own_epoch) is None
 
 
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
@@ -129,14 +129,10 @@ def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Conte
     if min(frame.entry_sequences) > child.entry_sequence_max and (not own or epoch == child.epoch):
         return content(frame, own_epoch=own)
     window_ms = group.buffers[source.parent_id].config.deduplication_window_ms
-    return rest_of(
-        frame, _known(child, source, epoch, frame, since_ms=group.now_ms - window_ms), own_epoch=own
-    )
+    return rest_of(frame, _known(child, source, epoch, frame, since_ms=group.now_ms - window_ms), own_epoch=own)
 
 
-def _known(
-    child: ChildRow, source: Source, epoch: int, frame: BatchFrame, *, since_ms: int = 0
-) -> list[store.Stored]:
+def _known(child: ChildRow, source: Source, epoch: int, frame: BatchFrame, *, since_ms: int = 0) -> list[Stored]:
     """What is stored of this child that may share entries with the frame."""
     own = source.own_epoch
     earlier = [c.remembered for e, _, c in child.fresh if e == epoch or not own]

@@ -42,7 +42,11 @@ class Content:
 def content(frame: BatchFrame, *, own_epoch: bool) -> Content:
     """The whole frame, to be stored as it came."""
     return Content(
-        frame.encoding, frame.payload, xxh3_128_digest(frame.payload), frame.entries, remember(frame, own_epoch=own_epoch)
+        frame.encoding,
+        frame.payload,
+        xxh3_128_digest(frame.payload),
+        frame.entries,
+        remember(frame, own_epoch=own_epoch),
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,10 +154,10 @@ class Intake:
         refusal = Refused(NackReason.INTERNAL_ERROR, message, retry_delay_ms=RETRY_DELAY_MS)
         self._answer(group, [refusal] * len(group), {})
 
-    def _answer(self, group: list[Offer], verdicts: list[Verdict] | list[Refused], buffers: dict[int, Buffer]) -> None:
+    def _answer(self, group: list[Offer], verdicts: Sequence[Verdict], buffers: dict[int, Buffer]) -> None:
         self._loop.call_soon_threadsafe(self._deliver, group, verdicts, buffers)
 
-    def _deliver(self, group: list[Offer], verdicts: list[Verdict], buffers: dict[int, Buffer]) -> None:
+    def _deliver(self, group: list[Offer], verdicts: Sequence[Verdict], buffers: dict[int, Buffer]) -> None:
         for offer, verdict in zip(group, verdicts, strict=True):
             offer.answer(offer.frame, verdict)
         if buffers:

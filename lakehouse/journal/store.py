@@ -212,9 +212,7 @@ def _reserve_ids(count: int) -> Sequence[int]:
             row = cursor.fetchone()
             first = (row[0] if row else 0) + 1
             return range(first, first + count)
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [BATCH, count]
-        )
+        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)", [BATCH, count])
         return sorted(row[0] for row in cursor.fetchall())
 
 
