@@ -44,6 +44,9 @@ __all__ = [
 UInt: TypeAlias = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 """A count, a sequence or a time in ms since 1970. The bound is JSON's; binary frames carry up to 2**64 - 1."""
 
+AnySequence: TypeAlias = Annotated[int, Meta(ge=0)]
+"""A sequence as an answer echoes it: whatever a binary batch carried."""
+
 OptionalText: TypeAlias = str | UnsetType
 
 
@@ -202,7 +205,7 @@ class AckDetails(Struct, rename="camel", frozen=True, kw_only=True):
 class AckMessage(RpcMessage, tag="ack", frozen=True, kw_only=True):
     type: ClassVar[str] = "ack"
     correlation_id: OptionalText = UNSET
-    sequence_number: UInt
+    sequence_number: AnySequence
     status: AckStatus
     batch_id: OptionalText = UNSET
     details: AckDetails | UnsetType = UNSET
@@ -211,7 +214,7 @@ class AckMessage(RpcMessage, tag="ack", frozen=True, kw_only=True):
 class NackMessage(RpcMessage, tag="nack", frozen=True, kw_only=True):
     type: ClassVar[str] = "nack"
     correlation_id: OptionalText = UNSET
-    sequence_number: UInt
+    sequence_number: AnySequence
     reason: NackReason
     error_message: str
     should_retry: bool

@@ -81,6 +81,16 @@ class Intake:
         self._put(job, 0)
         return await job.done
 
+    def post(self, work: Callable[[], Any]) -> None:
+        """Run database work in the writer thread; nobody waits for it, a failure is logged."""
+        job = Job(work, self._loop.create_future())
+        job.done.add_done_callback(_log_failure)
+        self._put(job, 0)
+
+    async def drained(self) -> None:
+        """Everything handed in before this call is answered."""
+        await self.run(lambda: None)
+
     async def stop(self) -> None:
         """Commit and answer everything handed in, then end the thread."""
         with self._wake:
@@ -180,3 +190,8 @@ def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -
         future.set_result(result)
     else:
         future.set_exception(error)
+
+
+def _log_failure(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("a note in the journal was not made: %s", error)

@@ -1,0 +1,19 @@
+"""The ASGI application: HTTP to Django, sockets to the parent. Start it with `daphne evodb_site.asgi:application`."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+
+http = get_asgi_application()
+
+from evodb_site.celery import app  # noqa: E402 - whoever asks for flushes needs the broker's settings
+from lakehouse.routing import websocket_urlpatterns  # noqa: E402 - the models are ready only now
+
+application = ProtocolTypeRouter({"http": http, "websocket": URLRouter(websocket_urlpatterns)})
+
+__all__ = ["app", "application"]

@@ -1,0 +1,1 @@
+"""From waiting batches to rows in tables: claim, shred, stage, swap."""

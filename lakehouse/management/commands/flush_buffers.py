@@ -1,0 +1,45 @@
+"""`manage.py flush_buffers`: move what waits into tables now, in this process."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from lakehouse.flush import backlog
+from lakehouse.flush.backlog import Horizon
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.models import Parent
+from lakehouse.tasks import flush_parent
+
+LOOK_EVERY_S = 0.2
+
+
+class Command(BaseCommand):
+    help = "Flush waiting batches into their tables. Needs no worker and no broker."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--parent", help="only this parent")
+        parser.add_argument("--table", help="only parents in whose buffer a change of this table waits")
+        parser.add_argument(
+            "--wait", action="store_true", help="return only when it is in the tables, also what a worker is at"
+        )
+
+    def handle(self, *, parent: str | None, table: str | None, wait: bool, **_: Any) -> None:
+        for name, goal in self._goals(parent, table):
+            entries = flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
+            self.stdout.write(f"{name}: {entries} entries flushed")
+            while wait and not backlog.is_reached(goal):
+                time.sleep(LOOK_EVERY_S)  # another worker holds the lease; when it dies, the lease ends and we are next
+                flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
+
+    def _goals(self, name: str | None, table: str | None) -> list[tuple[str, Horizon]]:
+        parents = Parent.objects.order_by("name")
+        if name is not None:
+            parents = parents.filter(name=name)
+            if not parents:
+                known = ", ".join(Parent.objects.order_by("name").values_list("name", flat=True)[:20]) or "none yet"
+                raise CommandError(f"there is no parent {name!r}; known are: {known}")
+        return [(p.name, backlog.horizon(p.pk)) for p in parents if table is None or backlog.holds(p.pk, table)]

@@ -1,0 +1,68 @@
+"""What all connections of a process share: one intake, the alarms, and who is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from django.conf import settings as django_settings
+
+from lakehouse.clock import now_ms
+from lakehouse.conf import Settings
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.journal.intake import Intake
+from lakehouse.parent.alarm import Alarms
+
+
+@dataclass(slots=True)
+class House:
+    settings: Settings
+    intake: Intake
+    alarms: Alarms
+    now_ms: Callable[[], int]
+    connections: Counter[int] = field(default_factory=Counter)
+    """Open connections per parent."""
+    by_child: Counter[int] = field(default_factory=Counter)
+    """Open connections per child; more than one while an old socket has not noticed that it is dead."""
+
+    def enter(self, parent_id: int) -> None:
+        self.connections[parent_id] += 1
+
+    def leave(self, parent_id: int) -> None:
+        """The last child of a parent takes what waits along: its rows are wanted in the table."""
+        self.connections[parent_id] -= 1
+        if not self.connections[parent_id]:
+            del self.connections[parent_id]
+            self.alarms.ring(parent_id, FlushTrigger.GOODBYE)
+
+    async def close(self) -> None:
+        """Journal and answer what was handed in; ask for a last flush."""
+        await self.intake.stop()
+        await self.alarms.stop()
+
+
+def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) -> House:
+    """A house in the running event loop."""
+    alarms = Alarms(ask, now_ms=now_ms)
+    return House(settings, Intake(settings, now_ms=now_ms, on_commit=alarms.note), alarms, now_ms)
+
+
+def house() -> House:
+    """The house of the running event loop; opened when the first child knocks."""
+    loop = asyncio.get_running_loop()
+    if loop not in _houses:
+        _houses[loop] = open_house(django_settings.EVODB, ask=ask_worker)
+    return _houses[loop]
+
+
+def ask_worker(parent_id: int, trigger: FlushTrigger) -> None:
+    """Through the broker; the task is named, not imported, so that this process never loads the lake's libraries."""
+    from celery import current_app
+
+    current_app.send_task("lakehouse.tasks.flush_parent", args=[parent_id, trigger.value])
+
+
+_houses: WeakKeyDictionary[asyncio.AbstractEventLoop, House] = WeakKeyDictionary()

@@ -1,0 +1,220 @@
+"""The child's end of a connection: which batches are on the wire, what an answer means, and what is due when.
+
+A batch that leaves is remembered until it is answered; a retry carries the same sequence. What the answers mean for the
+outbox is the shell's to do, from the events returned here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from msgspec import UNSET
+
+from rpc import batch
+from rpc.backoff import delay_ms
+from rpc.batch import Encoding
+from rpc.config import ChildConfig
+from rpc.errors import ProtocolError
+from rpc.messages import (
+    AckMessage,
+    AckStatus,
+    ClientCapabilities,
+    ConnectMessage,
+    FlushReason,
+    FlushRequestMessage,
+    FlushResponseMessage,
+    FlushResult,
+    HeartbeatMessage,
+    NackMessage,
+    NackReason,
+    StatusMessage,
+)
+from rpc.protocol import decode_message, encode_message
+
+
+class Welcome(NamedTuple):
+    """The parent knows this child. `resume_sequence`: every batch up to it is durable."""
+
+    status: StatusMessage
+    resume_sequence: int
+
+
+class Resolved(NamedTuple):
+    """A batch is durable."""
+
+    sequence: int
+    status: AckStatus
+    utilization: float | None
+
+
+class Refusal(NamedTuple):
+    """A batch was not stored; `final` when no retry will help."""
+
+    sequence: int
+    reason: NackReason
+    text: str
+    final: bool
+
+
+class Flushed(NamedTuple):
+    correlation_id: str
+    result: FlushResult
+
+
+Event: TypeAlias = Welcome | Resolved | Refusal | Flushed
+
+
+@dataclass(slots=True)
+class OnTheWire:
+    sent_ms: int
+    due_ms: int
+    """When to send it again if nothing was heard."""
+    attempts: int
+
+
+class ChildSession:
+    """One connection's worth of the child's side; a new connection gets a new session."""
+
+    def __init__(self, *, child_id: str, epoch: int, config: ChildConfig, shard: str | None = None) -> None:
+        self.child_id = child_id
+        self.epoch = epoch
+        self._shard = shard
+        self._config = config
+        self._on_the_wire: dict[int, OnTheWire] = {}
+        self._paused_until_ms = 0
+        self._heard_ms: int | None = None
+        self._pinged_ms: int | None = None
+
+    @property
+    def on_the_wire(self) -> int:
+        """Batches sent and not yet answered."""
+        return len(self._on_the_wire)
+
+    def hello(self, *, last_ack_sequence: int, now_ms: int) -> str:
+        self._heard_ms = now_ms
+        message = ConnectMessage(
+            timestamp=now_ms,
+            source_do_id=self.child_id,
+            source_shard_name=self._shard or UNSET,
+            last_ack_sequence=last_ack_sequence,
+            capabilities=ClientCapabilities(
+                max_batch_size=self._config.max_batch_size, max_message_size=batch.MESSAGE_BYTES_MAX
+            ),
+            epoch=self.epoch,
+        )
+        return str(encode_message(message))
+
+    def room(self, *, now_ms: int) -> int:
+        """How many more batches may leave now."""
+        if now_ms < self._paused_until_ms:
+            return 0
+        return max(0, self._config.max_pending_batches - len(self._on_the_wire))
+
+    def batch(self, sequence: int, payload: bytes, *, entries: int, now_ms: int) -> bytes:
+        """The frame of a batch, sent for the first time or again; from now on an answer is expected."""
+        sent = self._on_the_wire.get(sequence)
+        attempts = 1 if sent is None else sent.attempts + 1
+        self._on_the_wire[sequence] = OnTheWire(now_ms, now_ms + self._config.ack_timeout_ms, attempts)
+        return batch.encode(
+            payload,
+            encoding=Encoding.COLUMNS,
+            entry_count=entries,
+            source=self.child_id,
+            sequence=sequence,
+            timestamp_ms=now_ms,
+            is_retry=attempts > 1,
+            strict_crc=True,
+        )
+
+    def flush_request(self, correlation_id: str, *, now_ms: int) -> str:
+        message = FlushRequestMessage(
+            timestamp=now_ms, source_do_id=self.child_id, reason=FlushReason.MANUAL, correlation_id=correlation_id
+        )
+        return str(encode_message(message))
+
+    def heartbeat(self, *, last_ack_sequence: int, pending_entries: int, now_ms: int) -> str:
+        self._pinged_ms = now_ms
+        message = HeartbeatMessage(
+            timestamp=now_ms,
+            source_do_id=self.child_id,
+            last_ack_sequence=last_ack_sequence,
+            pending_entries=pending_entries,
+        )
+        return str(encode_message(message))
+
+    def receive(self, frame: str | bytes, *, now_ms: int, chance: float) -> Event | None:
+        """What a frame of the parent means; None when it asks for nothing. Raises ProtocolError."""
+        self._heard_ms, self._pinged_ms = now_ms, None
+        if frame == "pong":
+            return None
+        message = decode_message(frame)
+        if isinstance(message, AckMessage):
+            return self._resolve(message)
+        if isinstance(message, NackMessage):
+            return self._refused(message, now_ms, chance)
+        if isinstance(message, StatusMessage):
+            return Welcome(message, message.resume_sequence or 0)
+        if isinstance(message, FlushResponseMessage):
+            return Flushed(message.correlation_id or "", message.result)
+        return None
+
+    def overdue(self, *, now_ms: int) -> list[int]:
+        """Sequences to send again now, ascending: their answer did not come, or a nack said to wait until now."""
+        if now_ms < self._paused_until_ms:
+            return []
+        return sorted(sequence for sequence, sent in self._on_the_wire.items() if sent.due_ms <= now_ms)
+
+    def wants_heartbeat(self, *, now_ms: int) -> bool:
+        silent_ms = now_ms - (self._heard_ms if self._heard_ms is not None else now_ms)
+        return self._pinged_ms is None and silent_ms >= self._config.heartbeat_interval_ms
+
+    def is_dead(self, *, now_ms: int) -> bool:
+        """A heartbeat was not answered in time, or a batch ran out of retries: the connection is only half there."""
+        if self._pinged_ms is not None and now_ms - self._pinged_ms >= self._config.heartbeat_timeout_ms:
+            return True
+        return any(
+            sent.attempts > self._config.max_retries and sent.due_ms <= now_ms for sent in self._on_the_wire.values()
+        )
+
+    def due_in_ms(self, *, now_ms: int) -> int:
+        """Milliseconds until something of the above may become true."""
+        times = [max(sent.due_ms, self._paused_until_ms) for sent in self._on_the_wire.values()]
+        if self._pinged_ms is not None:
+            times.append(self._pinged_ms + self._config.heartbeat_timeout_ms)
+        else:
+            times.append((self._heard_ms or now_ms) + self._config.heartbeat_interval_ms)
+        if self._paused_until_ms > now_ms:
+            times.append(self._paused_until_ms)
+        return max(0, min(times) - now_ms)
+
+    def _resolve(self, ack: AckMessage) -> Resolved | None:
+        if self._on_the_wire.pop(ack.sequence_number, None) is None:
+            return None
+        utilization = None if ack.details is UNSET else ack.details.buffer_utilization
+        return Resolved(ack.sequence_number, ack.status, utilization)
+
+    def _refused(self, nack: NackMessage, now_ms: int, chance: float) -> Refusal | None:
+        sent = self._on_the_wire.get(nack.sequence_number)
+        if sent is None:
+            if nack.sequence_number == 0 and not nack.should_retry:
+                raise ProtocolError(f"the parent did not understand a frame: {nack.error_message}")
+            return None
+        if not nack.should_retry:
+            del self._on_the_wire[nack.sequence_number]
+            return Refusal(nack.sequence_number, nack.reason, nack.error_message, final=True)
+        wait_ms = self._retry_delay_ms(nack, sent.attempts, chance)
+        sent.due_ms, sent.attempts = now_ms + wait_ms, 0
+        # What was refused for want of room is not helped by more of it.
+        self._paused_until_ms = max(self._paused_until_ms, now_ms + wait_ms)
+        return Refusal(nack.sequence_number, nack.reason, nack.error_message, final=False)
+
+    def _retry_delay_ms(self, nack: NackMessage, attempts: int, chance: float) -> int:
+        own_ms = delay_ms(
+            attempts,
+            initial_ms=self._config.initial_retry_delay_ms,
+            max_ms=self._config.max_retry_delay_ms,
+            multiplier=self._config.backoff_multiplier,
+            chance=chance,
+        )
+        return max(own_ms, 0 if nack.retry_delay_ms is UNSET else nack.retry_delay_ms)
