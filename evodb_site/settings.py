@@ -39,6 +39,7 @@ def _database() -> dict[str, Any]:
             "timeout": 5,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000;",
         }
+        database["TEST"] = {"NAME": str(EVODB.data_dir.resolve() / "test.sqlite3")}
     return database
 
 

@@ -1,13 +1,14 @@
 """Every setting of the parent in one table: name, default, unit, why.
 
 A field `x_y` is read from the environment variable EVODB_X_Y and checked when the process starts; docs/settings.md
-must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is `rpc.config.ParentConfig`
-and lives in the Parent row.
+must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
+`rpc.config.ParentConfig` and lives in the Parent row.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,18 +31,38 @@ def at_least(low: int) -> Any:
     return {"check": lambda value: value >= low, "wanted": f"a whole number of at least {low}"}
 
 
+def between(low: int, high: int) -> Any:
+    return {"check": lambda value: low <= value <= high, "wanted": f"a whole number from {low} to {high}"}
+
+
+def url_of(*schemes: str) -> Any:
+    return {
+        "check": lambda value: not value or value.startswith(tuple(f"{scheme}://" for scheme in schemes)),
+        "wanted": f"nothing, or a URL beginning with {' or '.join(f'{scheme}://' for scheme in schemes)}",
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    data_dir: Path = setting(
-        Path("data"), unit="path", why="Database, lake, broker and keys of a laptop live here when nothing else is said."
+    data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
+        Path("data"),
+        unit="path",
+        why="Database, lake, broker and keys of a laptop live here when nothing else is said.",
     )
     database_url: str = setting(
-        "", unit="URL", why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://..."
+        "",
+        unit="URL",
+        why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://...",
+        **url_of("postgresql", "postgres", "sqlite"),
     )
     warehouse: str = setting(
-        "", unit="path or URL", why="Where tables are written. Empty: data_dir/lake; else a folder or s3://bucket/prefix."
+        "",
+        unit="path or URL",
+        why="Where tables are written. Empty: data_dir/lake; else a folder or s3://bucket/prefix.",
     )
-    s3_endpoint: str = setting("", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.")
+    s3_endpoint: str = setting(
+        "", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.", **url_of("https", "http")
+    )
     s3_region: str = setting("auto", unit="name", why="Region of the bucket; R2 wants auto.")
     s3_access_key_id: str = setting("", unit="text", why="Empty: the usual AWS environment and profile are asked.")
     s3_secret_access_key: str = setting("", unit="text", why="Belongs to s3_access_key_id.")
@@ -49,7 +70,10 @@ class Settings:
         "", unit="URL", why="Celery's broker. Empty: a folder in data_dir; for several machines redis:// or amqp://."
     )
     redis_url: str = setting(
-        "", unit="URL", why="Channel layer shared by several processes. Empty: in memory. Never on the ingest path."
+        "",
+        unit="URL",
+        why="Channel layer shared by several processes. Empty: in memory. Never on the ingest path.",
+        **url_of("redis", "rediss", "unix"),
     )
     secret_key: str = setting("", unit="text", why="Django's secret. Empty: made once and kept in data_dir.")
     debug: bool = setting(False, unit="yes/no", why="Django's debug pages; never on a public address.")
@@ -58,7 +82,10 @@ class Settings:
     )
     open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
     frame_bytes_max: int = setting(
-        16 * MIB, unit="bytes", why="Largest WebSocket frame; the protocol allows 16 MiB.", **at_least(64 * 1024)
+        16 * MIB,
+        unit="bytes",
+        why="Largest WebSocket frame; the protocol allows 16 MiB.",
+        **between(64 * 1024, 16 * MIB),
     )
     group_batches_max: int = setting(
         256, unit="batches", why="At most so many batches share one journal transaction and one fsync.", **at_least(1)
@@ -69,7 +96,7 @@ class Settings:
     intake_bytes_max: int = setting(
         64 * MIB,
         unit="bytes",
-        why="Accepted but not yet journalled bytes of a process; beyond it batches are refused with a time to come back.",
+        why="Bytes of a process accepted and not journalled yet; beyond it a batch is told when to come back.",
         **at_least(1 * MIB),
     )
     window_batches_max: int = setting(
@@ -91,10 +118,13 @@ class Settings:
         7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
     )
     drain_ms: int = setting(
-        10_000, unit="ms", why="A stopping process answers what it accepted and closes sockets within this.", **at_least(100)
+        10_000,
+        unit="ms",
+        why="A stopping process answers what it accepted and closes sockets within this.",
+        **at_least(100),
     )
     up_host: str = setting("127.0.0.1", unit="address", why="Where `evodb up` listens.")
-    up_port: int = setting(8800, unit="port", why="Where `evodb up` listens.", **at_least(0))
+    up_port: int = setting(8800, unit="port", why="Where `evodb up` listens.", **between(0, 65_535))
 
     @property
     def resolved_database_url(self) -> str:
@@ -107,34 +137,50 @@ class Settings:
         return str((Path(self.warehouse) if self.warehouse else self.data_dir / "lake").resolve())
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
 def load(environ: Mapping[str, str]) -> Settings:
     """The settings of this environment. Raises SettingError, naming the variable, what it held and what it wants."""
     kinds = get_type_hints(Settings)
     values: dict[str, Any] = {}
     for row in dataclasses.fields(Settings):
-        text = environ.get(PREFIX + row.name.upper())
+        text = environ.get(variable(row.name))
         if text is not None:
             values[row.name] = _parse(row, text, kinds[row.name])
     settings = Settings(**values)
-    if settings.group_bytes_max > settings.intake_bytes_max:
-        raise SettingError(
-            f"EVODB_GROUP_BYTES_MAX is {settings.group_bytes_max}, more than EVODB_INTAKE_BYTES_MAX "
-            f"({settings.intake_bytes_max}); a group has to fit what waits"
-        )
+    _check_together(settings)
     return settings
 
 
+def _check_together(settings: Settings) -> None:
+    """Bounds know one another: what is taken at once has to fit what may wait."""
+    for name, what in (("group_bytes_max", "a group"), ("frame_bytes_max", "a frame")):
+        if getattr(settings, name) > settings.intake_bytes_max:
+            raise SettingError(
+                f"{variable(name)} is {getattr(settings, name)}, more than EVODB_INTAKE_BYTES_MAX "
+                f"({settings.intake_bytes_max}); {what} has to fit what waits"
+            )
+
+
 def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:
-    name = PREFIX + row.name.upper()
+    name = variable(row.name)
     try:
-        value = {bool: _yes_or_no, int: int, Path: Path, str: str}[kind](text)
+        value = PARSERS[kind](text)
     except ValueError:
-        wanted = {bool: "yes or no", int: "a whole number"}.get(kind, kind.__name__)
-        raise SettingError(f"{name} is {text!r}, wanted {wanted} ({row.metadata['unit']})") from None
+        wanted = "yes or no" if kind is bool else "a whole number"
+        raise SettingError(f"{name} is {_shown(text)}, wanted {wanted} ({row.metadata['unit']})") from None
     check = row.metadata["check"]
     if check is not None and not check(value):
-        raise SettingError(f"{name} is {text!r}, wanted {row.metadata['wanted']} ({row.metadata['unit']})")
+        raise SettingError(f"{name} is {_shown(text)}, wanted {row.metadata['wanted']} ({row.metadata['unit']})")
     return value
+
+
+def _shown(text: str) -> str:
+    """What was found, without the password a URL may hold."""
+    return repr(re.sub(r":[^:@/]*@", ":***@", text))
 
 
 def _yes_or_no(text: str) -> bool:
@@ -143,3 +189,6 @@ def _yes_or_no(text: str) -> bool:
         return answers[text.strip().lower()]
     except KeyError:
         raise ValueError(text) from None
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {bool: _yes_or_no, int: int, Path: Path, str: str}

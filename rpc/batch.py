@@ -20,7 +20,7 @@ MAGIC, VERSION, KIND_BATCH = 0xCDC2, 1, 1
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 HEADER = struct.Struct("<HBBB3xQQHIIHI")
-"""magic, version, kind, flags, timestamp ms, sequence, len(source), entries, len(payload), len(correlation id), crc32"""
+"""magic, version, kind, flags, timestamp ms, sequence, len(source), entries, len(payload), len(correlation id), crc"""
 assert HEADER.size == 40
 CRC_AT = 36
 
@@ -119,19 +119,8 @@ def read(data: bytes) -> BatchFrame:
         exc.sequence_number, exc.correlation_id = sequence, correlation_id
         raise
     is_retry = bool(flags & Flag.RETRY)
-    return BatchFrame(
-        timestamp_ms,
-        correlation_id,
-        source,
-        None,
-        sequence,
-        is_retry,
-        encoding,
-        payload,
-        count,
-        tables,
-        entry_sequences,
-    )
+    identity = (timestamp_ms, correlation_id, source, None, sequence, is_retry)
+    return BatchFrame(*identity, encoding, payload, count, tables, entry_sequences)
 
 
 def raw_entries(frame: BatchFrame) -> list[entries.RawEntry]:

@@ -39,6 +39,8 @@ class ChildConfig:
     ack_timeout_ms: int = 30_000
     max_pending_batches: int = 100
     """Batches on the wire without an ack."""
+    capture_poll_interval_ms: int = 200
+    """A captured database is looked at so often for what other programs wrote."""
     outbox_bytes_max: int = 1024 * MIB
     on_handler_error: OnHandlerErrorCallback | None = None
 

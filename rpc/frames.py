@@ -3,7 +3,7 @@
     single = magic u16, version u8, 0 u8, length u32, crc32 u32, 0 u32, JSON object
     batch  = magic u16, version u8, type 0x10 u8, 0 u32, count u32, length u32, crc32 u32, JSON array
 
-The crc covers the whole frame with its own field zeroed and is always checked (docs/protocol.md section 2).
+The crc covers the whole frame with its own field zeroed and is always checked (docs/protocol.md section 5).
 """
 
 from __future__ import annotations

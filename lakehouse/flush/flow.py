@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from django.db import transaction
-from pyiceberg.catalog import Catalog
 
 from lakehouse.catalog import tables
+from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
@@ -42,7 +42,7 @@ class Flusher:
 
     owner: str
     settings: Settings
-    catalog: Catalog
+    catalog: DjangoCatalog
     now_ms: Callable[[], int]
 
     def run(self, parent_id: int, *, trigger: FlushTrigger) -> Flushed | None:
@@ -62,6 +62,7 @@ class Flusher:
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
+        tables.tidy(self.catalog, flushed.staged)
         claim.forget_payloads(parent_id)
         log.info(
             "flush %d (%s): %d entries of %d batches in %d tables, commit %d",
@@ -71,9 +72,7 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
-        names = shred.table_names(batches)
-        known = tables.known_schemas(self.catalog, claimed.namespace, names)
-        shredded = shred.shred(batches, known)
+        shredded = shred.shred(batches, tables.Known(self.catalog, claimed.namespace))
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self._stage(claimed, shredded)

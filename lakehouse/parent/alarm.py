@@ -73,12 +73,16 @@ class Alarms:
         if alarm is not None and alarm.waiting.entries:
             self.ask(parent_id, trigger)
 
-    async def stop(self) -> None:
-        """Forget every timer and wait for what was asked."""
-        for parent_id in list(self._alarms):
-            self.ring(parent_id, FlushTrigger.SHUTDOWN)
+    async def settled(self) -> None:
+        """Everything asked so far has reached the broker, or the log."""
         if self._asking:
             await asyncio.gather(*self._asking, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Forget every timer; what waits is asked for now."""
+        for parent_id in list(self._alarms):
+            self.ring(parent_id, FlushTrigger.SHUTDOWN)
+        await self.settled()
 
     def _look(self, parent_id: int, alarm: Alarm, now_ms: int) -> None:
         trigger = due(alarm.waiting, alarm.buffer.config, now_ms=now_ms)

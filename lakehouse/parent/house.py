@@ -53,9 +53,13 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
 def house() -> House:
     """The house of the running event loop; opened when the first child knocks."""
     loop = asyncio.get_running_loop()
-    if loop not in _houses:
-        _houses[loop] = open_house(django_settings.EVODB, ask=ask_worker)
-    return _houses[loop]
+    return _houses.get(loop) or move_in(open_house(django_settings.EVODB, ask=ask_worker))
+
+
+def move_in(opened: House) -> House:
+    """Make this the house of the running event loop."""
+    _houses[asyncio.get_running_loop()] = opened
+    return opened
 
 
 def ask_worker(parent_id: int, trigger: FlushTrigger) -> None:

@@ -1,0 +1,165 @@
+"""`evodb up`: the whole house on one machine, in one process tree.
+
+    supervisor ─ daphne   sockets and admin
+              └─ celery   one worker with the beat, over a broker of plain files
+
+A process that dies is started again; the journal knows what it was at. Ctrl-C walks the street to its end: answer what
+was accepted, close sockets with 1001, flush, stop the worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lakehouse.conf import SettingError, Settings, load
+from lakehouse.supervisor import Program, Supervisor
+
+READY_S = 60
+
+
+def command(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="evodb up", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--host", help="address to listen on (EVODB_UP_HOST)")
+    parser.add_argument("--port", help="port to listen on (EVODB_UP_PORT)")
+    options = parser.parse_args(argv)
+    for name in ("host", "port"):
+        if getattr(options, name) is not None:
+            os.environ[f"EVODB_UP_{name.upper()}"] = getattr(options, name)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
+    try:
+        settings = load(os.environ)
+    except SettingError as exc:
+        sys.stderr.write(f"evodb up: {exc}\n")
+        return 2
+    if _is_taken(settings.up_host, settings.up_port):
+        sys.stderr.write(
+            f"evodb up: port {settings.up_port} of {settings.up_host} is taken; "
+            "stop what listens there or pass --port\n"
+        )
+        return 1
+    return run(settings)
+
+
+def run(settings: Settings) -> int:
+    """Until a signal, or a program that cannot stay up."""
+    token = _prepare(settings)
+    supervisor = Supervisor([daphne(settings), worker()], say=_say)
+    with _stop_signals(supervisor):
+        supervisor.start()
+        _wait_until_ready(settings, supervisor)
+        _say(banner(settings, token))
+        supervisor.watch()
+    _say("stopping: answering what was accepted, closing sockets")
+    supervisor.stop("daphne", within_s=settings.drain_ms / 1000 + 5)
+    _say("stopping: flushing")
+    flushed = _flush()
+    supervisor.stop("worker", within_s=settings.lease_ms / 1000)
+    _say("stopped; everything acknowledged is in the lake" if flushed else "stopped; what waits is flushed next time")
+    return 0
+
+
+def daphne(settings: Settings) -> Program:
+    frame = str(settings.frame_bytes_max)
+    return Program(
+        "daphne",
+        [
+            *(sys.executable, "-m", "daphne", "-v", "0", "-b", settings.up_host, "-p", str(settings.up_port)),
+            *("--websocket-max-message-size", frame, "--websocket-max-frame-size", frame),
+            # A day-long socket is a healthy one; the default closes it.
+            *("--websocket-timeout", "-1", "evodb_site.asgi:application"),
+        ],
+    )
+
+
+def worker() -> Program:
+    return Program(
+        "worker",
+        [
+            *(sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site"),
+            *("worker", "--beat", "--pool", "solo", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+        ],
+    )
+
+
+def banner(settings: Settings, token: str | None) -> str:
+    address = f"{settings.up_host}:{settings.up_port}"
+    access = "open to everybody (EVODB_OPEN)" if settings.open else token or "a key you made in the admin"
+    return (
+        "EvoDB is up. Ctrl-C stops it.\n"
+        f"  children   ws://{address}/ws\n"
+        f"  token      {access}\n"
+        f"  admin      http://{address}/admin/   (make a login: python manage.py createsuperuser)\n"
+        f"  lake       {settings.resolved_warehouse}\n"
+    )
+
+
+def _prepare(settings: Settings) -> str | None:
+    """Bring the database up to date; returns the token of a first key, made when there is none."""
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+    from django.db import connection
+
+    from lakehouse.clock import now_ms
+    from lakehouse.parent import first_key
+
+    call_command("migrate", verbosity=0)
+    token = None if settings.open else first_key.ensure(settings.data_dir, now_ms=now_ms())
+    connection.close()
+    return token
+
+
+def _flush() -> bool:
+    from django.core.management import call_command
+    from django.db import connection
+
+    try:
+        call_command("flush_buffers", wait=True)
+    except Exception as exc:
+        sys.stderr.write(f"evodb up: the last flush failed, nothing is lost: {type(exc).__name__}: {exc}\n")
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+@contextmanager
+def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    try:
+        yield
+    finally:
+        # A second Ctrl-C while stopping must not interrupt the last flush.
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
+    deadline = time.monotonic() + READY_S
+    while not _is_taken(settings.up_host, settings.up_port) and not supervisor.stopping:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"evodb up: daphne did not listen on port {settings.up_port} within {READY_S} s")
+        supervisor.look(wait_s=0.1)
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host if host != "0.0.0.0" else "127.0.0.1", port)) == 0  # noqa: S104 - compared only
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()

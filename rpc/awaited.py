@@ -1,0 +1,62 @@
+"""Who waits for what of one client: batches for answers, flush requests for results, others for anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from rpc.errors import LakehouseRpcError
+from rpc.messages import FlushResult
+from rpc.session import Refusal, Resolved
+
+
+class Awaited:
+    """For one event loop. `progress` is set at the next answer, connection or loss, and replaced by a new one."""
+
+    def __init__(self) -> None:
+        self.progress = asyncio.Event()
+        self._batches: dict[int, asyncio.Future[Resolved | Refusal]] = {}
+        self._flushes: dict[str, asyncio.Future[FlushResult]] = {}
+
+    def batches(self, sequences: Iterable[int]) -> list[asyncio.Future[Resolved | Refusal]]:
+        loop = asyncio.get_running_loop()
+        return [self._batches.setdefault(sequence, loop.create_future()) for sequence in sequences]
+
+    def flush(self, correlation_id: str) -> asyncio.Future[FlushResult]:
+        self._flushes[correlation_id] = asyncio.get_running_loop().create_future()
+        return self._flushes[correlation_id]
+
+    def tick(self) -> None:
+        """Something happened; whoever looks from now on waits for the next thing."""
+        self.progress.set()
+        self.progress = asyncio.Event()
+
+    def answered(self, answer: Resolved | Refusal) -> None:
+        future = self._batches.pop(answer.sequence, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+        self.tick()
+
+    def answered_through(self, sequence: int, answer: Resolved) -> None:
+        """Every batch up to this one has the same answer."""
+        for known in [known for known in self._batches if known <= sequence]:
+            self.answered(answer._replace(sequence=known))
+
+    def flushed(self, correlation_id: str, result: FlushResult) -> None:
+        future = self._flushes.pop(correlation_id, None)
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    def fail_batches(self, error: LakehouseRpcError) -> None:
+        _fail(self._batches, error)
+
+    def fail_flushes(self, error: LakehouseRpcError) -> None:
+        _fail(self._flushes, error)
+
+
+def _fail(futures: dict[Any, asyncio.Future[Any]], error: LakehouseRpcError) -> None:
+    for future in futures.values():
+        if not future.done():
+            future.set_exception(error)
+    futures.clear()

@@ -1,0 +1,94 @@
+"""The user's tables as capture sees them: their columns, what names a row, and what makes rows collide.
+
+Read only. A table is refused here, by name and with what to do, when its changes could not be told apart or sent.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rpc.capture import indexes
+from rpc.capture.indexes import Unique
+from rpc.errors import CaptureError
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""What a table may be called on the wire (docs/protocol.md)."""
+ROWID_NAMES = ("_rowid_", "rowid", "oid")
+PREFIX = "_evodb_"
+
+
+@dataclass(frozen=True, slots=True)
+class UserTable:
+    """A table to be captured.
+
+    key: primary key columns, () when rows have none but their rowid; rowid: a name for the rowid that no column has
+    taken, None in a WITHOUT ROWID table; key_is_rowid: the key is an INTEGER PRIMARY KEY; not_null: defaults (SQL) of
+    the columns that cannot be null.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    rowid: str | None
+    key_is_rowid: bool
+    not_null: dict[str, str | None]
+    uniques: tuple[Unique, ...]
+
+
+def read(connection: sqlite3.Connection, names: Sequence[str] | None) -> list[UserTable]:
+    """The tables with these names, or every ordinary table. Raises CaptureError for what cannot be captured."""
+    rows = connection.execute(
+        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+        " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_evodb\\_%' ESCAPE '\\' ORDER BY name"
+    ).fetchall()
+    known = {name.decode(): bool(without_rowid) for name, without_rowid in rows}
+    chosen = list(known) if names is None else [_chosen(name, known) for name in dict.fromkeys(names)]
+    return [_read(connection, name, without_rowid=known[name]) for name in chosen]
+
+
+def _chosen(name: str, known: dict[str, bool]) -> str:
+    for found in known:
+        if found.lower() == name.lower():
+            return found
+    raise CaptureError(
+        f"there is no ordinary table {name!r}; this database has {', '.join(map(repr, known)) or 'none'}. "
+        "Views and virtual tables cannot be captured"
+    )
+
+
+def _read(connection: sqlite3.Connection, name: str, *, without_rowid: bool) -> UserTable:
+    if not NAME.fullmatch(name):
+        raise CaptureError(
+            f"table {name!r} cannot be sent: a name may have letters, digits, '_', '-' and '.'. "
+            "Rename it, or name the tables to capture with tables=[...]"
+        )
+    rows = connection.execute(
+        'SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1', (name,)
+    ).fetchall()
+    columns = tuple(_text(row[0]) for row in rows)
+    keys = sorted((pk, _text(column), _text(kind)) for column, kind, _, _, pk in rows if pk)
+    uniques, has_key_index = indexes.read(connection, name)
+    # INTEGER PRIMARY KEY DESC looks the same, but has an index of its own: it is no name for the rowid.
+    key_is_rowid = len(keys) == 1 and keys[0][2].upper() == "INTEGER" and not has_key_index and not without_rowid
+    not_null = {_text(row[0]): None if row[3] is None else _text(row[3]) for row in rows if row[2]}
+    if without_rowid:
+        not_null |= {column: None for _, column, _ in keys if column not in not_null}
+    rowid = None if without_rowid else keys[0][1] if key_is_rowid else _rowid_name(name, columns)
+    return UserTable(name, columns, tuple(key for _, key, _ in keys), rowid, key_is_rowid, not_null, uniques)
+
+
+def _rowid_name(table: str, columns: tuple[str, ...]) -> str:
+    taken = {column.lower() for column in columns}
+    for name in ROWID_NAMES:
+        if name not in taken:
+            return name
+    raise CaptureError(
+        f"table {table!r} has columns named {', '.join(ROWID_NAMES)}, so its rows cannot be named; rename one of them"
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode()

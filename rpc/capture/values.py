@@ -1,0 +1,67 @@
+"""From what a trigger can write to what may travel. Pure.
+
+A trigger writes a BLOB as {"$blob": hex} and copies any bytes that a TEXT holds. On the wire a BLOB is base64 text and
+the metadata names its columns; text is UTF-8; a key longer than the wire allows is its SHA-256.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+from rpc.entries import U16_MAX, RawEntry, dump_value
+
+MARKER = b'{"$blob":"'
+_BLOB = re.compile(rb'\{"\$blob":"([0-9A-F]*)"\}')
+NOT_OURS = b"{}"
+"""Metadata that keeps `travelling` away from an entry no trigger wrote."""
+
+
+def travelling(entries: list[RawEntry]) -> list[RawEntry]:
+    """These entries as they travel. Those with metadata come from somewhere else and stay as they are."""
+    if all(map(_is_clean, entries)):
+        return entries
+    return [entry if entry.metadata or _is_clean(entry) else _mended(entry) for entry in entries]
+
+
+def protected(entry: RawEntry) -> RawEntry:
+    """An entry no trigger wrote, so that `travelling` leaves it alone."""
+    return entry if entry.metadata else entry._replace(metadata=NOT_OURS)
+
+
+def _is_clean(entry: RawEntry) -> bool:
+    if MARKER in entry.after or MARKER in entry.before or len(entry.row_id) > U16_MAX:
+        return False
+    try:
+        b"\n".join((entry.row_id, entry.before, entry.after)).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _mended(entry: RawEntry) -> RawEntry:
+    texts = (entry.row_id, entry.before, entry.after)
+    row_id, before, after = (text.decode(errors="replace").encode() for text in texts)
+    metadata: dict[str, object] = {}
+    if blobs := list(dict.fromkeys(_blob_columns(before) + _blob_columns(after))):
+        metadata["blobs"] = blobs
+    if len(row_id) > U16_MAX:
+        row_id = b"sha256:" + hashlib.sha256(entry.row_id).hexdigest().encode()
+    return entry._replace(
+        row_id=row_id,
+        before=_BLOB.sub(_base64, before),
+        after=_BLOB.sub(_base64, after),
+        metadata=dump_value(metadata) if metadata else b"",
+    )
+
+
+def _blob_columns(text: bytes) -> list[str]:
+    if MARKER not in text:
+        return []
+    return [column for column, value in json.loads(text).items() if isinstance(value, dict)]
+
+
+def _base64(match: re.Match[bytes]) -> bytes:
+    return b'"' + base64.b64encode(bytes.fromhex(match[1].decode())) + b'"'

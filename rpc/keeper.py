@@ -1,0 +1,107 @@
+"""Keeps one connection open as long as somebody wants it: dials, hands over to a link, waits, dials again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from rpc.backoff import delay_ms
+from rpc.batch import MESSAGE_BYTES_MAX
+from rpc.config import ChildConfig
+from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.link import Link
+
+POLICY_VIOLATION = 1008
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Whom to call and as whom. The token stays out of every text."""
+
+    url: str
+    child_id: str
+    token: str | None = field(repr=False)
+
+    def dial(self, config: ChildConfig) -> connect:
+        headers = {"X-Client-ID": self.child_id}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        seconds = config.handshake_timeout_ms / 1000
+        # No compression: it costs 105 KiB a socket at the parent; no pings: the session has heartbeats of its own.
+        return connect(
+            self.url,
+            additional_headers=headers,
+            compression=None,
+            max_size=MESSAGE_BYTES_MAX,
+            open_timeout=seconds,
+            close_timeout=1,
+            ping_interval=None,
+        )
+
+
+@dataclass(slots=True)
+class Keeper:
+    """`attempts` counts dials since the parent last answered; the owner of the link sets it back to 0."""
+
+    address: Address
+    config: ChildConfig
+    new_link: Callable[[ClientConnection], Link]
+    chance: Callable[[], float]
+    link: Link | None = None
+    attempts: int = 0
+
+    async def keep(self, lost: Callable[[LakehouseRpcError], None]) -> None:
+        """Stay connected until cancelled. Raises when there is no use in going on; `lost` hears why each one ended."""
+        while True:
+            failure = await self._one_connection()
+            lost(failure)
+            if not failure.retryable or not self._may_try_again():
+                raise failure
+            await asyncio.sleep(self._pause_ms() / 1000)
+
+    async def _one_connection(self) -> LakehouseRpcError:
+        """Open a connection and use it to its end; returns why it ended."""
+        self.attempts += 1
+        try:
+            async with self.address.dial(self.config) as socket:
+                self.link = self.new_link(socket)
+                await self.link.run()
+        except LakehouseRpcError as exc:
+            return exc
+        except (OSError, TimeoutError, InvalidURI, InvalidHandshake, ConnectionClosed) as exc:
+            return self._reason(exc)
+        finally:
+            self.link = None
+        raise AssertionError("a link never ends without a reason")
+
+    def _reason(self, exc: Exception) -> LakehouseRpcError:
+        url = self.address.url
+        if isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403):
+            return AccessDeniedError(
+                f"{url} refused the handshake with HTTP {exc.response.status_code}: the access key is missing, wrong "
+                f"or not meant for child {self.address.child_id!r}; pass token=..., `evodb up` prints one"
+            )
+        if isinstance(exc, InvalidURI):
+            return AccessDeniedError(f"{exc}, wanted ws://host:port/ws or wss://...")
+        if isinstance(exc, ConnectionClosed):
+            if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION:
+                return AccessDeniedError(f"{url} does not let this key write as child {self.address.child_id!r}")
+            return ConnectionError(f"the connection to {url} closed: {exc}")
+        return ConnectionError(f"cannot reach {url}: {exc or type(exc).__name__}")
+
+    def _may_try_again(self) -> bool:
+        limit = self.config.max_reconnect_attempts
+        return self.config.auto_reconnect and (not limit or self.attempts < limit)
+
+    def _pause_ms(self) -> int:
+        return delay_ms(
+            max(1, self.attempts),
+            initial_ms=self.config.initial_retry_delay_ms,
+            max_ms=self.config.max_retry_delay_ms,
+            multiplier=self.config.backoff_multiplier,
+            chance=self.chance(),
+        )

@@ -1,0 +1,66 @@
+"""What a client tells about itself and about a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rpc.messages import AckStatus
+
+
+class ClientState(StrEnum):
+    DISCONNECTED = "disconnected"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    FAILED = "failed"
+    """The parent refused this child, or could not be reached often enough; `connect` tries anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStats:
+    """What the client did since it was made, and what its outbox holds."""
+
+    state: ClientState
+    last_sequence: int
+    last_ack_sequence: int
+    pending_batches: int
+    batch_buffer_size: int
+    """Entries that are in no batch yet."""
+    batch_buffer_bytes: int
+    """Bytes the outbox holds, in batches or not."""
+    reconnect_attempts: int
+    reconnects: int
+    messages_sent: int
+    bytes_sent: int
+    acked_batches: int
+    duplicates: int
+    refused_batches: int
+
+    @property
+    def connected(self) -> bool:
+        return self.state is ClientState.CONNECTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcSendResult:
+    """What became of a batch. `success` means durable at the parent; else `error` says why it is a dead letter."""
+
+    success: bool
+    sequence_numbers: list[int]
+    entries: int
+    status: AckStatus | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a client's life."""
+
+    welcomes: int = 0
+    messages: int = 0
+    size_bytes: int = 0
+    acked: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    last_ack: int = 0
