@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -21,11 +22,13 @@ def _secret_key() -> str:
         return EVODB.secret_key
     EVODB.data_dir.mkdir(parents=True, exist_ok=True)
     path = EVODB.data_dir / "secret-key"
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    if not path.exists():
+        draft = path.with_name(f"secret-key.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(50))
-    except FileExistsError:
-        pass
+        with contextlib.suppress(FileExistsError):  # another process was first; its key counts
+            path.hardlink_to(draft)
+        draft.unlink()
     return path.read_text()
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from rpc.errors import LakehouseRpcError
 from rpc.messages import FlushResult
 from rpc.session import Refusal, Resolved
 
@@ -48,14 +47,14 @@ class Awaited:
         if future is not None and not future.done():
             future.set_result(result)
 
-    def fail_batches(self, error: LakehouseRpcError) -> None:
+    def fail_batches(self, error: Exception) -> None:
         _fail(self._batches, error)
 
-    def fail_flushes(self, error: LakehouseRpcError) -> None:
+    def fail_flushes(self, error: Exception) -> None:
         _fail(self._flushes, error)
 
 
-def _fail(futures: dict[Any, asyncio.Future[Any]], error: LakehouseRpcError) -> None:
+def _fail(futures: dict[Any, asyncio.Future[Any]], error: Exception) -> None:
     for future in futures.values():
         if not future.done():
             future.set_exception(error)

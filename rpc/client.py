@@ -66,7 +66,7 @@ class LakehouseRpcClient:
         self._chance = chance
         self._keeper = Keeper(Address(parent_url, child_id, token), config, self._new_link, chance)
         self._task: asyncio.Task[None] | None = None
-        self._failure: LakehouseRpcError | None = None
+        self._failure: Exception | None = None
         self._cutting = asyncio.Lock()
         self._awaited = Awaited()
         self._tally = Tally()
@@ -249,7 +249,7 @@ class LakehouseRpcClient:
     async def _keep_connected(self) -> None:
         try:
             await self._keeper.keep(self._lost)
-        except LakehouseRpcError as exc:
+        except Exception as exc:
             self._failure, self.state = exc, ClientState.FAILED
             self._awaited.fail_batches(exc)
             self._awaited.fail_flushes(exc)

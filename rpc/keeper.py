@@ -27,7 +27,9 @@ class Address:
     token: str | None = field(repr=False)
 
     def dial(self, config: ChildConfig) -> connect:
-        headers = {"X-Client-ID": self.child_id}
+        # Header text is ASCII; any other name is told by `connect` alone.
+        plain = self.child_id.isascii() and self.child_id.isprintable()
+        headers = {"X-Client-ID": self.child_id} if plain else {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         seconds = config.handshake_timeout_ms / 1000

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from rpc import columns
 from rpc import outbox_dead_letters as letters
@@ -57,6 +57,9 @@ class OutboxBatch(NamedTuple):
 
 class Outbox:
     """Safe to call from several threads. Only one process at a time may cut, ack, reject or revive."""
+
+    written_by_others: ClassVar[bool] = False
+    """Entries may appear without `append`, so that a client has to look now and then."""
 
     def __init__(
         self,

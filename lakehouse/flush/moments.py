@@ -17,7 +17,10 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 DATE = pa.date32()
 
 _BOUNDS = {
-    TIMESTAMP: (pa.scalar(datetime.min.replace(tzinfo=UTC), TIMESTAMP), pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP)),
+    TIMESTAMP: (
+        pa.scalar(datetime.min.replace(tzinfo=UTC), TIMESTAMP),
+        pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP),
+    ),
     DATE: (pa.scalar(date.min, DATE), pa.scalar(date.max, DATE)),
 }
 

@@ -30,12 +30,12 @@ class Names:
         self._taken = {name.lower(): name for name in known}
 
     def is_free(self, name: str) -> bool:
-        """Whether this key is a column or may become one, but for the room."""
+        """Whether this key is a column, or could become one if there is room."""
         return self._taken.get(name.lower(), name) == name and is_possible(name)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._taken) < COLUMNS_MAX
+    def has_room(self, name: str) -> bool:
+        """Whether this key has a column, or one more is allowed."""
+        return len(self._taken) < COLUMNS_MAX or name.lower() in self._taken
 
     def take(self, name: str) -> None:
         self._taken[name.lower()] = name

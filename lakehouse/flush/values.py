@@ -85,7 +85,9 @@ def _fit_text(texts: Any, found: Families) -> Fitted:
 
 
 def _number_type(texts: Any) -> Any:
-    numbers = pc.filter(texts, pc.invert(pc.is_in(pc.binary_slice(texts, 0, 1), pa.concat_arrays([_TEXT, _NESTED, _BOOL]))))
+    numbers = pc.filter(
+        texts, pc.invert(pc.is_in(pc.binary_slice(texts, 0, 1), pa.concat_arrays([_TEXT, _NESTED, _BOOL])))
+    )
     fraction = pc.match_substring_regex(numbers.cast(pa.string()), "[.eENI]")
     return pa.float64() if pc.any(fraction).as_py() else pa.int64()
 
@@ -124,7 +126,7 @@ def _bulk_double(texts: Any) -> Any | None:
         return None
     array = texts.cast(pa.string()).cast(pa.float64())
     bounds = pc.min_max(array).as_py()
-    is_exact = -DOUBLE_EXACT_MAX < bounds["min"] and bounds["max"] < DOUBLE_EXACT_MAX
+    is_exact = bounds["min"] > -DOUBLE_EXACT_MAX and bounds["max"] < DOUBLE_EXACT_MAX
     return array if is_exact and not pc.any(pc.is_nan(array)).as_py() else None
 
 

@@ -2,242 +2,358 @@
 
 import django.core.validators
 import django.db.models.deletion
-import lakehouse.models.parents
 from django.db import migrations, models
+
+import lakehouse.models.parents
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AccessKey',
+            name="AccessKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100)),
-                ('digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('scopes', models.JSONField(default=list, help_text='Any of "ingest", "query", "subscribe", "admin".')),
-                ('source_pattern', models.CharField(default='*', help_text='Child ids it may write as; * matches any.', max_length=500)),
-                ('created_ms', models.BigIntegerField(default=0, editable=False)),
-                ('expires_ms', models.BigIntegerField(blank=True, null=True)),
-                ('revoked_ms', models.BigIntegerField(blank=True, null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=100)),
+                ("digest", models.CharField(editable=False, max_length=64, unique=True)),
+                ("scopes", models.JSONField(default=list, help_text='Any of "ingest", "query", "subscribe", "admin".')),
+                (
+                    "source_pattern",
+                    models.CharField(
+                        default="*", help_text="Child ids it may write as; * matches any.", max_length=500
+                    ),
+                ),
+                ("created_ms", models.BigIntegerField(default=0, editable=False)),
+                ("expires_ms", models.BigIntegerField(blank=True, null=True)),
+                ("revoked_ms", models.BigIntegerField(blank=True, null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Batch',
+            name="Batch",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('epoch', models.BigIntegerField()),
-                ('sequence', models.BigIntegerField()),
-                ('digest', models.BinaryField(max_length=16)),
-                ('entry_digests', models.BinaryField(default=b'')),
-                ('entry_sequence_first', models.BigIntegerField()),
-                ('entry_sequence_last', models.BigIntegerField()),
-                ('entries', models.PositiveIntegerField()),
-                ('size_bytes', models.PositiveIntegerField()),
-                ('encoding', models.CharField(max_length=16)),
-                ('received_ms', models.BigIntegerField()),
-                ('state', models.CharField(choices=[('pending', 'Pending'), ('flushing', 'Flushing'), ('persisted', 'Persisted'), ('fallback', 'Fallback')], default='pending', max_length=9)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("epoch", models.BigIntegerField()),
+                ("sequence", models.BigIntegerField()),
+                ("digest", models.BinaryField(max_length=16)),
+                ("entry_digests", models.BinaryField(default=b"")),
+                ("entry_sequence_first", models.BigIntegerField()),
+                ("entry_sequence_last", models.BigIntegerField()),
+                ("entries", models.PositiveIntegerField()),
+                ("size_bytes", models.PositiveIntegerField()),
+                ("encoding", models.CharField(max_length=16)),
+                ("received_ms", models.BigIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("flushing", "Flushing"),
+                            ("persisted", "Persisted"),
+                            ("fallback", "Fallback"),
+                        ],
+                        default="pending",
+                        max_length=9,
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'batches',
+                "verbose_name_plural": "batches",
             },
         ),
         migrations.CreateModel(
-            name='Child',
+            name="Child",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=500)),
-                ('shard', models.CharField(blank=True, default='', max_length=500)),
-                ('epoch', models.BigIntegerField(default=0)),
-                ('sequence', models.BigIntegerField(default=0)),
-                ('islands', models.JSONField(default=list)),
-                ('past_epochs', models.JSONField(default=dict)),
-                ('entry_sequence_max', models.BigIntegerField(default=-1, help_text='Highest entry sequence ever stored.')),
-                ('batches', models.PositiveBigIntegerField(default=0)),
-                ('entries', models.PositiveBigIntegerField(default=0)),
-                ('duplicates', models.PositiveBigIntegerField(default=0)),
-                ('state', models.CharField(choices=[('awake', 'Awake'), ('hibernating', 'Hibernating'), ('gone', 'Gone')], default='gone', max_length=12)),
-                ('attachment', models.BinaryField(blank=True, default=b'', max_length=2048)),
-                ('last_seen_ms', models.BigIntegerField(default=0)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=500)),
+                ("shard", models.CharField(blank=True, default="", max_length=500)),
+                ("epoch", models.BigIntegerField(default=0)),
+                ("sequence", models.BigIntegerField(default=0)),
+                ("islands", models.JSONField(default=list)),
+                ("past_epochs", models.JSONField(default=dict)),
+                (
+                    "entry_sequence_max",
+                    models.BigIntegerField(default=-1, help_text="Highest entry sequence ever stored."),
+                ),
+                ("batches", models.PositiveBigIntegerField(default=0)),
+                ("entries", models.PositiveBigIntegerField(default=0)),
+                ("duplicates", models.PositiveBigIntegerField(default=0)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("awake", "Awake"), ("hibernating", "Hibernating"), ("gone", "Gone")],
+                        default="gone",
+                        max_length=12,
+                    ),
+                ),
+                ("attachment", models.BinaryField(blank=True, default=b"", max_length=2048)),
+                ("last_seen_ms", models.BigIntegerField(default=0)),
             ],
             options={
-                'verbose_name_plural': 'children',
+                "verbose_name_plural": "children",
             },
         ),
         migrations.CreateModel(
-            name='Flush',
+            name="Flush",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('trigger', models.CharField(max_length=16)),
-                ('lease_epoch', models.PositiveBigIntegerField()),
-                ('state', models.CharField(choices=[('open', 'Open'), ('committed', 'Committed'), ('abandoned', 'Abandoned')], default='open', max_length=9)),
-                ('started_ms', models.BigIntegerField()),
-                ('finished_ms', models.BigIntegerField(null=True)),
-                ('batches', models.PositiveIntegerField(default=0)),
-                ('entries', models.PositiveIntegerField(default=0)),
-                ('rows', models.PositiveIntegerField(default=0)),
-                ('size_bytes', models.PositiveBigIntegerField(default=0, help_text='Bytes of the files written.')),
-                ('dead_letters', models.PositiveIntegerField(default=0)),
-                ('commit_number', models.PositiveBigIntegerField(help_text="Position in the parent's line of commits, without gaps.", null=True)),
-                ('error', models.TextField(blank=True, default='')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("trigger", models.CharField(max_length=16)),
+                ("lease_epoch", models.PositiveBigIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("open", "Open"), ("committed", "Committed"), ("abandoned", "Abandoned")],
+                        default="open",
+                        max_length=9,
+                    ),
+                ),
+                ("started_ms", models.BigIntegerField()),
+                ("finished_ms", models.BigIntegerField(null=True)),
+                ("batches", models.PositiveIntegerField(default=0)),
+                ("entries", models.PositiveIntegerField(default=0)),
+                ("rows", models.PositiveIntegerField(default=0)),
+                ("size_bytes", models.PositiveBigIntegerField(default=0, help_text="Bytes of the files written.")),
+                ("dead_letters", models.PositiveIntegerField(default=0)),
+                (
+                    "commit_number",
+                    models.PositiveBigIntegerField(
+                        help_text="Position in the parent's line of commits, without gaps.", null=True
+                    ),
+                ),
+                ("error", models.TextField(blank=True, default="")),
             ],
             options={
-                'verbose_name_plural': 'flushes',
+                "verbose_name_plural": "flushes",
             },
         ),
         migrations.CreateModel(
-            name='Namespace',
+            name="Namespace",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=500, unique=True)),
-                ('properties', models.JSONField(blank=True, default=dict)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=500, unique=True)),
+                ("properties", models.JSONField(blank=True, default=dict)),
             ],
         ),
         migrations.CreateModel(
-            name='Parent',
+            name="Parent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100, unique=True, validators=[django.core.validators.RegexValidator('^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$')])),
-                ('namespace', models.CharField(default='lake', help_text='Iceberg namespace its tables live in.', max_length=200)),
-                ('config', models.JSONField(blank=True, default=dict, help_text="Overrides of the parent's defaults.", validators=[lakehouse.models.parents.validate_config])),
-                ('pending_batches', models.PositiveBigIntegerField(default=0, editable=False)),
-                ('pending_entries', models.PositiveBigIntegerField(default=0, editable=False)),
-                ('pending_bytes', models.PositiveBigIntegerField(default=0, editable=False)),
-                ('lease_owner', models.CharField(default='', editable=False, max_length=200)),
-                ('lease_epoch', models.PositiveBigIntegerField(default=0, editable=False)),
-                ('lease_until_ms', models.BigIntegerField(default=0, editable=False)),
-                ('commit_number', models.PositiveBigIntegerField(default=0, editable=False)),
-                ('last_flush_ms', models.BigIntegerField(default=0, editable=False)),
-                ('created_ms', models.BigIntegerField(default=0, editable=False)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "name",
+                    models.CharField(
+                        max_length=100,
+                        unique=True,
+                        validators=[django.core.validators.RegexValidator("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")],
+                    ),
+                ),
+                (
+                    "namespace",
+                    models.CharField(default="lake", help_text="Iceberg namespace its tables live in.", max_length=200),
+                ),
+                (
+                    "config",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        help_text="Overrides of the parent's defaults.",
+                        validators=[lakehouse.models.parents.validate_config],
+                    ),
+                ),
+                ("pending_batches", models.PositiveBigIntegerField(default=0, editable=False)),
+                ("pending_entries", models.PositiveBigIntegerField(default=0, editable=False)),
+                ("pending_bytes", models.PositiveBigIntegerField(default=0, editable=False)),
+                ("lease_owner", models.CharField(default="", editable=False, max_length=200)),
+                ("lease_epoch", models.PositiveBigIntegerField(default=0, editable=False)),
+                ("lease_until_ms", models.BigIntegerField(default=0, editable=False)),
+                ("commit_number", models.PositiveBigIntegerField(default=0, editable=False)),
+                ("last_flush_ms", models.BigIntegerField(default=0, editable=False)),
+                ("created_ms", models.BigIntegerField(default=0, editable=False)),
             ],
         ),
         migrations.CreateModel(
-            name='BatchPayload',
+            name="BatchPayload",
             fields=[
-                ('batch', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='stored', serialize=False, to='lakehouse.batch')),
-                ('payload', models.BinaryField()),
+                (
+                    "batch",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="stored",
+                        serialize=False,
+                        to="lakehouse.batch",
+                    ),
+                ),
+                ("payload", models.BinaryField()),
             ],
         ),
         migrations.AddField(
-            model_name='batch',
-            name='child',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='journal', to='lakehouse.child'),
+            model_name="batch",
+            name="child",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="journal",
+                to="lakehouse.child",
+            ),
         ),
         migrations.AddField(
-            model_name='batch',
-            name='flush',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='claimed', to='lakehouse.flush'),
+            model_name="batch",
+            name="flush",
+            field=models.ForeignKey(
+                null=True, on_delete=django.db.models.deletion.PROTECT, related_name="claimed", to="lakehouse.flush"
+            ),
         ),
         migrations.AddField(
-            model_name='flush',
-            name='parent',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='flushes', to='lakehouse.parent'),
+            model_name="flush",
+            name="parent",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="flushes", to="lakehouse.parent"
+            ),
         ),
         migrations.CreateModel(
-            name='FallbackBatch',
+            name="FallbackBatch",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('namespace', models.CharField(max_length=200)),
-                ('table', models.CharField(max_length=500)),
-                ('rows', models.PositiveIntegerField()),
-                ('payload', models.BinaryField()),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('next_attempt_ms', models.BigIntegerField(default=0)),
-                ('last_error', models.TextField(blank=True, default='')),
-                ('created_ms', models.BigIntegerField()),
-                ('parent', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='fallback', to='lakehouse.parent')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("namespace", models.CharField(max_length=200)),
+                ("table", models.CharField(max_length=500)),
+                ("rows", models.PositiveIntegerField()),
+                ("payload", models.BinaryField()),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("next_attempt_ms", models.BigIntegerField(default=0)),
+                ("last_error", models.TextField(blank=True, default="")),
+                ("created_ms", models.BigIntegerField()),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="fallback", to="lakehouse.parent"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'fallback batches',
+                "verbose_name_plural": "fallback batches",
             },
         ),
         migrations.CreateModel(
-            name='DeadLetter',
+            name="DeadLetter",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('entry_index', models.PositiveIntegerField(help_text='Empty when the whole batch is unreadable.', null=True)),
-                ('table', models.CharField(blank=True, default='', max_length=500)),
-                ('encoding', models.CharField(max_length=16)),
-                ('payload', models.BinaryField()),
-                ('reason', models.TextField()),
-                ('created_ms', models.BigIntegerField()),
-                ('batch', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='dead_letters', to='lakehouse.batch')),
-                ('child', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='dead_letters', to='lakehouse.child')),
-                ('parent', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='dead_letters', to='lakehouse.parent')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "entry_index",
+                    models.PositiveIntegerField(help_text="Empty when the whole batch is unreadable.", null=True),
+                ),
+                ("table", models.CharField(blank=True, default="", max_length=500)),
+                ("encoding", models.CharField(max_length=16)),
+                ("payload", models.BinaryField()),
+                ("reason", models.TextField()),
+                ("created_ms", models.BigIntegerField()),
+                (
+                    "batch",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="dead_letters", to="lakehouse.batch"
+                    ),
+                ),
+                (
+                    "child",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="dead_letters", to="lakehouse.child"
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="dead_letters", to="lakehouse.parent"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='child',
-            name='parent',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='children', to='lakehouse.parent'),
+            model_name="child",
+            name="parent",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="children", to="lakehouse.parent"
+            ),
         ),
         migrations.AddField(
-            model_name='batch',
-            name='parent',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='lakehouse.parent'),
+            model_name="batch",
+            name="parent",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="batches",
+                to="lakehouse.parent",
+            ),
         ),
         migrations.CreateModel(
-            name='FlushTable',
+            name="FlushTable",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('namespace', models.CharField(max_length=200)),
-                ('table', models.CharField(max_length=500)),
-                ('snapshot_id', models.BigIntegerField()),
-                ('metadata_location', models.TextField()),
-                ('rows', models.PositiveIntegerField()),
-                ('files', models.PositiveIntegerField()),
-                ('size_bytes', models.PositiveBigIntegerField()),
-                ('flush', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tables', to='lakehouse.flush')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("namespace", models.CharField(max_length=200)),
+                ("table", models.CharField(max_length=500)),
+                ("snapshot_id", models.BigIntegerField()),
+                ("metadata_location", models.TextField()),
+                ("rows", models.PositiveIntegerField()),
+                ("files", models.PositiveIntegerField()),
+                ("size_bytes", models.PositiveBigIntegerField()),
+                (
+                    "flush",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="tables", to="lakehouse.flush"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('flush', 'namespace', 'table'), name='table_once_per_flush')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("flush", "namespace", "table"), name="table_once_per_flush")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='IcebergTable',
+            name="IcebergTable",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=500)),
-                ('metadata_location', models.TextField()),
-                ('previous_metadata_location', models.TextField(blank=True, default='')),
-                ('version', models.PositiveBigIntegerField(default=0, help_text='How many commits moved the pointer.')),
-                ('namespace', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='tables', to='lakehouse.namespace')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=500)),
+                ("metadata_location", models.TextField()),
+                ("previous_metadata_location", models.TextField(blank=True, default="")),
+                ("version", models.PositiveBigIntegerField(default=0, help_text="How many commits moved the pointer.")),
+                (
+                    "namespace",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="tables", to="lakehouse.namespace"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('namespace', 'name'), name='table_once_per_namespace')],
+                "constraints": [models.UniqueConstraint(fields=("namespace", "name"), name="table_once_per_namespace")],
             },
         ),
         migrations.AddIndex(
-            model_name='flush',
-            index=models.Index(fields=['parent', 'state'], name='flush_by_state'),
+            model_name="flush",
+            index=models.Index(fields=["parent", "state"], name="flush_by_state"),
         ),
         migrations.AddConstraint(
-            model_name='flush',
-            constraint=models.UniqueConstraint(fields=('parent', 'commit_number'), name='commit_once'),
+            model_name="flush",
+            constraint=models.UniqueConstraint(fields=("parent", "commit_number"), name="commit_once"),
         ),
         migrations.AddIndex(
-            model_name='fallbackbatch',
-            index=models.Index(fields=['parent', 'table', 'id'], name='fallback_in_order'),
+            model_name="fallbackbatch",
+            index=models.Index(fields=["parent", "table", "id"], name="fallback_in_order"),
         ),
         migrations.AddConstraint(
-            model_name='child',
-            constraint=models.UniqueConstraint(fields=('parent', 'name'), name='child_once_per_parent'),
+            model_name="child",
+            constraint=models.UniqueConstraint(fields=("parent", "name"), name="child_once_per_parent"),
         ),
         migrations.AddIndex(
-            model_name='batch',
-            index=models.Index(fields=['parent', 'state', 'id'], name='batch_by_state'),
+            model_name="batch",
+            index=models.Index(fields=["parent", "state", "id"], name="batch_by_state"),
         ),
         migrations.AddIndex(
-            model_name='batch',
-            index=models.Index(fields=['child', 'entry_sequence_last'], name='batch_by_entries'),
+            model_name="batch",
+            index=models.Index(fields=["child", "entry_sequence_last"], name="batch_by_entries"),
         ),
         migrations.AddConstraint(
-            model_name='batch',
-            constraint=models.UniqueConstraint(fields=('child', 'epoch', 'sequence'), name='batch_once'),
+            model_name="batch",
+            constraint=models.UniqueConstraint(fields=("child", "epoch", "sequence"), name="batch_once"),
         ),
     ]

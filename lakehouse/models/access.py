@@ -11,7 +11,9 @@ class AccessKey(models.Model):
     name = models.CharField(max_length=100)
     digest = models.CharField(max_length=64, unique=True, editable=False)
     scopes = models.JSONField(default=list, help_text='Any of "ingest", "query", "subscribe", "admin".')
-    source_pattern = models.CharField(max_length=500, default="*", help_text="Child ids it may write as; * matches any.")
+    source_pattern = models.CharField(
+        max_length=500, default="*", help_text="Child ids it may write as; * matches any."
+    )
     created_ms = models.BigIntegerField(default=0, editable=False)
     expires_ms = models.BigIntegerField(null=True, blank=True)
     revoked_ms = models.BigIntegerField(null=True, blank=True)

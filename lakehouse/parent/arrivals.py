@@ -12,6 +12,7 @@ from lakehouse.journal.accept import Source
 from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.models.parents import PARENT_NAME
 from lakehouse.parent import access
+from rpc.session import is_name
 
 PARENT = re.compile(rf"{PARENT_NAME}\Z")
 
@@ -57,7 +58,7 @@ class Held:
 
 def admit(knock: Knock, *, is_open: bool, now_ms: int) -> Admitted | None:
     """Let a handshake in, or say None. A parent nobody named before begins to exist here."""
-    if PARENT.match(knock.parent) is None:
+    if PARENT.match(knock.parent) is None or not all(is_name(name) for name in (knock.child, knock.shard) if name):
         return None
     key = None
     if not is_open:

@@ -43,6 +43,8 @@ class SqliteCapture(Outbox):
     `tables` are those to capture; all ordinary tables when None, also those made later (noticed by `changed`).
     """
 
+    written_by_others = True
+
     def __init__(
         self,
         path: str | Path,

@@ -26,7 +26,7 @@ from rpc.protocol import encode_message, read
 
 SEQUENCE_MAX = 2**63 - 1
 """The wire carries 64 bits; what is stored are signed 64."""
-SOURCE_CHARS_MAX = 500
+NAME_CHARS_MAX = 500
 TABLE = re.compile(rb"(?!\.+\Z)[A-Za-z0-9_.\-]{1,255}\Z")
 WINDOW_RETRY_MS = 100
 
@@ -52,9 +52,9 @@ class ParentSession:
             message = read(frame)
             if isinstance(message, BatchFrame):
                 _check(message)
-                self._bind(message.source)
+                self._bind(message.source, message.shard)
             elif isinstance(message, ConnectMessage):
-                self._bind(message.source_do_id)
+                self._bind(message.source_do_id, message.source_shard_name or None)
         except ProtocolError as exc:
             return self._refuse_format(exc, now_ms)
         if isinstance(message, HeartbeatMessage):
@@ -88,11 +88,12 @@ class ParentSession:
         self.unanswered -= 1
         return self._nack(frame.sequence, frame.correlation_id, reason, text, retry_delay_ms, now_ms)
 
-    def _bind(self, source: str) -> None:
+    def _bind(self, source: str, shard: str | None) -> None:
         if self.source is None:
-            if not source or len(source) > SOURCE_CHARS_MAX:
-                raise ProtocolError(f"sourceDoId has {len(source)} characters, wanted 1 to {SOURCE_CHARS_MAX}")
+            _check_name("sourceDoId", source)
             self.source = source
+        if shard is not None:
+            _check_name("sourceShardName", shard)
 
     def _refuse_format(self, exc: ProtocolError, now_ms: int) -> str | bytes:
         return self._nack(exc.sequence_number, exc.correlation_id, NackReason.INVALID_FORMAT, exc.message, None, now_ms)
@@ -122,6 +123,16 @@ class ParentSession:
             retry_delay_ms=UNSET if retry_delay_ms is None else retry_delay_ms,
         )
         return encode_message(message, binary=self._binary_replies)
+
+
+def is_name(value: str) -> bool:
+    """Whether a child or a shard can be stored under this name."""
+    return 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
+
+
+def _check_name(field: str, value: str) -> None:
+    if not is_name(value):
+        raise ProtocolError(f"{field} is {value[:100]!r}, wanted 1 to {NAME_CHARS_MAX} printable characters")
 
 
 def _check(frame: BatchFrame) -> None:

@@ -191,6 +191,14 @@ async def test_any_other_address_is_refused(path):
         await child.wait(5)
 
 
+@pytest.mark.parametrize("name", [b"x" * 501, b"a\x00b"])
+async def test_a_header_with_a_name_that_cannot_be_stored_is_refused(name):
+    async with home():
+        child = Socket(headers=[(b"x-client-id", name)])
+        assert not await child.open()
+        await child.wait(5)
+
+
 async def test_a_locked_database_means_come_back_later_and_nothing_is_acked():
     async with home() as (opened, asked), socket() as child:
         assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK

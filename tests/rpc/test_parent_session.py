@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -83,8 +84,15 @@ def test_sequences_beyond_what_can_be_stored_are_refused():
         assert said(session().receive(frame, now_ms=NOW_MS)).reason is NackReason.INVALID_FORMAT
 
 
-def test_a_child_without_a_name_is_refused():
-    text = json.dumps({"type": "connect", "timestamp": 1, "sourceDoId": ""})
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("sourceDoId", ""),
+        *itertools.product(["sourceDoId", "sourceShardName"], ["x" * 501, "a\x00b", "a\nb", "\ud800"]),
+    ],
+)
+def test_a_name_that_cannot_be_stored_is_refused(field, name):
+    text = json.dumps({"type": "connect", "timestamp": 1, "sourceDoId": "shop-1"} | {field: name})
     assert said(session().receive(text, now_ms=NOW_MS)).reason is NackReason.INVALID_FORMAT
 
 

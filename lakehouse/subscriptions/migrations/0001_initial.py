@@ -5,59 +5,87 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('lakehouse', '0001_initial'),
+        ("lakehouse", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Delivery',
+            name="Delivery",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('commit_number', models.PositiveBigIntegerField()),
-                ('entry_key', models.CharField(help_text='Which change; stable over retries.', max_length=200)),
-                ('state', models.CharField(choices=[('pending', 'Pending'), ('delivered', 'Delivered'), ('dead', 'Dead')], default='pending', max_length=9)),
-                ('next_attempt_ms', models.BigIntegerField(default=0)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("commit_number", models.PositiveBigIntegerField()),
+                ("entry_key", models.CharField(help_text="Which change; stable over retries.", max_length=200)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("pending", "Pending"), ("delivered", "Delivered"), ("dead", "Dead")],
+                        default="pending",
+                        max_length=9,
+                    ),
+                ),
+                ("next_attempt_ms", models.BigIntegerField(default=0)),
             ],
             options={
-                'verbose_name_plural': 'deliveries',
+                "verbose_name_plural": "deliveries",
             },
         ),
         migrations.CreateModel(
-            name='Attempt',
+            name="Attempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('started_ms', models.BigIntegerField()),
-                ('duration_ms', models.PositiveIntegerField()),
-                ('status', models.PositiveSmallIntegerField(help_text='HTTP status, when there was an answer.', null=True)),
-                ('error', models.TextField(blank=True, default='')),
-                ('delivery', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='subscriptions.delivery')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("started_ms", models.BigIntegerField()),
+                ("duration_ms", models.PositiveIntegerField()),
+                (
+                    "status",
+                    models.PositiveSmallIntegerField(help_text="HTTP status, when there was an answer.", null=True),
+                ),
+                ("error", models.TextField(blank=True, default="")),
+                (
+                    "delivery",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="attempts",
+                        to="subscriptions.delivery",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Subscription',
+            name="Subscription",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100)),
-                ('pattern', models.CharField(max_length=256)),
-                ('target_kind', models.CharField(choices=[('webhook', 'Webhook'), ('celery', 'Celery'), ('channels', 'Channels')], max_length=8)),
-                ('target', models.CharField(max_length=2000)),
-                ('active', models.BooleanField(default=True)),
-                ('commit_number', models.PositiveBigIntegerField(default=0)),
-                ('created_ms', models.BigIntegerField(default=0, editable=False)),
-                ('parent', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='subscriptions', to='lakehouse.parent')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=100)),
+                ("pattern", models.CharField(max_length=256)),
+                (
+                    "target_kind",
+                    models.CharField(
+                        choices=[("webhook", "Webhook"), ("celery", "Celery"), ("channels", "Channels")], max_length=8
+                    ),
+                ),
+                ("target", models.CharField(max_length=2000)),
+                ("active", models.BooleanField(default=True)),
+                ("commit_number", models.PositiveBigIntegerField(default=0)),
+                ("created_ms", models.BigIntegerField(default=0, editable=False)),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="subscriptions", to="lakehouse.parent"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='delivery',
-            name='subscription',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='subscriptions.subscription'),
+            model_name="delivery",
+            name="subscription",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="subscriptions.subscription"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('subscription', 'entry_key'), name='delivery_once'),
+            model_name="delivery",
+            constraint=models.UniqueConstraint(fields=("subscription", "entry_key"), name="delivery_once"),
         ),
     ]

@@ -1,0 +1,47 @@
+# Everything starts from a clone, python3 and make: each target makes .venv when it is missing or out of date.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test serve lint bench
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# Touched last, so that a .venv made by half never counts as made.
+READY := .venv/.ready
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## 16 edge databases, 336 776 flights, the parent killed on the way; FLIGHTS=20000 is the short form
+	$(PY) examples/flights/demo.py
+
+test: $(READY) ## The whole suite on SQLite, then what touches the database on PostgreSQL
+	$(PY) -m pytest
+	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest tests/lakehouse tests/contracts tests/acceptance
+
+serve: $(READY) ## A parent on this machine; prints its address and a key, Ctrl-C stops it cleanly
+	.venv/bin/evodb up
+
+lint: $(READY) ## ruff and mypy --strict
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: $(READY) ## How much the street carries here: durable batches/s, entries/s into the table, memory
+	$(PY) benchmarks/street.py
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'
+	@test -e $@ || rm -rf .venv
+	@echo 'Making .venv from requirements.lock, once; a minute or two.'
+	@if command -v uv >/dev/null; then \
+		{ test -x $(PY) || uv venv --quiet --python "$(PYTHON)" .venv; } && \
+		uv pip install --quiet --python $(PY) -r requirements.lock && \
+		uv pip install --quiet --python $(PY) --no-build-isolation --no-deps -e .; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(PIP) -r requirements.lock && \
+		$(PIP) --no-build-isolation --no-deps -e .; \
+	fi
+	@touch $@

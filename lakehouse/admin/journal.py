@@ -1,0 +1,39 @@
+"""The journal: what was accepted, and the bytes that wait to be rows."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from lakehouse.admin.base import ReadOnlyAdmin
+from lakehouse.admin.shown import content, moment, size
+from lakehouse.models import Batch, BatchPayload
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    list_display = (
+        "id",
+        "parent",
+        "child",
+        "epoch",
+        "sequence",
+        "entries",
+        size("size_bytes"),
+        "encoding",
+        "state",
+        "flush",
+        moment("received_ms"),
+    )
+    list_filter = ("state", "encoding", "parent")
+    list_select_related = ("parent", "child", "flush")
+    search_fields = ("=id", "child__name")
+    search_help_text = "Number of the batch, or name of its child"
+
+
+@admin.register(BatchPayload)
+class BatchPayloadAdmin(ReadOnlyAdmin):
+    list_display = ("batch", content("payload"))
+    list_filter = ("batch__state", "batch__parent")
+    list_select_related = ("batch",)
+    search_fields = ("=batch__id", "batch__child__name")
+    search_help_text = "Number of the batch, or name of its child"

@@ -1,0 +1,67 @@
+"""Rows as Parquet files, one per partition.
+
+The rows are sorted by partition once and cut, where pyiceberg filters all of them once per partition:
+250 000 rows of 31 columns over 365 days take 1.3 s instead of 1.8 s, 0.1 s of it for the sorting (2 cores). A flush is
+bounded, so a partition's share of it is one file. Works for any partitioning; knows no catalog and no pointers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import pyarrow_to_schema, write_file
+from pyiceberg.manifest import DataFile
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.table import WriteTask
+from pyiceberg.table.metadata import TableMetadata
+
+
+def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[str, str]) -> list[DataFile]:
+    """Write the rows, which have the table's columns. `parquet` overrides the table's write properties for them."""
+    written_as = metadata.model_copy(update={"properties": {**metadata.properties, **parquet}})
+    schema = pyarrow_to_schema(rows.schema, name_mapping=metadata.schema().name_mapping)
+    written_by = uuid.uuid4()
+    tasks = (
+        WriteTask(written_by, number, schema, share.to_batches(), partition_key=key)
+        for number, (key, share) in enumerate(split(metadata, rows))
+    )
+    return list(write_file(io, written_as, tasks))
+
+
+def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:
+    """Each partition these rows touch, with its share of them in their order."""
+    spec, schema = metadata.spec(), metadata.schema()
+    if spec.is_unpartitioned():
+        yield None, rows
+        return
+    keys = _keys(metadata, rows)
+    names = keys.column_names
+    groups = _groups(keys)
+    if len(groups) > 1:
+        order = keys.append_column("row", pa.array(range(len(rows)))).sort_by(
+            [(n, "ascending") for n in [*names, "row"]]
+        )
+        rows, groups = rows.combine_chunks().take(order["row"]), _groups(order.select(names))
+    start = 0
+    for group in groups.to_pylist():
+        values = [PartitionFieldValue(field, group[name]) for field, name in zip(spec.fields, names, strict=True)]
+        yield PartitionKey(values, spec, schema), rows.slice(start, group["count_all"])
+        start += group["count_all"]
+
+
+def _keys(metadata: TableMetadata, rows: pa.Table) -> pa.Table:
+    """The partition values of each row."""
+    schema, columns = metadata.schema(), {}
+    for number, field in enumerate(metadata.spec().fields):
+        source = schema.find_field(field.source_id)
+        key = field.transform.pyarrow_transform(source.field_type)
+        columns[f"key{number}"] = key(rows[source.name])  # type: ignore[arg-type]
+    return pa.table(columns)
+
+
+def _groups(keys: pa.Table) -> pa.Table:
+    """The distinct keys in order of appearance, with how many rows each has."""
+    return keys.group_by(keys.column_names, use_threads=False).aggregate([([], "count_all")])

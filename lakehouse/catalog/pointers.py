@@ -1,0 +1,46 @@
+"""The pointers as rows: which metadata file is the newest of a table, and the one compare-and-swap that moves it.
+
+A namespace is named by its levels joined with U+001F. Nothing here reads or writes a file, and nothing here knows what
+a metadata file says.
+"""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+
+from lakehouse.models import IcebergTable, Namespace
+
+SEPARATOR = "\x1f"
+
+
+def find(namespace: str, table: str) -> str | None:
+    """Where the newest metadata file of this table is."""
+    rows = IcebergTable.objects.filter(namespace__name=namespace, name=table)
+    return rows.values_list("metadata_location", flat=True).first()
+
+
+def insert(namespace: str, table: str, location: str) -> bool:
+    """Point a new table at its metadata file; False when the table exists. Raises Namespace.DoesNotExist."""
+    try:
+        with transaction.atomic():
+            # Locked, or dropping the namespace meanwhile would fail the whole transaction at its end.
+            row = Namespace.objects.select_for_update().get(name=namespace)
+            IcebergTable.objects.create(namespace=row, name=table, metadata_location=location)
+    except IntegrityError:
+        return False
+    return True
+
+
+def move(namespace: str, table: str, *, expected: str, location: str) -> bool:
+    """Move the pointer if it is still where expected; False when somebody else moved or dropped it.
+
+    The row is looked up first: PostgreSQL checks the WHERE of an UPDATE that waited again, but not a subquery in it.
+    """
+    found = IcebergTable.objects.filter(namespace__name=namespace, name=table).first()
+    if found is None:
+        return False
+    moved = IcebergTable.objects.filter(pk=found.pk, metadata_location=expected).update(
+        metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
+    )
+    return moved == 1

@@ -1,0 +1,1 @@
+"""Reading the lake: after the commit, and never in its way."""

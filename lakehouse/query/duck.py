@@ -1,0 +1,88 @@
+"""DuckDB as the reader of the lake, without a network: its extensions come with the Python packages next to it.
+
+A table is read by the location of its metadata file, which the catalog knows; DuckDB asks no catalog. Connections are
+in memory and hold nothing but, for an object store, the keys to it. Which rows to ask for is the caller's business.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import duckdb
+
+from lakehouse.conf import Settings
+
+EXTENSIONS = ("avro", "httpfs", "iceberg")
+"""In this order: iceberg needs the two before it."""
+
+
+def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection that reads the lake of these settings; without them, one in a folder."""
+    connection = duckdb.connect()
+    for statement in _preparation(settings):
+        connection.execute(statement)
+    return connection
+
+
+def scan(metadata_location: str) -> str:
+    """The rows of a table, to be put after FROM."""
+    return f"iceberg_scan({quoted(metadata_location)})"
+
+
+def quoted(text: str) -> str:
+    """The text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def shell_command(metadata_location: str) -> str:
+    """What a user types to look at a table in a folder: DuckDB's first rows, in one line of a shell."""
+    sql = f"FROM {scan(metadata_location)} LIMIT 20"
+    program = f"from lakehouse.query import duck; duck.connect().sql({sql!r}).show()"
+    return shlex.join([sys.executable, "-c", program])
+
+
+def shell_script(metadata_location: str) -> str:
+    """The same as SQL for DuckDB's own shell, which fetches its extensions itself."""
+    return f"INSTALL iceberg; LOAD iceberg; FROM {scan(metadata_location)} LIMIT 20;"
+
+
+def _preparation(settings: Settings | None) -> list[str]:
+    loads = [f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS]
+    store = _store(settings) if settings and settings.resolved_warehouse.startswith("s3://") else []
+    return ["SET autoinstall_known_extensions = false", *loads, "SET TimeZone = 'UTC'", *store]
+
+
+def _extension(name: str) -> Path:
+    """The extension's file inside its package, which carries one file for the version it belongs to."""
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    path = folder / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not path.exists():
+        raise ModuleNotFoundError(
+            f"found no {name} extension for DuckDB {duckdb.__version__}, wanted the package duckdb-extension-{name} of "
+            "that version; type: pip install 'evodb[query]'"
+        )
+    return path
+
+
+def _store(settings: Settings) -> list[str]:
+    """How the bucket of the warehouse is reached.
+
+    Keys of the settings become a secret, which nobody can read back. Without them httpfs has already taken AWS_... of
+    the environment as its settings, and a secret without keys would hide those.
+    """
+    options = {}
+    if settings.s3_endpoint:
+        place = urlsplit(settings.s3_endpoint)
+        options = {"ENDPOINT": quoted(place.netloc), "URL_STYLE": "'path'", "USE_SSL": str(place.scheme == "https")}
+    if settings.s3_region and (settings.s3_endpoint or settings.s3_region != "auto"):
+        options["REGION"] = quoted(settings.s3_region)
+    if not settings.s3_access_key_id:
+        return [f"SET s3_{name.lower()} = {value}" for name, value in options.items()]
+    options |= {"KEY_ID": quoted(settings.s3_access_key_id), "SECRET": quoted(settings.s3_secret_access_key)}
+    options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
+    return ["CREATE SECRET lake (TYPE s3, " + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"]

@@ -1,0 +1,136 @@
+"""Settings: checked at the start, each said in docs/settings.md with the very default the code has."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lakehouse import conf
+from lakehouse.conf import SettingError, Settings, load
+from rpc import config
+from rpc.config import ChildConfig, ParentConfig
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = (ROOT / "docs" / "settings.md").read_text()
+NUMBERS = [row.name for row in dataclasses.fields(Settings) if row.type == "int"]
+
+
+def section(title: str) -> dict[str, str]:
+    """The rows of a section's table by the name in their first column."""
+    body = DOCS.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*\|$", body, re.MULTILINE)}
+
+
+def default_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= conf.MIB and value % conf.MIB == 0:
+        return f"`{value}` ({value // conf.MIB} MiB)"
+    return "empty" if value in ("", None) else f"`{value}`"
+
+
+def setting_row(row: dataclasses.Field[Any]) -> str:
+    name, wanted = conf.variable(row.name), row.metadata["wanted"]
+    why = row.metadata["why"] + (f" Wanted: {wanted}." if wanted else "")
+    return f"| `{name}` | {default_text(row.default)} | {row.metadata['unit']} | {why} |"
+
+
+def unit(row: dataclasses.Field[Any]) -> str:
+    known = {"ms": "ms", "bytes": "bytes", "entries": "entries", "attempts": "attempts", "batches": "batches"}
+    return next((known[word] for word in reversed(row.name.split("_")) if word in known), "")
+
+
+def field_notes(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a class of rpc.config."""
+    tree = ast.parse(Path(config.__file__).read_text())
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    notes = {}
+    for node, below in pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr):
+            notes[ast.unparse(node.target)] = " ".join(ast.literal_eval(below.value).split())
+    return notes
+
+
+def test_every_setting_is_in_the_docs_as_the_code_has_it() -> None:
+    wanted = {conf.variable(row.name): setting_row(row) for row in dataclasses.fields(Settings)}
+    assert section("The parent's process") == wanted
+
+
+@pytest.mark.parametrize(("title", "kind"), [("A parent", ParentConfig), ("A child", ChildConfig)])
+def test_every_field_is_in_the_docs_with_its_default(title: str, kind: type) -> None:
+    found = section(title)
+    assert list(found) == [row.name for row in dataclasses.fields(kind)]
+    for row in dataclasses.fields(kind):
+        assert found[row.name].startswith(f"| `{row.name}` | {default_text(row.default)} | ")
+        assert len(found[row.name].split(" | ")[-1]) > 12, f"{row.name} does not say why"
+
+
+def test_nothing_said_gives_the_defaults() -> None:
+    assert load({}) == Settings()
+
+
+def test_a_variable_of_somebody_else_is_not_ours() -> None:
+    assert load({"LEASE_MS": "1", "EVODB": "x", "EVODB_TEST_DATABASE": "postgresql"}) == Settings()
+
+
+def test_every_kind_of_value_is_read() -> None:
+    found = load({"EVODB_DATA_DIR": "/x", "EVODB_DEBUG": "yes", "EVODB_UP_PORT": "1", "EVODB_WAREHOUSE": "s3://b/p"})
+    assert (found.data_dir, found.debug, found.up_port, found.warehouse) == (Path("/x"), True, 1, "s3://b/p")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["", "many", "1.5", "-1", "0x10", "1e3"])
+def test_a_number_that_is_none_names_the_variable_and_what_was_found_and_wanted(name: str, text: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load({conf.variable(name): text})
+    assert str(caught.value).startswith(f"{conf.variable(name)} is {text!r}, wanted a whole number")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "wanted"),
+    [
+        ("EVODB_DEBUG", "maybe", "wanted yes or no"),
+        ("EVODB_LEASE_MS", "999", "wanted a whole number of at least 1000 (ms)"),
+        ("EVODB_UP_PORT", "65536", "wanted a whole number from 0 to 65535 (port)"),
+        ("EVODB_FRAME_BYTES_MAX", str(16 * conf.MIB + 1), "wanted a whole number from 65536 to 16777216 (bytes)"),
+        ("EVODB_DATABASE_URL", "mysql://host/db", "wanted nothing, or a URL beginning with postgresql://"),
+        ("EVODB_REDIS_URL", "localhost:6379", "wanted nothing, or a URL beginning with redis://"),
+        ("EVODB_S3_ENDPOINT", "localhost:9000", "wanted nothing, or a URL beginning with https:// or http://"),
+    ],
+)
+def test_a_value_that_cannot_work_names_the_variable_and_what_was_found_and_wanted(
+    variable: str, text: str, wanted: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        load({variable: text})
+    assert str(caught.value).startswith(f"{variable} is {text!r}, {wanted}")
+
+
+@pytest.mark.parametrize("variable", ["EVODB_GROUP_BYTES_MAX", "EVODB_FRAME_BYTES_MAX"])
+def test_what_is_taken_at_once_has_to_fit_what_may_wait(variable: str) -> None:
+    with pytest.raises(SettingError, match=rf"{variable} is \d+, more than EVODB_INTAKE_BYTES_MAX"):
+        load({"EVODB_INTAKE_BYTES_MAX": str(2 * conf.MIB), "EVODB_GROUP_BYTES_MAX": "1", variable: str(4 * conf.MIB)})
+
+
+def test_an_error_does_not_show_a_password() -> None:
+    with pytest.raises(SettingError) as caught:
+        load({"EVODB_DATABASE_URL": "mysql://user:secret@host/db"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("warehouse", "resolved"),
+    [("", "/data/lake"), ("/lake", "/lake"), ("s3://bucket/prefix/", "s3://bucket/prefix")],
+)
+def test_a_warehouse_is_a_folder_or_a_url(warehouse: str, resolved: str) -> None:
+    assert load({"EVODB_DATA_DIR": "/data", "EVODB_WAREHOUSE": warehouse}).resolved_warehouse == resolved
+
+
+def test_without_a_database_url_the_journal_is_a_file_in_the_data_folder() -> None:
+    assert load({"EVODB_DATA_DIR": "/data"}).resolved_database_url == "sqlite:////data/evodb.sqlite3"

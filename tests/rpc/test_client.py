@@ -1,0 +1,237 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from lakehouse.models import Batch, Child, Parent
+from lakehouse.parent import access
+from rpc.client import LakehouseRpcClient, create_rpc_client
+from rpc.config import ChildConfig
+from rpc.errors import AccessDeniedError, ConnectionError, FlushError, ProtocolError
+from rpc.messages import AckStatus
+from rpc.outbox import Outbox
+from rpc.outcome import ClientState
+from tests.builders import NOW_MS
+from tests.lakehouse.test_intake import in_thread
+from tests.server import serving
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+IMPATIENT = ChildConfig(initial_retry_delay_ms=10, max_retry_delay_ms=20, batch_timeout_ms=20, max_reconnect_attempts=3)
+PATIENT = ChildConfig(initial_retry_delay_ms=10, max_retry_delay_ms=20, batch_timeout_ms=20, max_reconnect_attempts=0)
+
+
+def change(number, operation="INSERT"):
+    return {"op": operation, "table": "orders", "data": {"id": number, "total": number * 1.5}}
+
+
+def stored():
+    return sum(batch.entries for batch in Batch.objects.all())
+
+
+@contextlib.asynccontextmanager
+async def child(server, path, *, config=PATIENT, **options):
+    client = LakehouseRpcClient(server.url, "shop-1", outbox=path / "outbox.sqlite3", config=config, **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_what_was_sent_is_durable_at_the_parent_after_drain(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send(change(1))
+        assert await client.send_many([change(2), change(3)]) == 2
+        await client.drain()
+        assert await in_thread(stored) == 3
+        stats = client.get_stats()
+        assert (stats.state, stats.connected, stats.pending_batches) == (ClientState.CONNECTED, True, 0)
+        assert stats.last_ack_sequence == stats.last_sequence
+        assert await in_thread(lambda: Child.objects.get().name) == "shop-1"
+
+
+async def test_a_child_may_have_any_printable_name(tmp_path):
+    async with serving() as server:
+        client = LakehouseRpcClient(server.url, "Zürich/Laden 7 ✓", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+        await client.connect()
+        await client.send_batch([change(1)])
+        await client.close()
+    assert await in_thread(lambda: Child.objects.get().name) == "Zürich/Laden 7 ✓"
+
+
+async def test_a_batch_that_does_not_fill_up_leaves_after_its_timeout(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send(change(1))
+        while client.get_stats().acked_batches == 0:
+            await asyncio.sleep(0.01)
+        assert await in_thread(stored) == 1
+
+
+async def test_send_batch_says_what_became_of_it(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        result = await client.send_batch([change(1), change(2)])
+        assert (result.success, result.sequence_numbers, result.entries, result.status) == (True, [1], 2, AckStatus.OK)
+
+
+async def test_what_is_sent_without_a_connection_goes_out_with_the_next_one(tmp_path):
+    async with serving() as server:
+        async with child(server, tmp_path) as client:
+            await client.send_many([change(number) for number in range(5)])
+        assert await in_thread(stored) == 0
+        async with child(server, tmp_path) as client:
+            await client.connect()
+            await client.drain()
+        assert await in_thread(stored) == 5
+
+
+async def test_a_parent_that_goes_away_and_comes_back_gets_everything_once(tmp_path):
+    async with serving() as server, child(server, tmp_path, config=PATIENT) as client:
+        await client.connect()
+        for number in range(20):
+            await client.send(change(number))
+            if number == 10:
+                await server.stop()
+            if number == 15:
+                await server.start()
+        await client.drain()
+        assert client.get_stats().reconnects >= 1
+        assert await in_thread(stored) == 20
+
+
+async def test_a_file_from_a_backup_begins_a_new_epoch_and_loses_nothing(tmp_path):
+    async with serving() as server:
+        path = tmp_path / "outbox.sqlite3"
+        Outbox(path).close()
+        backup = path.read_bytes()
+        async with child(server, tmp_path) as client:
+            await client.connect()
+            for number in range(3):
+                await client.send_batch([change(number)])
+        path.write_bytes(backup)
+        async with child(server, tmp_path) as client:
+            before = client.outbox.epoch
+            await client.send_many([change(100)])
+            await client.connect()
+            await client.drain()
+            assert client.outbox.epoch > before
+        assert await in_thread(stored) == 4
+
+
+async def test_a_full_parent_is_waited_for(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await in_thread(
+            lambda: Parent.objects.create(
+                name="default", config={"flush_threshold_entries": 1, "max_buffer_entries": 2}
+            )
+        )
+        await client.connect()
+        await client.send_batch([change(1), change(2)])
+        sending = asyncio.create_task(client.send_batch([change(3)]))
+        while client.get_stats().refused_batches == 0:
+            await asyncio.sleep(0.01)
+        await in_thread(lambda: Parent.objects.update(pending_entries=0, pending_bytes=0))
+        assert (await sending).success
+        assert await in_thread(stored) == 3
+
+
+async def test_a_batch_the_parent_refuses_for_good_becomes_a_dead_letter(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        result = await client.send_batch([{"op": "INSERT", "table": "../../escape", "data": {"id": 1}}])
+        assert not result.success
+        assert "table name '../../escape'" in result.error
+        [letter] = client.outbox.dead_letters()
+        assert letter.entries == 1
+        assert (await client.send_batch([change(2)])).success
+
+
+async def test_a_wrong_token_is_said_at_once_and_plainly(tmp_path):
+    async with serving(open=False) as server, child(server, tmp_path, token="wrong") as client:
+        with pytest.raises(AccessDeniedError, match="HTTP 403: the access key is missing, wrong or not meant"):
+            await client.connect()
+        assert client.state is ClientState.FAILED
+
+
+async def test_a_key_for_another_child_is_said_plainly(tmp_path):
+    _, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], source_pattern="bank-*", now_ms=NOW_MS))
+    async with serving(open=False) as server, child(server, tmp_path, token=token) as client:
+        with pytest.raises(AccessDeniedError):
+            await client.connect()
+
+
+async def test_the_token_is_in_no_text_of_the_client(tmp_path):
+    async with serving(open=False) as server, child(server, tmp_path, token="evodb_secret") as client:
+        with pytest.raises(AccessDeniedError) as caught:
+            await client.connect()
+        assert "evodb_secret" not in f"{caught.value!r} {client!r} {client._keeper!r}"
+
+
+async def test_a_parent_that_is_not_there_is_given_up_after_all_attempts_and_the_outbox_keeps_everything(tmp_path):
+    async with serving() as server:
+        await server.stop()
+        dead_url = "ws://127.0.0.1:9/ws"
+        client = LakehouseRpcClient(dead_url, "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
+        await client.send(change(1))
+        with pytest.raises(ConnectionError, match="cannot reach ws://127.0.0.1:9/ws"):
+            await client.connect()
+        with pytest.raises(ConnectionError):
+            await client.drain()
+        assert client.get_stats().pending_batches == 1
+        await client.close()
+        await server.start()
+
+
+async def test_an_address_that_is_none_is_said_plainly(tmp_path):
+    client = LakehouseRpcClient("http//nowhere", "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
+    with pytest.raises(AccessDeniedError, match="wanted ws://"):
+        await client.connect()
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"table": "t"}, "operation None, wanted text"),
+        ({"op": "UPSERT", "table": "t"}, "wanted INSERT, UPDATE or DELETE"),
+        ({"op": "INSERT"}, "table None, wanted text"),
+        ({"op": "INSERT", "table": "t", "dta": {}}, "unknown field 'dta'"),
+        ({"op": "INSERT", "table": "t", "timestamp": -1}, "wanted milliseconds since 1970"),
+        ({"op": "INSERT", "table": "t", "data": object()}, "cannot be written as JSON"),
+        ({"op": "INSERT", "table": "t", "metadata": 5}, "wanted an object"),
+    ],
+)
+async def test_an_entry_that_is_none_is_refused_and_nothing_of_the_call_is_kept(tmp_path, entry, complaint):
+    client = create_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3")
+    with pytest.raises(ProtocolError, match=complaint):
+        await client.send_many([change(1), entry])
+    assert client.get_stats().batch_buffer_size == 0
+    await client.close()
+
+
+async def test_a_flush_without_a_worker_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("lakehouse.parent.flush_requests.WAIT_MS_MAX", 200)
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send(change(1))
+        with pytest.raises(FlushError, match="is a worker running"):
+            await client.request_flush()
+        assert [trigger for _, trigger in server.asked] == ["manual"]
+
+
+async def test_disconnect_leaves_no_task_behind_and_may_be_called_twice(tmp_path):
+    async with serving() as server:
+        before = asyncio.all_tasks()
+        client = LakehouseRpcClient(server.url, "shop-1", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+        await client.connect()
+        await client.send(change(1))
+        await client.disconnect()
+        await client.disconnect()
+        assert client.state is ClientState.DISCONNECTED
+        assert {task for task in asyncio.all_tasks() - before if "LakehouseRpcClient" in repr(task)} == set()
+        await client.connect()
+        assert (await client.send_batch([change(2)])).success
+        await client.close()
+    assert await in_thread(stored) == 2

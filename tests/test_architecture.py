@@ -1,0 +1,398 @@
+"""The floors of the house: imports go down only, decisions are pure, rooms stay small.
+
+A module's floor is the first row of FLOORS with a pattern that fits its name. Everything is read from the source,
+imports inside functions included, so nothing has to be importable for a violation to be seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From the roof to the ground. A module may import its own floor and those below it.
+FLOORS = {
+    "site": ["evodb_site", "evodb_site.*"],
+    "shell": [
+        "lakehouse.admin",
+        "lakehouse.admin.*",
+        "lakehouse.apps",
+        "lakehouse.management.commands.*",
+        "lakehouse.parent.alarm",
+        "lakehouse.parent.consumer",
+        "lakehouse.parent.flush_requests",
+        "lakehouse.parent.greeting",
+        "lakehouse.parent.house",
+        "lakehouse.parent.views",
+        "lakehouse.routing",
+        "lakehouse.subscriptions.admin",
+        "lakehouse.subscriptions.apps",
+        "lakehouse.supervisor",
+        "lakehouse.tasks",
+        "lakehouse.up",
+        "lakehouse.urls",
+    ],
+    "flow": ["lakehouse.journal.intake", "lakehouse.flush.flow"],
+    "door": [
+        "lakehouse.catalog.*",
+        "lakehouse.flush.backlog",
+        "lakehouse.flush.claim",
+        "lakehouse.flush.history",
+        "lakehouse.journal.accept",
+        "lakehouse.journal.store",
+        "lakehouse.parent.access",
+        "lakehouse.parent.arrivals",
+        "lakehouse.parent.first_key",
+        "lakehouse.query.*",
+    ],
+    "decision": [
+        "lakehouse.flush.documents",
+        "lakehouse.flush.entries",
+        "lakehouse.flush.exact",
+        "lakehouse.flush.moments",
+        "lakehouse.flush.names",
+        "lakehouse.flush.plans",
+        "lakehouse.flush.policy",
+        "lakehouse.flush.shred",
+        "lakehouse.flush.structs",
+        "lakehouse.flush.values",
+        "lakehouse.journal.dedup",
+        "lakehouse.journal.watermark",
+    ],
+    "ground": [
+        "lakehouse.clock",
+        "lakehouse.conf",
+        "lakehouse.errors",
+        "lakehouse.migrations.*",
+        "lakehouse.models",
+        "lakehouse.models.*",
+        "lakehouse.subscriptions.migrations.*",
+        "lakehouse.subscriptions.models",
+    ],
+    # The child's half lies below the parent's.
+    "child's shell": ["rpc", "rpc.awaited", "rpc.cli", "rpc.client", "rpc.keeper", "rpc.link"],
+    "child's door": ["rpc.capture.*", "rpc.outbox", "rpc.outbox_*"],
+    "child's decision": ["rpc.backoff", "rpc.given", "rpc.outcome", "rpc.session", "rpc.session.*"],
+    "language": [
+        "rpc.batch",
+        "rpc.columns",
+        "rpc.config",
+        "rpc.dialects",
+        "rpc.entries",
+        "rpc.errors",
+        "rpc.frames",
+        "rpc.messages",
+        "rpc.protocol",
+        "rpc.replies",
+    ],
+}
+HEIGHTS = {floor: height for height, floor in enumerate(reversed(FLOORS))}
+
+# What these do depends on their arguments only, so they may use of us what is as pure, and of Python nothing that
+# waits, asks the time, throws dice or touches the world.
+PURE = {"decision", "child's decision", "language"}
+PURE_ON_THE_GROUND = {"lakehouse.conf", "lakehouse.errors"}
+IMPURE = {
+    *("aiohttp", "asyncio", "celery", "channels", "concurrent", "django", "http", "logging", "multiprocessing"),
+    *("os", "pathlib", "pyiceberg", "random", "requests", "secrets", "select", "selectors", "shutil", "signal"),
+    *("socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "uuid", "websockets"),
+}
+IMPURE_CALLS = re.compile(r"(open|input|print|globals)|(.*\.)?(now|utcnow|today|now_ms|getenv)")
+
+MODULE_LINES_MAX = 300
+FUNCTION_LINES_MAX = 40
+
+
+@dataclass(frozen=True)
+class Import:
+    target: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module as its source says it. `imports` name our modules in full and foreign ones as written."""
+
+    name: str
+    lines: int
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing but a docstring: the `__init__` of a folder, which lies on no floor."""
+        return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in self.tree.body)
+
+    @property
+    def floor(self) -> str | None:
+        return next((floor for floor, names in FLOORS.items() if any(fnmatchcase(self.name, n) for n in names)), None)
+
+
+House = dict[str, Module]
+
+
+def house(sources: dict[str, str], *, packages: Iterable[str] = ()) -> House:
+    """The modules of these sources by name."""
+    read = {}
+    for name, source in sources.items():
+        tree = ast.parse(source)
+        package = name if name in packages else name.rpartition(".")[0]
+        imports = tuple(sorted(_imports(tree, package, sources.keys()), key=lambda found: found.line))
+        read[name] = Module(name, len(source.splitlines()), tree, imports)
+    return read
+
+
+def _imports(tree: ast.Module, package: str, known: Iterable[str]) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield Import(whole if whole in known else base, node.lineno)
+
+
+def our_house() -> House:
+    sources, packages = {}, []
+    for package in ("rpc", "lakehouse", "evodb_site"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            sources[name] = path.read_text()
+            packages += [name] if parts[-1] == "__init__" else []
+    return house(sources, packages=packages)
+
+
+OURS = our_house()
+
+
+def without_a_floor(modules: House) -> list[str]:
+    return [
+        f"{module.name} has no floor; add it to FLOORS in tests/test_architecture.py: a decision needs neither Django "
+        "nor waiting, a door touches one foreign system, a flow walks through several, a shell fetches and answers"
+        for module in modules.values()
+        if module.floor is None and not module.is_empty
+    ]
+
+
+def upward_imports(modules: House) -> list[str]:
+    found = []
+    for module, imported, target in _inner_imports(modules):
+        if HEIGHTS[target.floor or "language"] > HEIGHTS[module.floor or "site"]:
+            found.append(
+                f"{module.name}:{imported.line} ({module.floor}) imports {target.name} ({target.floor}), "
+                "which lies above; take it as an argument, or return what the caller needs"
+            )
+    return found
+
+
+def of_the_child_beyond_its_language(modules: House) -> list[str]:
+    return [
+        f"{module.name}:{imported.line} imports {target.name} ({target.floor}); "
+        "the parent shares the child's language and decisions, never its sockets and files"
+        for module, imported, target in _inner_imports(modules)
+        if module.name.startswith("lakehouse.") and target.floor in ("child's shell", "child's door")
+    ]
+
+
+def cycles(modules: House) -> list[str]:
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for module, _, target in _inner_imports(modules):
+        graph[module.name].add(target.name)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        return [" imports ".join(reversed(exc.args[1])) + "; one of them has to learn less"]
+    return []
+
+
+def impurities(modules: House) -> list[str]:
+    found = []
+    for module in modules.values():
+        if module.floor not in PURE:
+            continue
+        found += [f"{module.name}:{line} is a {module.floor} and {does}" for line, does in _impure(module, modules)]
+    return found
+
+
+def _impure(module: Module, modules: House) -> Iterator[tuple[int, str]]:
+    for imported in module.imports:
+        target = modules.get(imported.target)
+        if imported.target.partition(".")[0] in IMPURE:
+            yield imported.line, f"imports {imported.target}"
+        elif target and not target.is_empty and target.floor not in PURE and target.name not in PURE_ON_THE_GROUND:
+            yield imported.line, f"imports {target.name} ({target.floor}), which is not pure"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await):
+            yield node.lineno, "waits"
+        elif isinstance(node, ast.Call) and IMPURE_CALLS.fullmatch(ast.unparse(node.func)):
+            yield node.lineno, f"calls {ast.unparse(node.func)}; take it as an argument"
+
+
+def foreign_to_the_child(modules: House, allowed: Iterable[str]) -> list[str]:
+    known = {*allowed, "rpc", *sys.stdlib_module_names}
+    return [
+        f"{module.name}:{imported.line} imports {imported.target}, which `pip install evodb` does not bring"
+        for module in modules.values()
+        if module.name.split(".")[0] == "rpc"
+        for imported in module.imports
+        if imported.target.split(".")[0] not in known
+    ]
+
+
+def too_large(modules: House) -> list[str]:
+    found = []
+    for module in modules.values():
+        if module.name.startswith("evodb_site") or ".migrations" in module.name:
+            continue
+        if module.lines > MODULE_LINES_MAX:
+            found.append(f"{module.name} has {module.lines} lines, at most {MODULE_LINES_MAX}; look for a second noun")
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    found.append(
+                        f"{module.name}:{node.lineno} {node.name} has {lines} lines, at most {FUNCTION_LINES_MAX}"
+                    )
+    return found
+
+
+def naps(modules: House) -> list[str]:
+    return [
+        f"{module.name}:{node.lineno} sleeps; wait for a condition, with a timeout"
+        for module in modules.values()
+        if module.floor != "shell"  # a command that watches a database has nobody who would wake it
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep")
+    ]
+
+
+def _inner_imports(modules: House) -> Iterator[tuple[Module, Import, Module]]:
+    for module in modules.values():
+        for imported in module.imports:
+            target = modules.get(imported.target)
+            if target is not None and not target.is_empty:
+                yield module, imported, target
+
+
+def base_install() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [re.split(r"[^\w]", requirement)[0] for requirement in project["dependencies"]]
+
+
+def test_every_module_has_a_floor() -> None:
+    assert without_a_floor(OURS) == []
+
+
+def test_imports_go_down_only() -> None:
+    assert upward_imports(OURS) == []
+
+
+def test_no_two_modules_need_each_other() -> None:
+    assert cycles(OURS) == []
+
+
+def test_decisions_are_pure() -> None:
+    assert impurities(OURS) == []
+
+
+def test_the_parent_shares_the_childs_language_only() -> None:
+    assert of_the_child_beyond_its_language(OURS) == []
+
+
+def test_the_child_needs_only_the_base_install() -> None:
+    assert foreign_to_the_child(OURS, base_install()) == []
+
+
+def test_rooms_stay_small() -> None:
+    assert too_large(OURS) == []
+
+
+def test_nobody_sleeps_where_a_condition_can_be_awaited() -> None:
+    assert naps(OURS) == []
+
+
+def test_no_pattern_stands_on_two_floors() -> None:
+    patterns = [pattern for names in FLOORS.values() for pattern in names]
+    assert len(patterns) == len(set(patterns))
+
+
+# The checks themselves: each sees the violation it is there for.
+
+EMPTY = '"""A folder."""'
+WORLD = {
+    "evodb_site.settings": "import os",
+    "lakehouse": EMPTY,
+    "lakehouse.flush": EMPTY,
+    "lakehouse.flush.claim": "from lakehouse.flush import policy",
+    "lakehouse.flush.flow": "from lakehouse.flush import claim",
+    "lakehouse.flush.policy": "from rpc.config import ParentConfig",
+    "lakehouse.clock": "import time",
+    "lakehouse.models": "from django.db import models",
+    "lakehouse.tasks": "from lakehouse.flush.flow import run",
+    "rpc.client": "import asyncio",
+    "rpc.config": "from dataclasses import dataclass",
+}
+
+
+def world(name: str, source: str) -> House:
+    return house(WORLD | {name: source}, packages=[name for name, text in WORLD.items() if text is EMPTY])
+
+
+def every_check(modules: House) -> list[str]:
+    checks = [without_a_floor, upward_imports, of_the_child_beyond_its_language, cycles, impurities, too_large, naps]
+    return [line for check in checks for line in check(modules)] + foreign_to_the_child(modules, base_install())
+
+
+def test_a_proper_house_passes() -> None:
+    assert every_check(house(WORLD)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("lakehouse.parent.novelty", "x = 1", "lakehouse.parent.novelty has no floor; add it to FLOORS"),
+        ("lakehouse.flush.claim", "from lakehouse.flush.flow import run", "(flow), which lies above"),
+        ("lakehouse.flush.claim", "from . import flow", "imports lakehouse.flush.flow (flow), which lies above"),
+        ("lakehouse.flush.claim", "def late():\n    import lakehouse.tasks", "lakehouse.flush.claim:2 (door) imports"),
+        ("lakehouse.tasks", "from evodb_site import settings", "imports evodb_site.settings (site), which lies above"),
+        ("rpc.config", "from lakehouse.models import Batch", "imports lakehouse.models (ground), which lies above"),
+        ("lakehouse.flush.claim", "from rpc.client import connect", "never its sockets and files"),
+        ("lakehouse.flush.policy", "from django.conf import settings", "is a decision and imports django.conf"),
+        ("lakehouse.flush.policy", "import asyncio", "is a decision and imports asyncio"),
+        ("lakehouse.flush.policy", "import sqlite3", "is a decision and imports sqlite3"),
+        ("lakehouse.flush.policy", "import time as clock", "is a decision and imports time"),
+        (
+            "lakehouse.flush.policy",
+            "import datetime as d\nd.datetime.now(d.UTC)",
+            ":2 is a decision and calls d.datetime.now",
+        ),
+        ("lakehouse.flush.policy", "from lakehouse.clock import now_ms", "lakehouse.clock (ground), which is not pure"),
+        ("lakehouse.flush.policy", "async def later(): ...", "is a decision and waits"),
+        ("lakehouse.flush.policy", "x = 1\n" * 301, "has 301 lines, at most 300"),
+        ("lakehouse.flush.policy", "def f():\n" + "    x = 1\n" * 40, "f has 41 lines, at most 40"),
+        ("rpc.config", "import asyncio", "is a language and imports asyncio"),
+        ("rpc.client", "import django", "which `pip install evodb` does not bring"),
+        ("rpc.client", "from time import sleep\nsleep(1)", "rpc.client:2 sleeps"),
+    ],
+)
+def test_a_violation_is_seen(name: str, source: str, said: str) -> None:
+    found = every_check(world(name, source))
+    assert any(said in line for line in found), found
+
+
+def test_a_circle_on_one_floor_is_seen() -> None:
+    circle = {"lakehouse.models.a": "import lakehouse.models.b", "lakehouse.models.b": "import lakehouse.models.a"}
+    assert cycles(house(circle)) != []
