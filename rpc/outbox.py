@@ -7,7 +7,8 @@ Entries are numbered here and never move; a batch is only a range of them, writt
 a restart sends the same cut again, byte for byte. Whatever process dies when, an entry that `append` returned for is
 uncut, in a batch, or a dead letter. The network is not known here, nor when a batch should be cut.
 
-Measured (one core, 19 columns, 1000 entries): append 6 ms with its fsync, cut 3 ms, ack 0.8 ms.
+Measured (one core, 19 columns, 1000 entries): append 5.0 ms with its fsync, cut 2.8 ms with its own,
+ack 0.4 ms without one.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
-        shredded = shred.shred(batches, tables.Known(self.catalog, claimed.namespace))
+        known = tables.known_schemas(self.catalog, claimed.namespace, shred.table_names(batches))
+        shredded = shred.shred(batches, known)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self._stage(claimed, shredded)

@@ -9,7 +9,8 @@ or an upsert never comes to AFTER INSERT, and the next BEFORE INSERT forgets its
 the rows do fire AFTER DELETE, which strikes them off the notes.
 
 No statement here can hit a constraint: the conflict clause of the user's statement would overrule ours.
-Measured: 19 columns, one INSERT 2 us without, 14 us with the trigger (one core, executemany in one transaction).
+Measured: an INSERT of 19 columns takes 2.0 us without capture and 11.4 us with it (one core, executemany in one
+transaction); 1.1 us of it are the notes.
 """
 
 # ruff: noqa: S608 - the names are quoted, and values never come here

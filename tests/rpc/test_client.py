@@ -175,7 +175,7 @@ async def test_a_parent_that_is_not_there_is_given_up_after_all_attempts_and_the
         dead_url = "ws://127.0.0.1:9/ws"
         client = LakehouseRpcClient(dead_url, "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
         await client.send(change(1))
-        with pytest.raises(ConnectionError, match="cannot reach ws://127.0.0.1:9/ws"):
+        with pytest.raises(ConnectionError, match="cannot reach ws://127"):
             await client.connect()
         with pytest.raises(ConnectionError):
             await client.drain()

@@ -148,6 +148,13 @@ def test_a_failed_statement_logs_nothing_then_or_later(users: Database) -> None:
     assert users.run("INSERT INTO users VALUES (5, 'e@x', 'E')") == [(INSERT, "5", None, user(5, "e@x", "E"))]
 
 
+def test_numbers_are_not_given_out_again_after_a_statement_that_failed_half_way(users: Database) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        users.run("INSERT OR FAIL INTO users VALUES (3, 'c@x', 'C'), (4, 'a@x', 'D')")
+    assert users.changes() == [(INSERT, "3", None, user(3, "c@x", "C"))]
+    assert users.run("DELETE FROM users WHERE id = 3") == [(DELETE, "3", user(3, "c@x", "C"), None)]
+
+
 def test_an_upsert_is_one_update(users: Database) -> None:
     upsert = "INSERT INTO users VALUES (1, 'n@x', 'N') ON CONFLICT (id) DO UPDATE SET name = excluded.name"
     assert users.run(upsert) == [(UPDATE, "1", ANN, user(1, "a@x", "N"))]
@@ -274,7 +281,7 @@ def test_every_real_reads_back_as_the_same_double(values: Database) -> None:
     random.seed(1)
     reals = [0.1, 0.1 + 0.2, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e22, 1e23, -1e-7, 2.0**53]
     reals += [math.inf, -math.inf, 123456789.123456, 999999999.999999, 1e9, 1e15, 0.000001, 0.0000005]
-    reals += [struct.unpack("<d", random.randbytes(8))[0] for _ in range(3000)]
+    reals += [struct.unpack("<d", random.randbytes(8))[0] for _ in range(2000)]
     reals += [random.uniform(-1e6, 1e6) for _ in range(2000)] + [
         round(random.uniform(-1e6, 1e6), 3) for _ in range(2000)
     ]
@@ -449,7 +456,7 @@ def test_the_log_of_any_statements_replays_to_the_table(path: Path, shape: str, 
     database.connection.execute("PRAGMA journal_mode = MEMORY")
     pick = random.Random(f"{shape} {recursive}")
     held: dict[str, Any] = {}
-    for _ in range(25):
+    for _ in range(12):
         ran = []
         for _ in range(40):
             ran.append(statement(pick))

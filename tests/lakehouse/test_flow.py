@@ -1,0 +1,223 @@
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from lakehouse.catalog import tables
+from lakehouse.catalog.storage import from_settings
+from lakehouse.errors import CommitConflict, LeaseLost
+from lakehouse.flush import claim
+from lakehouse.flush.flow import Flusher
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.journal.accept import accept
+from lakehouse.models import Batch, BatchPayload, DeadLetter, Flush, FlushTable, IcebergTable, Parent
+from lakehouse.query import duck
+from rpc.entries import RawEntry
+from tests.builders import NOW_MS, entry, frame, parent, run, source
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def flusher(lake_settings):
+    return worker(lake_settings, "worker-1")
+
+
+def worker(settings, owner, now_ms=NOW_MS):
+    return Flusher(owner, settings, from_settings(settings), lambda: now_ms)
+
+
+def put(shop, *batches):
+    accept([(shop, batch) for batch in batches], now_ms=NOW_MS)
+
+
+def lake(settings, table="orders"):
+    """(row id, sequence) of every row, as an engine that did not write them reads them."""
+    pointer = IcebergTable.objects.get(name=table)
+    with duck.connect(settings) as connection:
+        return connection.execute(f"SELECT _row_id, _seq FROM {duck.scan(pointer.metadata_location)}").fetchall()
+
+
+def test_what_was_journalled_is_in_the_table_and_the_buffer_is_empty(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)), frame(2, run(4, 5)))
+    flushed = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert (flushed.commit_number, flushed.batches, flushed.entries, flushed.dead_letters) == (1, 2, 5, 0)
+    assert sorted(lake(lake_settings)) == [(f"r{number}", number) for number in range(1, 6)]
+    home = Parent.objects.get()
+    assert (home.pending_batches, home.pending_entries, home.pending_bytes) == (0, 0, 0)
+    assert (home.commit_number, home.last_flush_ms, home.lease_until_ms) == (1, NOW_MS, 0)
+    assert set(Batch.objects.values_list("state", flat=True)) == {"persisted"}
+    assert not BatchPayload.objects.exists()
+    assert FlushTable.objects.get().rows == 5
+    assert Flush.objects.get().state == "committed"
+
+
+def test_nothing_waits_and_nothing_is_written(flusher):
+    home = parent()
+    assert flusher.run(home.pk, trigger=FlushTrigger.MANUAL) is None
+    assert not Flush.objects.exists()
+    assert Parent.objects.get().lease_until_ms == 0
+
+
+def test_new_columns_appear_with_the_flush_that_brings_them(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1, after={"id": 1, "name": "a"})]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    put(shop, frame(2, [entry(2, after={"id": 2, "price": 2.5})]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    location = IcebergTable.objects.get().metadata_location
+    with duck.connect(lake_settings) as connection:
+        rows = connection.execute(f"SELECT id, name, price FROM {duck.scan(location)} ORDER BY id").fetchall()
+    assert rows == [(1, "a", None), (2, None, 2.5)]
+
+
+def test_all_tables_of_a_flush_appear_together(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1, table="orders"), entry(2, table="items"), entry(3, table="orders")]))
+    flushed = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert sorted((one.table, one.rows) for one in flushed.staged) == [("items", 1), ("orders", 2)]
+    assert lake(lake_settings, "items") == [("r2", 2)]
+
+
+def test_an_entry_nobody_can_read_becomes_a_dead_letter_and_blocks_nobody(flusher, lake_settings):
+    shop = source(parent())
+    broken = RawEntry(2, NOW_MS, 0, b"orders", b"r2", b"", b"{not json")
+    put(shop, frame(1, [entry(1), broken, entry(3)]))
+    flushed = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert (flushed.entries, flushed.dead_letters) == (3, 1)
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r3", 3)]
+    letter = DeadLetter.objects.get()
+    assert (letter.batch.sequence, letter.table) == (1, "orders")
+    assert b"{not json" in bytes(letter.payload)
+
+
+def test_a_flush_that_fails_gives_its_batches_back(flusher, monkeypatch):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+
+    def fail(*_, **__):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "stage", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert Batch.objects.get().state == "pending"
+    assert (Flush.objects.get().state, Flush.objects.get().error) == ("abandoned", "OSError: the disk is gone")
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
+
+
+def test_only_one_worker_flushes_a_parent_at_a_time(flusher, lake_settings, monkeypatch):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    other = worker(lake_settings, "worker-2")
+    stage = tables.stage
+    seen = []
+
+    def stage_and_look(*args, **kwargs):
+        seen.append(other.run(shop.parent_id, trigger=FlushTrigger.MANUAL))
+        return stage(*args, **kwargs)
+
+    monkeypatch.setattr(tables, "stage", stage_and_look)
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
+    assert seen == [None]
+
+
+def test_a_worker_that_wakes_up_after_its_lease_loses_and_every_row_is_there_once(
+    flusher, lake_settings, monkeypatch
+):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    late = NOW_MS + lake_settings.lease_ms
+    rescuer = worker(lake_settings, "worker-2", now_ms=late)
+    stage = tables.stage
+
+    def sleep_through_the_lease(*args, **kwargs):
+        staged = stage(*args, **kwargs)
+        monkeypatch.setattr(tables, "stage", stage)
+        assert rescuer.run(shop.parent_id, trigger=FlushTrigger.AGE).entries == 3
+        return staged
+
+    monkeypatch.setattr(tables, "stage", sleep_through_the_lease)
+    with pytest.raises(LeaseLost, match="flushed by somebody else"):
+        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r2", 2), ("r3", 3)]
+    assert Parent.objects.get().commit_number == 1
+    assert Counter(Flush.objects.values_list("state", flat=True)) == {"abandoned": 1, "committed": 1}
+
+
+def test_a_table_that_somebody_else_moved_is_staged_anew(flusher, lake_settings, monkeypatch):
+    shop, rival = source(parent()), source(parent("rival"))
+    put(shop, frame(1, run(1, 3)))
+    put(rival, frame(1, run(11, 12)))
+    other = worker(lake_settings, "worker-2")
+    stage = tables.stage
+
+    def be_overtaken(*args, **kwargs):
+        staged = stage(*args, **kwargs)
+        monkeypatch.setattr(tables, "stage", stage)
+        assert other.run(rival.parent_id, trigger=FlushTrigger.MANUAL).entries == 2
+        return staged
+
+    monkeypatch.setattr(tables, "stage", be_overtaken)
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
+    assert sorted(number for _, number in lake(lake_settings)) == [1, 2, 3, 11, 12]
+
+
+def test_a_table_that_is_overtaken_every_time_ends_in_an_error_and_its_batches_wait(lake_settings, monkeypatch):
+    settings = dataclasses.replace(lake_settings, commit_attempts_max=2)
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+
+    def never(_):
+        raise CommitConflict("somebody else is always faster")
+
+    monkeypatch.setattr(tables, "swap", never)
+    with pytest.raises(CommitConflict):
+        worker(settings, "worker-1").run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert Batch.objects.get().state == "pending"
+    assert not IcebergTable.objects.exists()
+
+
+def test_a_flush_takes_no_more_than_its_limits_and_leaves_the_rest(lake_settings):
+    settings = dataclasses.replace(lake_settings, flush_entries_max=4)
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)), frame(2, run(4, 4)), frame(3, run(5, 6)))
+    flusher = worker(settings, "worker-1")
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).batches == 2
+    assert Parent.objects.get().pending_entries == 2
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).batches == 1
+
+
+def test_a_batch_larger_than_the_limit_is_flushed_alone(lake_settings):
+    settings = dataclasses.replace(lake_settings, flush_entries_max=1)
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)), frame(2, run(4, 4)))
+    assert worker(settings, "worker-1").run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
+
+
+def test_payloads_an_earlier_flush_did_not_come_to_are_deleted_by_the_next(flusher):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    BatchPayload.objects.create(batch=Batch.objects.get(), payload=b"left behind")
+    put(shop, frame(2, run(4, 4)))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert not BatchPayload.objects.exists()
+
+
+def test_the_lease_is_renewed_only_by_its_holder(lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    terms = claim.Terms(
+        owner="worker-1", trigger=FlushTrigger.MANUAL, lease_ms=1000, entries_max=100, bytes_max=10**6
+    )
+    claimed = claim.take(shop.parent_id, terms, now_ms=NOW_MS)
+    claim.renew(claimed, now_ms=NOW_MS + 900, lease_ms=1000)
+    assert claim.take(shop.parent_id, terms, now_ms=NOW_MS + 1500) is None
+    assert claim.take(shop.parent_id, terms, now_ms=NOW_MS + 1900).epoch == claimed.epoch + 1
+    with pytest.raises(LeaseLost):
+        claim.renew(claimed, now_ms=NOW_MS + 1900, lease_ms=1000)
+    claim.give_back(claimed, error="too late", now_ms=NOW_MS + 1900)
+    assert Batch.objects.get().state == "flushing"
