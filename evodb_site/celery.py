@@ -7,7 +7,8 @@ import os
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
 
 from celery import Celery
+from django.conf import settings
 
 app = Celery("evodb")
-app.config_from_object("django.conf:settings", namespace="CELERY")
+app.config_from_object(settings.CELERY)
 app.autodiscover_tasks(["lakehouse"])

@@ -55,9 +55,9 @@ def run(settings: Settings) -> int:
     supervisor = Supervisor([daphne(settings), worker()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()
-        _wait_until_ready(settings, supervisor)
-        _say(banner(settings, token))
-        supervisor.watch()
+        if _is_ready(settings, supervisor):
+            _say(banner(settings, token))
+            supervisor.watch()
     _say("stopping: answering what was accepted, closing sockets")
     supervisor.stop("daphne", within_s=settings.drain_ms / 1000 + 5)
     _say("stopping: flushing")
@@ -75,7 +75,7 @@ def daphne(settings: Settings) -> Program:
             *(sys.executable, "-m", "daphne", "-v", "0", "-b", settings.up_host, "-p", str(settings.up_port)),
             *("--websocket-max-message-size", frame, "--websocket-max-frame-size", frame),
             # A day-long socket is a healthy one; the default closes it.
-            *("--websocket-timeout", "-1", "evodb_site.asgi:application"),
+            *("--websocket_timeout", "-1", "evodb_site.asgi:application"),
         ],
     )
 
@@ -146,12 +146,17 @@ def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _wait_until_ready(settings: Settings, supervisor: Supervisor) -> None:
+def _is_ready(settings: Settings, supervisor: Supervisor) -> bool:
+    """Wait until daphne listens; False when it was asked to stop before, or cannot stay up."""
     deadline = time.monotonic() + READY_S
-    while not _is_taken(settings.up_host, settings.up_port) and not supervisor.stopping:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"evodb up: daphne did not listen on port {settings.up_port} within {READY_S} s")
+    while not supervisor.stopping:
         supervisor.look(wait_s=0.1)
+        if _is_taken(settings.up_host, settings.up_port):
+            return True
+        if time.monotonic() > deadline:
+            _say(f"daphne did not listen on port {settings.up_port} within {READY_S} s; what it printed says why")
+            supervisor.ask_to_stop()
+    return False
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -78,7 +78,7 @@ class Sheet(NamedTuple):
 class _Cut(NamedTuple):
     """A payload cut into the buffers of its columns."""
 
-    count: int
+    entries: int
     tables: list[bytes]
     table_index: Sequence[int]
     fixed: Sequence[Any]
@@ -109,7 +109,7 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
         except ProtocolError as exc:
             unreadable.append(Unreadable(batch.batch_id, None, "", batch.encoding, batch.payload, str(exc)))
             lost += _announced(batch.payload)
-    starts = list(accumulate((cut.count for cut in cuts), initial=0))[:-1]
+    starts = list(accumulate((cut.entries for cut in cuts), initial=0))[:-1]
     tables: dict[bytes, int] = {}
     rows = _rows(cuts, tables)
     return Sheet(rows, whole, starts, list(tables), unreadable, lost)
@@ -124,7 +124,7 @@ def tables_of(batch: StoredBatch) -> list[bytes]:
 
 
 def _rows(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:
-    counts = [cut.count for cut in cuts]
+    counts = [cut.entries for cut in cuts]
     total = sum(counts)
     made = {
         "row": pc.subtract(pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), total)), 1),
@@ -148,7 +148,7 @@ def _table_column(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:
         found = [tables.setdefault(name, len(tables)) for name in cut.tables]
         if len(found) <= 1:
             numbers += found or [0]
-            counts.append(cut.count)
+            counts.append(cut.entries)
         else:
             pieces += [
                 _repeat(numbers, counts),
@@ -164,9 +164,8 @@ def _repeat(values: Sequence[int], counts: Sequence[int]) -> Any:
     if not runs:
         return pa.array([], pa.int32())
     ends = pa.array(accumulate(count for _, count in runs), pa.int32())
-    return pc.run_end_decode(
-        pa.RunEndEncodedArray.from_arrays(ends, pa.array([value for value, _ in runs], pa.int32()))
-    )
+    encoded: Any = pa.RunEndEncodedArray.from_arrays(ends, pa.array([value for value, _ in runs], pa.int32()))
+    return pc.call_function("run_end_decode", [encoded])
 
 
 def _from_buffer(kind: Any, buffer: bytes, count: int) -> Any:
@@ -180,7 +179,7 @@ def _text_column(lengths: Any, texts: bytes, *, is_optional: bool) -> Any:
     assert len(texts) <= TEXT_BYTES_MAX, f"{len(texts)} bytes of text in one flush; lower EVODB_FLUSH_BYTES_MAX"
     ends = pc.cumulative_sum(lengths.cast(pa.int32()))
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends]).buffers()[1]
-    is_present = pc.greater(lengths, 0).buffers()[1] if is_optional else None
+    is_present = pc.greater(lengths, pa.scalar(0, lengths.type)).buffers()[1] if is_optional else None
     return pa.Array.from_buffers(pa.binary(), len(lengths), [is_present, offsets, pa.py_buffer(texts)])
 
 
@@ -202,14 +201,23 @@ def _walk(payload: bytes, *, with_metadata: bool) -> _Cut:
     unpack, size, position = header.unpack_from, header.size, entries.COUNT.size
     heads: list[tuple[int, ...]] = []
     texts: tuple[list[bytes], ...] = ([], [], [], [], [])
+    add_table, add_row_id, add_before, add_after, add_metadata = (column.append for column in texts)
     try:
         for _ in range(entries.count_of(payload)):
             head = unpack(payload, position)
             heads.append(head)
-            position += size
-            for column, length in zip(texts, head[3:], strict=False):
-                column.append(payload[position : position + length])
-                position += length
+            row_id = position + size + head[3]
+            before = row_id + head[4]
+            after = before + head[5]
+            end = after + head[6]
+            add_table(payload[position + size : row_id])
+            add_row_id(payload[row_id:before])
+            add_before(payload[before:after])
+            add_after(payload[after:end])
+            if with_metadata:
+                end += head[7]
+                add_metadata(payload[end - head[7] : end])
+            position = end
     except struct.error:
         position = len(payload) + 1
     if position != len(payload):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakehouse.flush.names import Names
+from lakehouse.flush.values import as_texts
 
 CHUNK_DOCUMENTS = 4096
 
@@ -25,8 +26,9 @@ Members = dict[str, Any]
 
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(r"[ \t\n\r]*")
-_SCANNER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-_NULL = pa.scalar(None, pa.binary())
+_SCAN: Callable[[str, int], tuple[Any, int]] = vars(
+    json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+)["scan_once"]
 
 
 class NotJson(ValueError):
@@ -104,8 +106,7 @@ def _place(members: Members, row: int, pieces: dict[str, list[Any]], names: Name
 
 
 def _column(key: str, members: list[Members]) -> Any:
-    texts = pa.array([bytes(one[key]) if key in one else None for one in members], pa.binary())
-    return pc.if_else(pc.equal(texts, b"null"), _NULL, texts)
+    return as_texts([one.get(key, _NULL) for one in members])
 
 
 def _split_slowly(document: bytes) -> Members | None:
@@ -114,7 +115,7 @@ def _split_slowly(document: bytes) -> Members | None:
     try:
         at = _skip(text, 0)
         if not text.startswith("{", at):
-            _, at = _SCANNER.scan_once(text, at)
+            _, at = _SCAN(text, at)
             members = None
         else:
             members, at = _walk(text, at)
@@ -137,12 +138,12 @@ def _walk(text: str, at: int) -> tuple[Members, int]:
     while True:
         if not text.startswith('"', at):
             raise ValueError(f"no key at character {at}")
-        key, at = _SCANNER.scan_once(text, at)
+        key, at = _SCAN(text, at)
         at = _skip(text, at)
         if not text.startswith(":", at):
             raise ValueError(f"no colon at character {at}")
         start = _skip(text, at + 1)
-        _, end = _SCANNER.scan_once(text, start)
+        _, end = _SCAN(text, start)
         members[key] = text[start:end].encode()
         at = _skip(text, end)
         if text.startswith("}", at):

@@ -18,7 +18,7 @@ DATE = pa.date32()
 
 PROBE_VALUES = 16
 
-_BOUNDS = {
+_BOUNDS: dict[Any, tuple[Any, Any]] = {
     TIMESTAMP: (
         pa.scalar(datetime.min.replace(tzinfo=UTC), TIMESTAMP),
         pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP),

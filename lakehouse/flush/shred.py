@@ -23,9 +23,9 @@ from lakehouse.flush.moments import TIMESTAMP
 __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names"]
 
 TABLE_NAME = re.compile(rb"(?!\.+\Z)[A-Za-z0-9_.-]{1,255}")
-TIMESTAMP_MS_MAX = 253_402_300_799_999
+TIMESTAMP_MS_MAX = pa.scalar(253_402_300_799_999, pa.uint64())
 """The last millisecond of the year 9999."""
-SEQUENCE_MAX = 2**63 - 1
+SEQUENCE_MAX = pa.scalar(2**63 - 1, pa.uint64())
 OPERATIONS = pa.array(["INSERT", "UPDATE", "DELETE"])
 DELETE = pa.scalar(2, pa.uint8())
 PARTITION = "_partition"
@@ -71,11 +71,12 @@ def _misfits(sheet: Sheet) -> dict[int, str]:
     """The entries that are no rows whatever their documents say, and why."""
     rows = sheet.rows
     reasons: dict[int, str] = {}
-    for number, name in enumerate(sheet.tables):
-        if not TABLE_NAME.fullmatch(name):
-            reason = f"table name {name.decode(errors='replace')!r}, wanted letters, digits, `_`, `-` and `.`"
-            _note(reasons, pc.equal(rows["table"], number), reason)
-    _note(reasons, pc.greater(rows["timestamp_ms"], TIMESTAMP_MS_MAX), "its timestamp is after the year 9999")
+    for number, table in enumerate(sheet.tables):
+        if not TABLE_NAME.fullmatch(table):
+            reason = f"table name {table.decode(errors='replace')!r}, wanted letters, digits, `_`, `-` and `.`"
+            _note(reasons, pc.equal(rows["table"], pa.scalar(number, pa.int32())), reason)
+    late = pc.greater(rows["timestamp_ms"], TIMESTAMP_MS_MAX)
+    _note(reasons, late, f"its timestamp is over {TIMESTAMP_MS_MAX}, the end of the year 9999")
     _note(reasons, pc.greater(rows["sequence"], SEQUENCE_MAX), f"its sequence is over {SEQUENCE_MAX}")
     for name in entries.TEXTS:
         for row in _not_utf8(rows[name].combine_chunks()):
@@ -129,7 +130,7 @@ def _by_table(sheet: Sheet, reasons: Mapping[int, str]) -> list[tuple[str, Any]]
 def _inherit(sheet: Sheet) -> Any:
     batch, rows, of = sheet.rows["batch"], sheet.rows, sheet.batches
     received = pa.array([one.received_ms * 1000 for one in of], pa.int64()).cast(TIMESTAMP)
-    inherited = {
+    inherited: dict[str, Any] = {
         "_source": pa.array([one.source for one in of], pa.string()),
         "_shard": pa.array([one.shard for one in of], pa.string()),
         "_epoch": pa.array([one.epoch for one in of], pa.int64()),

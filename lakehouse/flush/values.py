@@ -32,6 +32,7 @@ INTEGER_DIGITS_MAX = 19
 CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")
 
 _TEXT, _NESTED, _BOOL = (pa.array(list(marks), pa.binary()) for marks in ([b'"'], [b"{", b"["], [b"t", b"f"]))
+_NULL, _NOTHING = pa.scalar(b"null", pa.binary()), pa.scalar(None, pa.binary())
 _STRINGS = msgspec.json.Decoder(list[str | None])
 
 
@@ -65,6 +66,16 @@ def fit(texts: Any, known: Any | None = None) -> Fitted:
     return _fitted(texts, _bulk(texts, kind), kind)
 
 
+def as_texts(values: list[Any]) -> Any:
+    """JSON texts (bytes or msgspec.Raw) as an array, null for `null`."""
+    joined = b"\n".join(values)
+    if values and joined.count(b"\n") == len(values) - 1:
+        texts = pc.split_pattern(pa.array([joined], pa.binary()), "\n").values
+    else:  # a newline within a value
+        texts = pa.array([bytes(value) for value in values], pa.binary())
+    return pc.if_else(pc.equal(texts, _NULL), _NOTHING, texts)
+
+
 def families(texts: Any) -> Families:
     first = pc.binary_slice(texts, 0, 1)
     text, nested, bools = (pc.sum(pc.is_in(first, marks)).as_py() or 0 for marks in (_TEXT, _NESTED, _BOOL))
@@ -73,7 +84,7 @@ def families(texts: Any) -> Families:
 
 def _fit_text(texts: Any, found: Families) -> Fitted:
     if found.nested:
-        return _fitted(texts, None, pa.string())
+        return _fitted(texts, _bulk(texts, pa.string()), pa.string())
     strings = texts
     if found.numbers or found.bools:
         strings = pc.if_else(pc.is_in(pc.binary_slice(texts, 0, 1), _TEXT), texts, pa.scalar(None, pa.binary()))
@@ -113,7 +124,7 @@ def _bulk(texts: Any, kind: Any) -> Any | None:
         if kind == pa.float64():
             return _bulk_double(texts)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return pa.array(_STRINGS.decode(_listed(texts)), pa.string())
+            return _bulk_text(texts)
         if kind in (moments.TIMESTAMP, moments.DATE):
             return moments.parse(pa.array(_STRINGS.decode(_listed(texts)), pa.string()), kind)
     except (pa.ArrowInvalid, msgspec.MsgspecError):
@@ -121,11 +132,18 @@ def _bulk(texts: Any, kind: Any) -> Any | None:
     return None
 
 
+def _bulk_text(texts: Any) -> Any:
+    found = families(texts)
+    if found.nested and not found.numbers + found.bools and found.nested == found.text:
+        return texts.cast(pa.string())
+    return pa.array(_STRINGS.decode(_listed(texts)), pa.string())
+
+
 def _bulk_double(texts: Any) -> Any | None:
     if _has_leading_odd(texts):
         return None
     array = texts.cast(pa.string()).cast(pa.float64())
-    bounds = pc.min_max(array).as_py()
+    bounds: Any = pc.min_max(array).as_py()
     is_exact = bounds["min"] > -DOUBLE_EXACT_MAX and bounds["max"] < DOUBLE_EXACT_MAX
     return array if is_exact and not pc.any(pc.is_nan(array)).as_py() else None
 
@@ -138,7 +156,8 @@ def _has_leading_odd(texts: Any) -> bool:
 
 def _listed(texts: Any) -> bytes:
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), pc.fill_null(texts, b"null"))
-    return b"".join((b"[", pc.binary_join(whole, b",")[0].as_buffer(), b"]"))
+    joined: Any = pc.binary_join(whole, b",")
+    return b"".join((b"[", joined.buffers()[2], b"]"))
 
 
 def _one_by_one(texts: Any, kind: Any) -> Any:

@@ -45,7 +45,7 @@ def of(table: UserTable) -> dict[str, str]:
 
 
 def _log(
-    table: UserTable, operation: int, named: str, *, before: str = "NULL", after: str = "NULL", rest: str = ""
+    table: UserTable, operation: int | str, named: str, *, before: str = "NULL", after: str = "NULL", rest: str = ""
 ) -> str:
     return (
         f"INSERT INTO {PREFIX}change (timestamp_ms, operation, table_name, row_id, before, after)"
@@ -62,20 +62,19 @@ def _before(table: UserTable, event: str) -> str:
     if not collisions:
         return ""
     notes = _notes(table, event)
-    tests = [f"EXISTS (SELECT 1 FROM {quoted(table.name)} WHERE {collision})" for collision in collisions]
-    row = quoted(table.name)
-    number = f"{row}.{quoted(table.rowid)}" if table.rowid else "NULL"
-    named = row_id(table, row)
-    noting = [
-        f"INSERT INTO {PREFIX}replaced (event, table_name, row_id, row_number, before)"
-        f" SELECT '{event}', {literal(table.name)}, {named}, {number}, {row_json(table, row)}"
-        f" FROM {row} WHERE {collision}"
-        f" AND NOT EXISTS (SELECT 1 FROM {PREFIX}replaced AS {PREFIX}noted"
-        f" WHERE {notes} AND {PREFIX}noted.row_id = {named});"
-        for collision in collisions
-    ]
-    when = " OR ".join([f"EXISTS (SELECT 1 FROM {PREFIX}replaced WHERE {notes})", *tests])
-    return f"WHEN {when} BEGIN DELETE FROM {PREFIX}replaced WHERE {notes}; {' '.join(noting)} END"
+    name, keys = quoted(table.name), (table.rowid,) if table.rowid else table.key
+    number = f"o.{quoted(table.rowid)}" if table.rowid else "NULL"
+    inner = ", ".join(f"{name}.{quoted(key)}" for key in keys)
+    outer = ", ".join(f"o.{quoted(key)}" for key in keys)
+    found = " UNION ".join(f"SELECT {inner} FROM {name} WHERE {collision}" for collision in collisions)
+    tests = " OR ".join(f"EXISTS (SELECT 1 FROM {name} WHERE {collision})" for collision in collisions)
+    return (
+        f"WHEN EXISTS (SELECT 1 FROM {PREFIX}replaced WHERE {notes}) OR {tests}"
+        f" BEGIN DELETE FROM {PREFIX}replaced WHERE {notes};"
+        f" INSERT INTO {PREFIX}replaced (event, table_name, row_id, row_number, before)"
+        f" SELECT '{event}', {literal(table.name)}, {row_id(table, 'o')}, {number}, {row_json(table, 'o')}"
+        f" FROM {name} AS o WHERE ({outer}) IN ({found}); END"
+    )
 
 
 def _gone(table: UserTable, event: str) -> str:
@@ -100,18 +99,16 @@ def _after_insert(table: UserTable) -> str:
 
 
 def _after_update(table: UserTable) -> str:
+    """One entry, or two when the row has another name now. Each JSON is written once: its text is what costs time."""
     old, new = row_id(table, "OLD"), row_id(table, "NEW")
-    before, after = row_json(table, "OLD"), row_json(table, "NEW")
-    return " ".join(
-        (
-            "BEGIN",
-            _struck(table, "event = 'INSERT'"),
-            _gone(table, "UPDATE"),
-            _log(table, 1, new, before=before, after=after, rest=f"WHERE {old} IS {new}"),
-            _log(table, 2, old, before=before, rest=f"WHERE {old} IS NOT {new}"),
-            _log(table, 0, new, after=after, rest=f"WHERE {old} IS NOT {new}"),
-            "END",
-        )
+    entries = f"SELECT 1 AS o WHERE {old} IS {new} UNION ALL SELECT 2 WHERE {old} IS NOT {new}"
+    entries += f" UNION ALL SELECT 0 WHERE {old} IS NOT {new}"
+    before = f"CASE WHEN o THEN {row_json(table, 'OLD')} END"
+    after = f"CASE WHEN o < 2 THEN {row_json(table, 'NEW')} END"
+    named = f"CASE WHEN o THEN {old} ELSE {new} END"
+    return (
+        f"BEGIN {_struck(table, _INSERTED)} {_gone(table, 'UPDATE')}"
+        f" {_log(table, 'o', named, before=before, after=after, rest=f'FROM ({entries})')} END"
     )
 
 
@@ -120,6 +117,7 @@ def _after_delete(table: UserTable) -> str:
     return f"BEGIN {_struck(table, _EITHER)} {log} END"
 
 
+_INSERTED = "event = 'INSERT'"
 _EITHER = "event IN ('INSERT', 'UPDATE')"
 
 
