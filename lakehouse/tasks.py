@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 from functools import cache
+from typing import TYPE_CHECKING
 
 from celery import shared_task
 from django.conf import settings
 
-from lakehouse.catalog.storage import from_settings
 from lakehouse.clock import now_ms
 from lakehouse.flush import backlog, history
-from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Parent
+
+if TYPE_CHECKING:
+    from lakehouse.flush.flow import Flusher
 
 TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
@@ -22,7 +24,10 @@ TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 
 @cache
 def flusher() -> Flusher:
-    """This process as a worker."""
+    """This process as a worker. The lake's libraries are loaded only here: the beat never needs their 60 MiB."""
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.flush.flow import Flusher
+
     owner = f"{socket.gethostname()}:{os.getpid()}"
     return Flusher(owner, settings.EVODB, from_settings(settings.EVODB), now_ms)
 

@@ -1,7 +1,8 @@
 """`evodb up`: the whole house on one machine, in one process tree.
 
-    supervisor ─ daphne   sockets and admin
-              └─ celery   one worker with the beat, over a broker of plain files
+    supervisor ┬ daphne   sockets and admin
+              ├─ celery   one worker, over a broker of plain files
+             └─ beat     asks for flushes that are due (apart, since a killed worker would leave an embedded one behind)
 
 A process that dies is started again; the journal knows what it was at. Ctrl-C walks the street to its end: answer what
 was accepted, close sockets with 1001, flush, stop the worker.
@@ -22,6 +23,7 @@ from lakehouse.conf import SettingError, Settings, load
 from lakehouse.supervisor import Program, Supervisor
 
 READY_S = 60
+CELERY = (sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site")
 
 
 def command(argv: list[str]) -> int:
@@ -52,7 +54,7 @@ def command(argv: list[str]) -> int:
 def run(settings: Settings) -> int:
     """Until a signal, or a program that cannot stay up."""
     token = _prepare(settings)
-    supervisor = Supervisor([daphne(settings), worker()], say=_say)
+    supervisor = Supervisor([daphne(settings), worker(), beat()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()
         if _is_ready(settings, supervisor):
@@ -62,6 +64,7 @@ def run(settings: Settings) -> int:
     supervisor.stop("daphne", within_s=settings.drain_ms / 1000 + 5)
     _say("stopping: flushing")
     flushed = _flush()
+    supervisor.stop("beat", within_s=5)
     supervisor.stop("worker", within_s=settings.lease_ms / 1000)
     _say("stopped; everything acknowledged is in the lake" if flushed else "stopped; what waits is flushed next time")
     return 0
@@ -81,13 +84,12 @@ def daphne(settings: Settings) -> Program:
 
 
 def worker() -> Program:
-    return Program(
-        "worker",
-        [
-            *(sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site"),
-            *("worker", "--beat", "--pool", "solo", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
-        ],
-    )
+    options = ("--pool", "solo", "--loglevel", "WARNING", "--without-gossip", "--without-mingle")
+    return Program("worker", [*CELERY, "worker", *options])
+
+
+def beat() -> Program:
+    return Program("beat", [*CELERY, "beat", "--loglevel", "WARNING", "--pidfile", ""])
 
 
 def banner(settings: Settings, token: str | None) -> str:

@@ -42,13 +42,16 @@ class Documents:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
-def read(texts: Any, known: Any | None = None) -> Documents:
-    """The columns of these JSON texts (null where there is none), given the schema of the table if it has one."""
+def read(texts: Any, known: Any | None = None, *, plans_max: int = PLANS_MAX) -> Documents:
+    """The columns of these JSON texts (null where there is none), given the schema of the table if it has one.
+
+    With `plans_max` 0 the exact path reads everything.
+    """
     types = {} if known is None else {column.name: column.type for column in known if not column.name.startswith("_")}
     trimmed, is_object = _objects(texts)
     unreadable = _check_others(trimmed, is_object)
     objects = _Objects(trimmed, is_object)
-    columns, rest = _read_as_planned(objects, types) or _read_exactly(objects, types)
+    columns, rest = _read_as_planned(objects, types, plans_max) or _read_exactly(objects, types)
     unreadable.update(objects.unreadable)
     order = [*types, *objects.first_keys(), *sorted(columns)]
     return Documents(
@@ -89,6 +92,7 @@ class _Objects:
         self.texts = texts if self.rows is None else texts.take(self.rows)
         self.length = len(texts)
         self.unreadable: dict[int, str] = {}
+        self._places: Any | None = None
 
     def row(self, index: int) -> int:
         found: int = index if self.rows is None else self.rows[index].as_py()
@@ -109,20 +113,22 @@ class _Objects:
         return list(exact.split(self.texts[0].as_py().encode()) or ())
 
     def spread(self, array: Any) -> Any:
-        """An array over these texts as one over all rows."""
+        """An array over these texts as one over all rows; nothing is dropped from here on."""
         if self.rows is None:
             return array
-        places = pa.nulls(self.length, pa.uint64())
-        mask = pc.is_in(pa.array(range(self.length), pa.uint64()), self.rows.cast(pa.uint64()))
-        indices = pc.replace_with_mask(places, mask, pa.array(range(len(array)), pa.uint64()))
-        return array.take(indices)
+        if self._places is None:
+            places: list[int | None] = [None] * self.length
+            for place, row in enumerate(self.rows.to_pylist()):
+                places[row] = place
+            self._places = pa.array(places, pa.int64())
+        return array.take(self._places)
 
 
-def _read_as_planned(objects: _Objects, types: dict[str, Any]) -> tuple[dict[str, Any], Rest] | None:
+def _read_as_planned(objects: _Objects, types: dict[str, Any], plans_max: int) -> tuple[dict[str, Any], Rest] | None:
     """The columns by the fast path, or None when these documents are not for it."""
     survey = Survey(types)
     objects.drop(survey.sample(objects.texts))
-    for _ in range(PLANS_MAX):
+    for _ in range(plans_max):
         plan = survey.plan()
         if plan is None:
             return None

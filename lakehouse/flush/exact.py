@@ -25,6 +25,7 @@ Members = dict[str, Any]
 """The keys of a document and the JSON texts of their values, as bytes or msgspec.Raw."""
 
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NULL = b"null"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SCAN: Callable[[str, int], tuple[Any, int]] = vars(
     json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)

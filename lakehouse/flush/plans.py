@@ -1,11 +1,12 @@
 """What the keys of documents hold, as far as they were looked at, and the plan for `structs` that follows.
 
-A plan is refused when only the exact path does justice to the documents: names that differ in case only, more fields
-than a class should have, or values that are JSON to Python but not to msgspec.
+A plan is refused when only the exact path does justice to the documents: names that differ in case only or are no
+names to msgspec, more fields than a class should have, or values that are JSON to Python but not to msgspec.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,8 @@ _FITTING = {
     Kind.DOUBLE: {Kind.INTEGER, Kind.DOUBLE},
     Kind.TEXT: {Kind.TEXT},
 }
+_UNFIT = re.compile(r'[\\"\x00-\x1f]')
+"""msgspec names no field like that."""
 _FRACTION = frozenset(b".eE")
 
 
@@ -56,8 +59,9 @@ class Survey:
         """A kind for every key that was seen, or None when these documents are for the exact path."""
         unknown = {key for key in self._seen if key not in self._types and is_possible(key)}
         names = Names(self._types)
+        is_unfit = any(_UNFIT.search(key) for key in self._seen)
         too_many = len(self._seen) > FIELDS_MAX or len(self._types) + len(unknown) > COLUMNS_MAX
-        if not self._is_for_msgspec or too_many or len({key.lower() for key in unknown}) < len(unknown):
+        if not self._is_for_msgspec or is_unfit or too_many or len({key.lower() for key in unknown}) < len(unknown):
             return None
         return tuple(
             (key, _kind(kinds, self._types.get(key)) if names.is_free(key) else Kind.REST)

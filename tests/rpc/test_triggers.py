@@ -233,6 +233,25 @@ def test_a_trigger_of_the_user_that_deletes_the_old_row_itself_logs_it_once(path
     database.close()
 
 
+def test_an_index_stricter_than_its_column_is_obeyed(path: Path) -> None:
+    table = "CREATE TABLE t (id INTEGER PRIMARY KEY, b TEXT COLLATE NOCASE, UNIQUE (b COLLATE BINARY))"
+    database = Database(path, table, "INSERT INTO t VALUES (1, 'x'), (2, 'X')")
+    changes = database.run("UPDATE OR REPLACE t SET b = 'X' WHERE id = 1")
+    assert [change[:2] for change in changes] == [(DELETE, "2"), (UPDATE, "1")]
+    database.close()
+
+
+def test_a_trigger_of_the_user_that_makes_room_itself_deletes_nothing(path: Path) -> None:
+    database = Database(
+        path,
+        "CREATE TABLE t (k PRIMARY KEY, place UNIQUE) WITHOUT ROWID",
+        "CREATE TRIGGER shift BEFORE INSERT ON t BEGIN UPDATE t SET place = -place WHERE place = NEW.place; END",
+        "INSERT INTO t VALUES ('a', 1)",
+    )
+    assert [change[:2] for change in database.run("INSERT INTO t VALUES ('b', 1)")] == [(UPDATE, "a"), (INSERT, "b")]
+    database.close()
+
+
 def test_a_cascade_logs_the_rows_it_deletes(path: Path) -> None:
     database = Database(
         path,

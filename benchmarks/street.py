@@ -1,0 +1,138 @@
+"""How fast is the street?
+
+Questions
+  1. How many batches a second does one parent make durable and ack, with 1, 100 and 1000 entries each?
+  2. How many entries a second travel from the socket into a committed snapshot?
+  3. How much memory does the parent take for it?
+
+Method
+  The real processes on one machine: daphne, a Celery worker, SQLite (WAL, FULL), a folder; 8 children in a process of
+  their own, frames made beforehand, at most 64 unanswered batches each. Documents of 180 bytes with 8 keys. The load
+  shares the cores with what it measures.
+  Durable: acked batches by the time from the first frame to the last ack, the worker resting. End to end: entries by
+  the time from the first frame to the commit that empties the buffer. Memory: the parent's peak resident set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS, WINDOW = 8, 64
+CONFIG = {
+    "flush_threshold_entries": 200_000,
+    "flush_threshold_bytes": 256 * 2**20,
+    "max_buffer_entries": 20_000_000,
+    "max_buffer_bytes": 16 * 2**30,
+}
+
+
+SIZES = ((1, 40_000), (100, 10_000), (1000, 1500))
+
+
+def main() -> int:
+    rows = []
+    for entries, batches in SIZES:
+        with house() as (url, parent):
+            result = load(url, batches, entries)
+            rows.append((f"durable, {entries} a batch", result, result["seconds"], peak_mib(parent)))
+    with house(working=True) as (url, parent):
+        result = load(url, 15_000, 100)
+        rows.append(("end to end, 100 a batch", result, seconds_until_empty(result), peak_mib(parent)))
+    print(f"{'':28}{'batches/s':>12}{'entries/s':>12}{'MB/s':>8}{'parent MiB':>12}{'refused':>9}")
+    for name, result, seconds, mib in rows:
+        rate = [result[key] / seconds for key in ("batches", "entries", "bytes")]
+        print(f"{name:28}{rate[0]:12,.0f}{rate[1]:12,.0f}{rate[2] / 1e6:8.0f}{mib:12.0f}{result['refused']:9}")
+    return 0
+
+
+@contextmanager
+def house(*, working: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A parent of its own, with a worker when `working`; gives its address and its process."""
+    folder = tempfile.mkdtemp(prefix="evodb-bench-")
+    for name in [name for name in os.environ if name.startswith("EVODB_")]:
+        del os.environ[name]
+    os.environ |= {"EVODB_DATA_DIR": folder, "EVODB_OPEN": "1", "DJANGO_SETTINGS_MODULE": "evodb_site.settings"}
+    os.environ["EVODB_UP_PORT"] = str(free_port())
+    os.environ["EVODB_FLUSH_ENTRIES_MAX"] = "400000"
+    os.environ["PYTHONPATH"] = str(ROOT)
+    manage("migrate", "-v0")
+    django(f"from lakehouse.models import Parent; Parent.objects.create(name='default', config={CONFIG!r})")
+    from lakehouse import up
+    from lakehouse.conf import load as load_settings
+
+    settings = load_settings(os.environ)
+    parent = subprocess.Popen(up.daphne(settings).argv)
+    worker = subprocess.Popen(up.worker().argv) if working else None
+    try:
+        wait_for(settings.up_port)
+        yield f"ws://127.0.0.1:{settings.up_port}/ws", parent
+    finally:
+        for process in (parent, worker):
+            if process is not None:
+                process.kill()
+                process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(url: str, batches: int, entries: int) -> dict[str, float]:
+    arguments = [url, *map(str, (CONNECTIONS, batches, entries, WINDOW))]
+    done = subprocess.run([sys.executable, "-m", "benchmarks.load", *arguments], check=True, stdout=subprocess.PIPE)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def seconds_until_empty(result: dict[str, float]) -> float:
+    """From the first frame to the commit of the last entry, which the flush itself wrote down."""
+    manage("flush_buffers", "--wait")
+    last = django("from lakehouse.models import Flush; print(Flush.objects.latest('finished_ms').finished_ms)")
+    rows = django("from lakehouse.models import Flush; print(sum(Flush.objects.values_list('rows', flat=True)))")
+    assert int(rows) == result["entries"], f"{rows} rows in the table of {result['entries']} entries sent"
+    return (float(last) - result["begun_ms"]) / 1000
+
+
+def peak_mib(process: subprocess.Popen[bytes]) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def manage(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, ROOT / "manage.py", *arguments], check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode()
+
+
+def django(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", f"import django; django.setup(); {program}"], check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"the parent did not listen on port {port} within 30 s")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
