@@ -95,9 +95,9 @@ class Child:
                 await socket.send(self.made[answer["sequenceNumber"] - 1])
 
 
-async def main(url: str, connections: int, batches: int, entries: int, window: int) -> None:
+async def main(url: str, name: str, connections: int, batches: int, entries: int, window: int) -> None:
     share = batches // connections
-    names = [f"child-{number}" for number in range(connections)]
+    names = [f"{name}-{number}" for number in range(connections)]
     children = [Child(name, frames(name, batches=share, entries=entries), window) for name in names]
     start = asyncio.Event()
     tasks = [asyncio.create_task(child.run(url, start)) for child in children]
@@ -122,4 +122,4 @@ async def main(url: str, connections: int, batches: int, entries: int, window: i
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
+    asyncio.run(main(*sys.argv[1:3], *map(int, sys.argv[3:])))

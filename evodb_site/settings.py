@@ -127,7 +127,10 @@ CELERY = {
     "worker_prefetch_multiplier": 1,
     "worker_hijack_root_logger": False,
     "broker_connection_retry_on_startup": True,
-    "beat_schedule": {"flush-due": {"task": "lakehouse.tasks.flush_due", "schedule": 5.0}},
+    "beat_schedule": {
+        "flush-due": {"task": "lakehouse.tasks.flush_due", "schedule": 5.0},
+        "forget-history": {"task": "lakehouse.tasks.forget_history", "schedule": 3600.0},
+    },
     "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),
 }
 LOGGING = {

@@ -206,7 +206,7 @@ def _key_text(key: str) -> str:
 
 
 def check(texts: Any) -> dict[int, str]:
-    """The rows of texts that are not JSON, and why. 0.3 us a text when all are well."""
+    """The rows of texts that are not JSON, and why. 0.4 us a text of 300 bytes when all are well."""
     if texts.null_count == len(texts):
         return {}
     rows = None if not texts.null_count else pc.indices_nonzero(texts.is_valid())

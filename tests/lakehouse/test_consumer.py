@@ -200,7 +200,7 @@ async def test_a_header_with_a_name_that_cannot_be_stored_is_refused(name):
 
 
 async def test_a_locked_database_means_come_back_later_and_nothing_is_acked():
-    async with home() as (opened, asked), socket() as child:
+    async with home() as (opened, _asked), socket() as child:
         assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK
         await opened.intake.run(impatient)
         parent = await in_thread(Parent.objects.get)
@@ -265,7 +265,7 @@ async def test_a_flush_of_an_empty_parent_succeeds_with_nothing_written():
 
 
 async def test_an_idle_parent_has_no_timer():
-    async with home() as (opened, asked), socket() as child:
+    async with home() as (opened, _asked), socket() as child:
         await child.ask("ping")
         assert opened.alarms.armed == 0
         await child.ask(wire(1, run(1, 1)))

@@ -124,9 +124,7 @@ def test_only_one_worker_flushes_a_parent_at_a_time(flusher, lake_settings, monk
     assert seen == [None]
 
 
-def test_a_worker_that_wakes_up_after_its_lease_loses_and_every_row_is_there_once(
-    flusher, lake_settings, monkeypatch
-):
+def test_a_worker_that_wakes_up_after_its_lease_loses_and_every_row_is_there_once(flusher, lake_settings, monkeypatch):
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
     late = NOW_MS + lake_settings.lease_ms
@@ -210,9 +208,7 @@ def test_payloads_an_earlier_flush_did_not_come_to_are_deleted_by_the_next(flush
 def test_the_lease_is_renewed_only_by_its_holder(lake_settings):
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
-    terms = claim.Terms(
-        owner="worker-1", trigger=FlushTrigger.MANUAL, lease_ms=1000, entries_max=100, bytes_max=10**6
-    )
+    terms = claim.Terms(owner="worker-1", trigger=FlushTrigger.MANUAL, lease_ms=1000, entries_max=100, bytes_max=10**6)
     claimed = claim.take(shop.parent_id, terms, now_ms=NOW_MS)
     claim.renew(claimed, now_ms=NOW_MS + 900, lease_ms=1000)
     assert claim.take(shop.parent_id, terms, now_ms=NOW_MS + 1500) is None

@@ -1,0 +1,118 @@
+"""The way of the changes from the edge databases to the lake, with the death of the parent in the middle.
+
+Every carrier is a child: a `SqliteCapture` notes what its application writes, a `LakehouseRpcClient` sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from house import House, peak_mib
+from source import Writers
+
+from rpc.capture.sqlite import SqliteCapture
+from rpc.client import LakehouseRpcClient
+from rpc.config import ChildConfig
+
+LOOK_EVERY_S = 0.05
+CONFIG = ChildConfig(
+    max_reconnect_attempts=0,  # never give up
+    max_pending_batches=8,  # what is on its way sits in the parent's memory
+    batch_timeout_ms=200,
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """What happened on the way."""
+
+    took_s: float = 0.0
+    """From the first write until everything was in the table."""
+    freshness_s: float = 0.0
+    """From the last ack until then."""
+    acked_at_kill: int = 0
+    killed_pid: int = 0
+    restarted_pid: int = 0
+    reconnected_s: float = 0.0
+    """From the kill until all children were back."""
+    reconnects: int = 0
+    duplicates: int = 0
+    """Batches that were sent twice, and answered so."""
+    peak_mib: float = 0.0
+    """Of the parent, before or after the kill."""
+
+
+class Street:
+    """All children, the parent they stream to, and those who write."""
+
+    def __init__(self, house: House, writers: Writers, *, show: Callable[[int], None]) -> None:
+        self._house = house
+        self._writers = writers
+        self._show = show
+        self._captures: list[SqliteCapture] = []
+        self._clients: list[LakehouseRpcClient] = []
+
+    async def walk(self, databases: dict[str, Path], *, entries: int) -> Report:
+        """Have everything written, streamed and flushed; kill the parent when half of it is acknowledged."""
+        report = Report()
+        async with AsyncExitStack() as stack:
+            for carrier, path in databases.items():
+                await self._join(stack, carrier, path)
+            self._writers.start()
+            await self._until(lambda: self._writers.changes > 0)
+            begun = time.monotonic()
+            await self._until(lambda: self._acked() >= entries // 2)
+            await self._kill(report)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._until(lambda: self._acked() == entries))
+                await asyncio.to_thread(self._writers.join)
+                for client in self._clients:
+                    tasks.create_task(client.drain())
+            acked = time.monotonic()
+            await self._clients[0].request_flush()
+            report.took_s, report.freshness_s = time.monotonic() - begun, time.monotonic() - acked
+            self._count(report)
+        return report
+
+    async def _join(self, stack: AsyncExitStack, carrier: str, path: Path) -> None:
+        capture = stack.enter_context(SqliteCapture(path))
+        capture.attach()
+        client = LakehouseRpcClient(self._house.url, carrier, outbox=capture, token=self._house.token, config=CONFIG)
+        await stack.enter_async_context(client)
+        self._captures.append(capture)
+        self._clients.append(client)
+
+    def _acked(self) -> int:
+        """How many changes are acknowledged; it may be more, for the writers go on while we count."""
+        written = self._writers.changes
+        acked = max(0, written - sum(capture.pending_entries for capture in self._captures))
+        self._show(acked)
+        return acked
+
+    async def _kill(self, report: Report) -> None:
+        report.acked_at_kill = self._acked()
+        report.peak_mib = peak_mib(self._house.daphne_pid())
+        before, killed = self._reconnects(), time.monotonic()
+        report.killed_pid = self._house.kill_daphne()
+        self._writers.go_on()
+        await self._until(lambda: all(map(operator.gt, self._reconnects(), before)))
+        report.reconnected_s = time.monotonic() - killed
+        report.restarted_pid = self._house.daphne_pid()
+
+    def _count(self, report: Report) -> None:
+        report.reconnects = sum(self._reconnects())
+        report.duplicates = sum(client.get_stats().duplicates for client in self._clients)
+        report.peak_mib = max(report.peak_mib, peak_mib(self._house.daphne_pid()))
+
+    def _reconnects(self) -> list[int]:
+        return [client.get_stats().reconnects for client in self._clients]
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(LOOK_EVERY_S)
