@@ -42,7 +42,7 @@ CONFIG = ChildConfig(
     max_retry_delay_ms=200,
     max_reconnect_attempts=0,
 )
-CUSTOMERS = ["Ann", "Jürgen ✓", "", "O'Neil \"the\" \\ third", "line\nbreak\ttab", "null", "2024-01-01", None]
+CUSTOMERS = ["Ann", "Jürgen ✓", "", 'O\'Neil "the" \\ third', "line\nbreak\ttab", "null", "2024-01-01", None]
 NUMBERS = [0, -1, 7, 2**53 + 1, 2**63 - 1, -(2**63), None]
 TOTALS = [0.1, -2.5, 3.0, 1e300, 5e-324, 1 / 3, 123456.789, None]
 ANYTHING = [1, 2.5, "text", "7", b"\x00\xff", None, 2**53 + 1]
@@ -201,6 +201,11 @@ def state(path: str) -> dict[tuple[str, str], dict[str, Any]]:
 def unacknowledged(path: str) -> int:
     """Batches that were cut, and probably sent, without an answer."""
     return int(next(_select(path, "SELECT count(*) FROM _evodb_batch"))[0])
+
+
+def waiting(path: str) -> int:
+    """Changes without an answer, in a batch or not."""
+    return int(next(_select(path, "SELECT count(*) FROM _evodb_change"))[0])
 
 
 def written(path: str) -> int:

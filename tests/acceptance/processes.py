@@ -103,7 +103,12 @@ class Process:
         assert self.running is not None
         self.tree()
         self.send(number)
-        until(lambda: self.running is not None and self.running.poll() is not None, f"{self.name} ends", self, within_s=within_s)
+        until(
+            lambda: self.running is not None and self.running.poll() is not None,
+            f"{self.name} ends",
+            self,
+            within_s=within_s,
+        )
         return int(self.running.returncode)
 
     def tree(self) -> list[psutil.Process]:
@@ -258,9 +263,7 @@ class House:
             for name, location in pointers:
                 cursor = connection.execute(f"SELECT * FROM {duck.scan(location)}")
                 columns = [column[0] for column in cursor.description]
-                found += [
-                    {"_table": name, **dict(zip(columns, values, strict=True))} for values in cursor.fetchall()
-                ]
+                found += [{"_table": name, **dict(zip(columns, values, strict=True))} for values in cursor.fetchall()]
         return found
 
     def changes(self, source: str) -> list[tuple[str, str, str, dict[str, Any]]]:

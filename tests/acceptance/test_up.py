@@ -1,0 +1,177 @@
+"""`evodb up` as a user has it: what it prints, what it survives, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.acceptance import child_program
+from tests.acceptance.processes import Child, House, Process, assert_exactly_once, is_alive, state_of, until
+from tests.services import free_port
+
+BANNER = re.compile(r"children +(?P<url>\S+)\n +token +(?P<token>\S+)\n.*\n +lake +(?P<lake>\S+)\n")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Process]]:
+    """A house that is up, for tests that leave it so."""
+    with House(tmp_path_factory.mktemp("up"), up_port=free_port()) as house:
+        up = house.up()
+        start(up)
+        yield house, up
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path, up_port=free_port()) as house:
+        yield house
+
+
+def start(up: Process) -> None:
+    """Start it and wait until it says that it is up."""
+    before = up.said.count("EvoDB is up")
+    up.start()
+    until(lambda: up.said.count("EvoDB is up") > before, "evodb up is up", up)
+    up.tree()
+
+
+def token(up: Process) -> str:
+    return str(list(BANNER.finditer(up.said))[-1]["token"])
+
+
+def program(up: Process, module: str) -> psutil.Process:
+    """The living daphne or celery directly below it."""
+
+    def found() -> psutil.Process | None:
+        children = psutil.Process(up.pid).children()
+        return next((one for one in children if is_alive(one) and module in one.cmdline()), None)
+
+    return until(found, f"{module} runs", up)
+
+
+def knock(house: House, key: str) -> ClientConnection:
+    return connect(house.url, additional_headers={"Authorization": f"Bearer {key}"}, compression=None)
+
+
+def until_streaming(house: House, child: Child, up: Process) -> None:
+    """Some more of what the child writes is durable."""
+    before = house.journalled()
+    until(lambda: house.journalled() > before + 2, f"{child.name} streams", up, child.process)
+
+
+def until_flushed(house: House, up: Process) -> None:
+    until(lambda: house.journal.one("SELECT max(pending_batches) FROM lakehouse_parent") == 0, "all is flushed", up)
+
+
+def test_it_says_where_children_go_and_the_token_they_need(running: tuple[House, Process]) -> None:
+    house, up = running
+    banner = BANNER.search(up.said)
+    assert banner is not None, up.said
+    assert banner["url"] == house.url
+    assert banner["lake"] == str(house.settings.data_dir / "lake")
+    knock(house, banner["token"]).close()
+
+
+@pytest.mark.parametrize("key", ["wrong", "", "evodb_" + "x" * 43])
+def test_a_wrong_token_is_refused_at_the_handshake(running: tuple[House, Process], key: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        knock(running[0], key)
+    assert refused.value.response.status_code == 403
+
+
+def test_a_port_that_is_taken_is_said_and_nothing_is_started(running: tuple[House, Process]) -> None:
+    house, _ = running
+    second = house.process("second", ["evodb", "up"])
+    done = subprocess.run(house.up().argv, env=second.env, cwd=second.folder, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"port {house.settings.up_port} of 127.0.0.1 is taken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("lease_ms", "abc", "EVODB_LEASE_MS is 'abc', wanted a whole number (ms)"),
+        ("up_port", "70000", "EVODB_UP_PORT is '70000', wanted a whole number from 0 to 65535"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(tmp_path: Path, setting: str, value: str, said: str) -> None:
+    house = House(tmp_path)
+    house.given[setting] = value
+    up = house.up()
+    done = subprocess.run(up.argv, env=up.env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"evodb up: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_daphne_is_started_again_and_the_child_loses_nothing(running: tuple[House, Process]) -> None:
+    house, up = running
+    child = house.child("shop-1", token=token(up), writes_per_s_max=30)
+    child.process.start()
+    until_streaming(house, child, up)
+    first = program(up, "daphne")
+    first.kill()
+    until(lambda: not is_alive(first), "daphne is dead")
+    assert program(up, "daphne").pid != first.pid
+    until_streaming(house, child, up)
+    assert child.process.end() == 0, child.process.said
+    until_flushed(house, up)
+    assert assert_exactly_once(house, child) > 100
+
+
+def test_a_killed_worker_is_started_again_and_leaves_no_beat_behind(running: tuple[House, Process]) -> None:
+    _, up = running
+    first = program(up, "celery")
+    beats = until(first.children, "the worker has a beat", up)
+    first.kill()
+    until(lambda: not any(map(is_alive, [first, *beats])), "the worker and its beat are gone", up)
+    assert program(up, "celery").pid != first.pid
+
+
+def test_ctrl_c_tells_children_to_come_back_and_leaves_everything_acknowledged_in_the_lake(house: House) -> None:
+    up = house.up()
+    start(up)
+    child = house.child("shop-1", token=token(up), writes_per_s_max=30)
+    child.process.start()
+    until_streaming(house, child, up)
+    with knock(house, token(up)) as socket:
+        assert up.end(signal.SIGINT) == 0, up.said
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
+    assert up.said.endswith("stopped; everything acknowledged is in the lake\n")
+    assert up.left() == []
+    assert house.stray_files() == []
+    child.process.kill()
+    stored, told = house.changes(child.name), child_program.ledger(child.database)
+    assert stored == told[: len(stored)]
+    assert len(stored) >= len(told) - child_program.waiting(child.database) > 0
+
+
+def test_a_killed_supervisor_takes_its_programs_along_and_the_next_start_goes_on(house: House) -> None:
+    up = house.up()
+    start(up)
+    key = token(up)
+    child = house.child("shop-1", token=key, writes_per_s_max=30)
+    child.process.start()
+    until_streaming(house, child, up)
+    until(lambda: psutil.Process(up.pid).children() and len(up.tree()) >= 4, "its beat runs as well", up)
+    up.kill()
+    until(lambda: up.left() == [], "its programs are gone", up)
+    assert house.journal.one("SELECT pending_batches FROM lakehouse_parent") > 0
+    start(up)
+    assert token(up) == key
+    until_streaming(house, child, up)
+    assert child.process.end() == 0, child.process.said
+    until_flushed(house, up)
+    assert assert_exactly_once(house, child) > 0
+    assert len(state_of(house.changes(child.name))) > 0
