@@ -1,4 +1,4 @@
-"""The Celery application. Start a worker with `celery -A evodb_site worker -B`."""
+"""The Celery application. Start a worker with `celery -A evodb_site worker`, and one `celery -A evodb_site beat`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from channels.consumer import AsyncConsumer
 from django.urls import URLPattern, re_path
 
 from lakehouse.models.parents import PARENT_NAME
-from lakehouse.parent.consumer import ChildConsumer, Receive, Send
+from lakehouse.parent.consumer import ChildConsumer, Receive
+from lakehouse.parent.outflow import Send
 
 
 class NothingHere(AsyncConsumer):  # type: ignore[misc]  # channels has no types

@@ -1,6 +1,9 @@
 """The child's half of EvoDB: changes of an edge database, durable here and then at the parent. No Django."""
 
+from rpc.buffers import BufferedBatch, BufferSnapshot, ChildConnectionState, FlushTrigger, WebSocketAttachment
 from rpc.client import LakehouseRpcClient, create_rpc_client
+from rpc.codec import ProtocolCodec, get_codec
+from rpc.compression import Compression
 from rpc.config import (
     DEFAULT_CHILD_CONFIG,
     DEFAULT_PARENT_CONFIG,
@@ -8,6 +11,7 @@ from rpc.config import (
     OnHandlerErrorCallback,
     ParentConfig,
 )
+from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig, DeduplicationTracker, DedupStats
 from rpc.errors import (
     AccessDeniedError,
     BufferOverflowError,
@@ -26,6 +30,20 @@ from rpc.frames import (
     encode_batch,
     encode_capabilities,
     encode_frame,
+)
+from rpc.ids import generate_batch_id, generate_correlation_id
+from rpc.kinds import (
+    RpcMessageType,
+    is_ack_message,
+    is_cdc_batch_message,
+    is_connect_message,
+    is_disconnect_message,
+    is_flush_request_message,
+    is_flush_response_message,
+    is_heartbeat_message,
+    is_nack_message,
+    is_pong_message,
+    is_status_message,
 )
 from rpc.messages import (
     DEFAULT_CLIENT_CAPABILITIES,
@@ -56,6 +74,7 @@ from rpc.messages import (
     WalOperation,
     WalOperationCode,
 )
+from rpc.negotiation import PayloadEncoding
 from rpc.outbox import DeadLetter, Outbox, OutboxBusyError
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
@@ -63,6 +82,7 @@ from rpc.protocol import decode_message, encode_message, is_binary_encoded
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
     "DEFAULT_CLIENT_CAPABILITIES",
+    "DEFAULT_DEDUP_CONFIG",
     "DEFAULT_PARENT_CONFIG",
     "UNSET",
     "AccessDeniedError",
@@ -71,24 +91,32 @@ __all__ = [
     "AckStatus",
     "AnyRpcMessage",
     "BufferOverflowError",
+    "BufferSnapshot",
     "BufferStats",
+    "BufferedBatch",
     "CDCBatchMessage",
     "CapabilityFlags",
     "CaptureError",
     "ChildConfig",
+    "ChildConnectionState",
     "ClientCapabilities",
     "ClientRpcMessage",
     "ClientState",
     "ClientStats",
+    "Compression",
     "ConnectMessage",
     "ConnectionError",
     "DeadLetter",
+    "DedupConfig",
+    "DedupStats",
+    "DeduplicationTracker",
     "DisconnectMessage",
     "FlushError",
     "FlushReason",
     "FlushRequestMessage",
     "FlushResponseMessage",
     "FlushResult",
+    "FlushTrigger",
     "HeartbeatMessage",
     "LakehouseRpcClient",
     "LakehouseRpcError",
@@ -100,15 +128,19 @@ __all__ = [
     "OutboxCorruptError",
     "ParentConfig",
     "ParentState",
+    "PayloadEncoding",
     "PongMessage",
+    "ProtocolCodec",
     "ProtocolError",
     "RpcMessage",
+    "RpcMessageType",
     "RpcSendResult",
     "ServerRpcMessage",
     "StatusMessage",
     "WalEntry",
     "WalOperation",
     "WalOperationCode",
+    "WebSocketAttachment",
     "create_rpc_client",
     "decode_batch",
     "decode_capabilities",
@@ -118,5 +150,18 @@ __all__ = [
     "encode_capabilities",
     "encode_frame",
     "encode_message",
+    "generate_batch_id",
+    "generate_correlation_id",
+    "get_codec",
+    "is_ack_message",
     "is_binary_encoded",
+    "is_cdc_batch_message",
+    "is_connect_message",
+    "is_disconnect_message",
+    "is_flush_request_message",
+    "is_flush_response_message",
+    "is_heartbeat_message",
+    "is_nack_message",
+    "is_pong_message",
+    "is_status_message",
 ]

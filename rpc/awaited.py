@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rpc.messages import FlushResult
@@ -17,10 +18,23 @@ class Awaited:
         self.progress = asyncio.Event()
         self._batches: dict[int, asyncio.Future[Resolved | Refusal]] = {}
         self._flushes: dict[str, asyncio.Future[FlushResult]] = {}
+        self._early: dict[int, Resolved | Refusal] | None = None
+
+    @contextmanager
+    def early_answers(self) -> Iterator[None]:
+        """Within this, answers are kept for those who are about to wait: a batch may be answered before its cut is."""
+        self._early = {}
+        try:
+            yield
+        finally:
+            self._early = None
 
     def batches(self, sequences: Iterable[int]) -> list[asyncio.Future[Resolved | Refusal]]:
         loop = asyncio.get_running_loop()
-        return [self._batches.setdefault(sequence, loop.create_future()) for sequence in sequences]
+        futures = [self._batches.setdefault(sequence, loop.create_future()) for sequence in sequences]
+        for answer in list((self._early or {}).values()):
+            self.answered(answer)
+        return futures
 
     def flush(self, correlation_id: str) -> asyncio.Future[FlushResult]:
         self._flushes[correlation_id] = asyncio.get_running_loop().create_future()
@@ -33,6 +47,8 @@ class Awaited:
 
     def answered(self, answer: Resolved | Refusal) -> None:
         future = self._batches.pop(answer.sequence, None)
+        if future is None and self._early is not None:
+            self._early[answer.sequence] = answer
         if future is not None and not future.done():
             future.set_result(answer)
         self.tick()

@@ -9,15 +9,19 @@ This is all the parent does with a batch before the journal. The layout is that 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntFlag, StrEnum
 from typing import NamedTuple
 from zlib import crc32
 
-from rpc import columns, entries
+from rpc import columns, compression, entries, msgpack_payload
+from rpc.compression import Compression
 from rpc.errors import ProtocolError
 
 MAGIC, VERSION, KIND_BATCH = 0xCDC2, 1, 1
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+COMPRESSED_FROM_BYTES = 512
+"""Smaller payloads are not worth a zstd frame."""
 
 HEADER = struct.Struct("<HBBB3xQQHIIHI")
 """magic, version, kind, flags, timestamp ms, sequence, len(source), entries, len(payload), len(correlation id), crc"""
@@ -27,6 +31,7 @@ CRC_AT = 36
 
 class Flag(IntFlag):
     COMPRESSED = 0x01
+    """The payload is a zstd frame (rpc.compression)."""
     CORRELATION = 0x02
     RETRY = 0x04
     STRICT_CRC = 0x08
@@ -35,14 +40,22 @@ class Flag(IntFlag):
     """Entries have the longer header with metadata (rpc.entries)."""
     COLUMNS = 0x20
     """The payload is columnar (rpc.columns)."""
+    MSGPACK = 0x40
+    """The payload is msgpack (rpc.msgpack_payload)."""
 
 
 class Encoding(StrEnum):
-    """How a payload is laid out; also how the journal remembers it."""
+    """How a payload is laid out behind the parent's door, and how the journal remembers it."""
 
     BINARY = "binary"
     BINARY_METADATA = "binary+meta"
     COLUMNS = "columns"
+
+
+class Layout(StrEnum):
+    """Payloads of the wire alone; on arrival they become one of `Encoding`."""
+
+    MSGPACK = "msgpack"
 
 
 class BatchFrame(NamedTuple):
@@ -59,12 +72,14 @@ class BatchFrame(NamedTuple):
     entries: int
     tables: set[bytes] | list[bytes]
     entry_sequences: memoryview | list[int]
+    identity: bytes | None = None
+    """The payload by which repeats are known, where it differs: without the times that the parent filled in."""
 
 
 def encode(
     payload: bytes,
     *,
-    encoding: Encoding,
+    encoding: Encoding | Layout,
     entry_count: int,
     source: str,
     sequence: int,
@@ -72,11 +87,18 @@ def encode(
     correlation_id: str | None = None,
     is_retry: bool = False,
     strict_crc: bool = False,
+    compress_with: Compression = Compression.NONE,
 ) -> bytes:
-    """The frame of a batch whose payload is encoded already."""
-    source_bytes, correlation = source.encode(), (correlation_id or "").encode()
+    """The frame of a batch whose payload is encoded already. It is compressed if asked for and if that helps."""
+    source_bytes, correlation = entries.utf8(source, "source"), entries.utf8(correlation_id or "", "correlation id")
     flags = _PAYLOAD_FLAGS[encoding] | (Flag.CORRELATION if correlation_id else 0)
     flags |= (Flag.RETRY if is_retry else 0) | (Flag.STRICT_CRC if strict_crc else 0)
+    if compress_with is Compression.ZSTD and len(payload) >= COMPRESSED_FROM_BYTES:
+        if len(payload) > MESSAGE_BYTES_MAX:
+            raise ProtocolError(f"payload has {len(payload)} bytes; at most {MESSAGE_BYTES_MAX} may be compressed")
+        smaller = compression.compress(payload)
+        if len(smaller) < len(payload):
+            payload, flags = smaller, flags | Flag.COMPRESSED
     fields = (MAGIC, VERSION, KIND_BATCH, flags, timestamp_ms, sequence)
     lengths = (len(source_bytes), entry_count, len(payload), len(correlation))
     body = source_bytes + correlation
@@ -90,7 +112,11 @@ def encode(
     return frame
 
 
-def read(data: bytes) -> BatchFrame:
+def read(data: bytes, *, documents: bool = False) -> BatchFrame:
+    """The checked frame; a msgpack or compressed payload is a plain one from here on. Raises ProtocolError.
+
+    `documents`: whether entries may bring typed documents (Arrow), which has to be agreed on.
+    """
     if len(data) < HEADER.size:
         raise ProtocolError(f"cdc_batch has {len(data)} bytes, wanted at least {HEADER.size}")
     _, _, _, flags, timestamp_ms, sequence, source_len, count, payload_len, correlation_len, crc = HEADER.unpack_from(
@@ -105,13 +131,12 @@ def read(data: bytes) -> BatchFrame:
             raise ProtocolError(f"cdc_batch has {len(data)} bytes, its header says {payload_at + payload_len}")
         if flags & Flag.STRICT_CRC:
             _check_crc(data, crc)
-        encoding = _ENCODINGS.get(flags & ~(Flag.CORRELATION | Flag.RETRY | Flag.STRICT_CRC))
-        if encoding is None:
-            raise ProtocolError(f"Unknown flags: 0x{flags:02x}")
-        payload = data[payload_at:]
+        encoding, payload = _plain(data[payload_at:], flags)
         if (found := entries.count_of(payload)) != count:
             raise ProtocolError(f"Entry count mismatch: header says {count}, payload says {found}")
         tables, entry_sequences = _check_payload(payload, encoding)
+        if not documents and encoding is Encoding.COLUMNS and columns.has_documents(payload):
+            raise ProtocolError("the payload brings Arrow documents, which connect did not agree on")
         source = data[HEADER.size : source_end].decode()
     except UnicodeDecodeError as exc:
         raise ProtocolError(f"text of the header is not UTF-8: {exc}", sequence_number=sequence) from None
@@ -124,14 +149,43 @@ def read(data: bytes) -> BatchFrame:
 
 
 def raw_entries(frame: BatchFrame) -> list[entries.RawEntry]:
-    """The entries of a frame, one by one."""
+    """The entries of a frame, one by one, without typed documents."""
     if frame.encoding is Encoding.COLUMNS:
         return columns.decode(frame.payload).entries()
     return entries.walk(frame.payload, with_metadata=frame.encoding is Encoding.BINARY_METADATA)
 
 
-_PAYLOAD_FLAGS = {Encoding.BINARY: 0, Encoding.BINARY_METADATA: Flag.METADATA, Encoding.COLUMNS: Flag.COLUMNS}
+def select(frame: BatchFrame, indices: Sequence[int]) -> BatchFrame:
+    """The frame with these of its entries only; what typed documents they have stay with them."""
+    if frame.encoding is Encoding.COLUMNS:
+        payload = columns.select(frame.payload, indices)
+    else:
+        whole = raw_entries(frame)
+        payload = columns.encode([whole[index] for index in indices])
+    sequences = [frame.entry_sequences[index] for index in indices]
+    return frame._replace(encoding=Encoding.COLUMNS, payload=payload, entries=len(sequences), entry_sequences=sequences)
+
+
+_PAYLOAD_FLAGS: dict[Encoding | Layout, int] = {
+    Encoding.BINARY: 0,
+    Encoding.BINARY_METADATA: Flag.METADATA,
+    Encoding.COLUMNS: Flag.COLUMNS,
+    Layout.MSGPACK: Flag.MSGPACK,
+}
 _ENCODINGS = {int(flag): encoding for encoding, flag in _PAYLOAD_FLAGS.items()}
+_NOT_OF_THE_PAYLOAD = ~int(Flag.COMPRESSED | Flag.CORRELATION | Flag.RETRY | Flag.STRICT_CRC)  # ~ of flags forgets 0x80
+
+
+def _plain(payload: bytes, flags: int) -> tuple[Encoding, bytes]:
+    """The payload as the journal knows it."""
+    encoding = _ENCODINGS.get(flags & _NOT_OF_THE_PAYLOAD)
+    if encoding is None:
+        raise ProtocolError(f"Unknown flags: 0x{flags:02x}")
+    if flags & Flag.COMPRESSED:
+        payload = compression.decompress(payload, bytes_max=MESSAGE_BYTES_MAX)
+    if not isinstance(encoding, Encoding):
+        return Encoding.COLUMNS, msgpack_payload.to_columns(payload)
+    return encoding, payload
 
 
 def _check_payload(payload: bytes, encoding: Encoding) -> tuple[set[bytes] | list[bytes], memoryview | list[int]]:

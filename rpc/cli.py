@@ -1,17 +1,23 @@
 """The command `evodb`: a list of commands that installed packages bring along.
 
 `evodb NAME ...` loads the entry point NAME of the group `evodb.commands`, a function from arguments to an exit code.
-So the child's half can be installed alone, and the parent's half adds its own.
+So the child's half can be installed alone, and the parent's half adds its own. What a command is for is the first line
+of its module, read without importing it.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 GROUP = "evodb.commands"
 USAGE_ERROR = 2
+INTERRUPTED = 130
+CHILDS_OWN = "rpc."
 
 Command = Callable[[list[str]], int]
 
@@ -29,15 +35,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command: Command = commands[name].load()
     except ModuleNotFoundError as exc:
-        sys.stderr.write(f"evodb {name} needs {exc.name}, which is not installed; pip install 'evodb[server]'\n")
+        extra = "evodb" if commands[name].value.startswith(CHILDS_OWN) else "evodb[server]"
+        sys.stderr.write(f"evodb {name} needs {exc.name}, which is not installed; pip install '{extra}'\n")
         return USAGE_ERROR
-    return command(arguments)
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def usage(commands: dict[str, EntryPoint]) -> str:
+    width = max(map(len, commands), default=0)
     lines = ["usage: evodb COMMAND [options]", "", "commands (evodb COMMAND --help tells more):"]
-    lines += [f"  {name}" for name in sorted(commands)]
+    lines += [f"  {name:<{width}}  {_about(point)}".rstrip() for name, point in sorted(commands.items())]
     return "\n".join(lines) + "\n"
+
+
+def _about(point: EntryPoint) -> str:
+    """The first line of the docstring of a command's module, without the command's own name; "" if there is none."""
+    try:
+        spec = find_spec(point.module)
+        source = Path(spec.origin).read_text() if spec is not None and spec.origin else ""
+        lines = (ast.get_docstring(ast.parse(source)) or "").splitlines()
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return ""
+    return lines[0].removeprefix(f"`evodb {point.name}`: ").rstrip(".") if lines else ""
 
 
 if __name__ == "__main__":

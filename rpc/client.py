@@ -100,8 +100,9 @@ class LakehouseRpcClient:
         """Keep these changes, send them at once, and return when the parent has them or refused them for good."""
         raw = self._raw(entries)
         async with self._cutting:
-            sequences = await asyncio.to_thread(self._append_and_cut, raw)
-            futures = self._awaited.batches(sequences)
+            with self._awaited.early_answers():
+                sequences = await asyncio.to_thread(self._append_and_cut, raw)
+                futures = self._awaited.batches(sequences)
         self._wake()
         answers = await asyncio.gather(*futures)
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
@@ -119,9 +120,15 @@ class LakehouseRpcClient:
 
         Raises what ended the connection for good, if that happens first.
         """
-        async with self._cutting:
-            await asyncio.to_thread(self._append_and_cut, [])
-        self._wake()
+        epoch = None
+        while epoch != (epoch := await asyncio.to_thread(lambda: self.outbox.epoch)):
+            # A new epoch meanwhile has made entries of batches, which are to be cut again.
+            async with self._cutting:
+                await asyncio.to_thread(self._append_and_cut, [])
+            self._wake()
+            await self._acknowledged()
+
+    async def _acknowledged(self) -> None:
         while True:
             progress = self._awaited.progress
             if not await asyncio.to_thread(lambda: self.outbox.pending_batches):
@@ -162,6 +169,7 @@ class LakehouseRpcClient:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         self.state = ClientState.DISCONNECTED
+        self._awaited.fail_flushes(ConnectionError("disconnected before the flush was answered"))
         self._awaited.fail_batches(ConnectionError("disconnected; what was not acknowledged stays in the outbox"))
 
     async def close(self) -> None:
@@ -189,16 +197,16 @@ class LakehouseRpcClient:
 
     # What the link tells (rpc.link.Listener).
 
-    def welcomed(self, welcome: Welcome, *, new_epoch: bool) -> None:
+    def welcomed(self, welcome: Welcome) -> None:
         self.state, self._keeper.attempts = ClientState.CONNECTED, 0
         self._tally.welcomes += 1
         self._tally.last_ack = welcome.resume_sequence
-        if new_epoch:
-            self._awaited.fail_batches(
-                ConnectionError("the outbox began a new epoch; what it keeps is sent under new sequences")
-            )
         self._awaited.answered_through(welcome.resume_sequence, Resolved(0, AckStatus.OK, None))
         self._awaited.tick()
+
+    def renewed(self) -> None:
+        text = "the outbox began a new epoch; what it keeps is sent under new sequences"
+        self._awaited.fail_batches(ConnectionError(text))
 
     def resolved(self, resolved: Resolved) -> None:
         self._tally.acked += 1
@@ -267,7 +275,7 @@ class LakehouseRpcClient:
             await self.drain()
         if self._keeper.link is not None:
             goodbye = DisconnectMessage(timestamp=self._now_ms(), reason="disconnect")
-            await self._keeper.link.send_text(str(encode_message(goodbye)))
+            await self._keeper.link.put(str(encode_message(goodbye)))
 
     def _wake(self) -> None:
         if self._keeper.link is not None:

@@ -12,6 +12,10 @@ from rpc.batch import MESSAGE_BYTES_MAX, BatchFrame, Encoding
 from rpc.errors import ProtocolError
 from rpc.messages import RpcMessage, UInt, WalOperation, WireEntry
 
+README_ENTRIES = 2**20
+"""More entries than a message of 16 MiB can hold in JSON."""
+README_SEQUENCES = 2**33
+
 
 class WireBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
     """A JSON cdc_batch as the parent reads it: values stay the bytes they came as."""
@@ -22,6 +26,12 @@ class WireBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
     entries: list[WireEntry]
     sequence_number: UInt
     is_retry: bool = False
+
+
+class FilledBatch(WireBatch, frozen=True, kw_only=True):
+    """A batch some of whose entries had no time and got that of the message, which changes with every retry."""
+
+    untimed: frozenset[int] = frozenset()
 
 
 class ReadmeEntry(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
@@ -52,18 +62,19 @@ class Echo(msgspec.Struct, rename="camel"):
 
 
 class RowKey(msgspec.Struct):
-    id: Any = ""
+    id: msgspec.Raw | UnsetType = UNSET
 
 
 _readme_json = msgspec.json.Decoder(ReadmeBatch)
 _echo_json = msgspec.json.Decoder(Echo)
 _row_key_json = msgspec.json.Decoder(RowKey)
+_text_json = msgspec.json.Decoder(str)
 
 
 def read(data: str | bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     """The message that `decoder` makes of this text. Raises ProtocolError with what could be read all the same."""
-    if len(data) > MESSAGE_BYTES_MAX:
-        raise ProtocolError(f"message has {len(data)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    if (size := _size_bytes(data)) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"message has {size} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
     try:
         return decoder.decode(data)
     except (msgspec.ValidationError, UnicodeError, RecursionError) as exc:
@@ -72,10 +83,21 @@ def read(data: str | bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         raise ProtocolError(f"neither an EvoDB frame nor JSON: {exc}") from None
 
 
+def _size_bytes(data: str | bytes) -> int:
+    """As UTF-8; counted only when it matters."""
+    if isinstance(data, bytes) or data.isascii() or not MESSAGE_BYTES_MAX < 4 * len(data) <= 4 * MESSAGE_BYTES_MAX:
+        return len(data)
+    return len(data.encode("utf-8", "surrogatepass"))
+
+
 def frame_of(batch: WireBatch) -> BatchFrame:
     """A JSON batch with its entries packed, so that behind this line there is one kind of batch."""
     raw = [entries.from_wire(entry) for entry in batch.entries]
     payload = columns.encode(raw)
+    identity = None
+    if isinstance(batch, FilledBatch):
+        untimed = [entry._replace(timestamp_ms=0) if n in batch.untimed else entry for n, entry in enumerate(raw)]
+        identity = columns.encode(untimed)
     return BatchFrame(
         batch.timestamp,
         batch.correlation_id or None,
@@ -88,6 +110,7 @@ def frame_of(batch: WireBatch) -> BatchFrame:
         len(raw),
         {entry.table for entry in raw},
         [entry.sequence for entry in raw],
+        identity,
     )
 
 
@@ -97,22 +120,26 @@ def _read_readme(data: str | bytes, first_error: Exception) -> WireBatch:
         batch = _readme_json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         _refuse(data, first_error)
-    return WireBatch(
+    if batch.sequence_number >= README_SEQUENCES:
+        _refuse(data, ProtocolError(f"sequenceNumber is {batch.sequence_number}, wanted less than {README_SEQUENCES}"))
+    return FilledBatch(
         timestamp=batch.timestamp,
         correlation_id=batch.correlation_id,
         source_do_id=batch.source_do_id,
         source_shard_name=batch.source_shard_name,
-        entries=[_from_readme(entry, index, batch.timestamp) for index, entry in enumerate(batch.entries)],
+        entries=[_from_readme(entry, index, batch) for index, entry in enumerate(batch.entries)],
         sequence_number=batch.sequence_number,
         is_retry=batch.is_retry,
+        untimed=frozenset(index for index, entry in enumerate(batch.entries) if entry.timestamp is UNSET),
     )
 
 
-def _from_readme(entry: ReadmeEntry, index: int, timestamp_ms: int) -> WireEntry:
+def _from_readme(entry: ReadmeEntry, index: int, batch: ReadmeBatch) -> WireEntry:
+    """What the README leaves out is filled in: a sequence of the batch's own, so that no two batches share one."""
     delete = entry.op is WalOperation.DELETE
     return WireEntry(
-        sequence=index if entry.lsn is UNSET else entry.lsn,
-        timestamp=timestamp_ms if entry.timestamp is UNSET else entry.timestamp,
+        sequence=batch.sequence_number * README_ENTRIES + index if entry.lsn is UNSET else entry.lsn,
+        timestamp=batch.timestamp if entry.timestamp is UNSET else entry.timestamp,
         operation=entry.op,
         table=entry.table,
         row_id=_row_id(entry.data) if entry.row_id is UNSET else entry.row_id,
@@ -126,9 +153,11 @@ def _row_id(data: msgspec.Raw | UnsetType) -> str:
         return ""
     try:
         key = _row_key_json.decode(data).id
-    except msgspec.DecodeError:
+        if key is UNSET:
+            return ""
+        return str(_text_json.decode(key)) if bytes(key)[:1] == b'"' else bytes(key).decode()
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return ""
-    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
 
 
 def _refuse(data: str | bytes, error: Exception) -> NoReturn:

@@ -111,6 +111,8 @@ def _body(value: Any) -> bytes:
 def _checked(
     data: bytes, layout: struct.Struct, magic: int, version: int, length: int, crc: int, unsigned_header: bytes
 ) -> Any:
+    if length > FRAME_BYTES_MAX:
+        raise ProtocolError(f"frame announces {length} bytes; at most {FRAME_BYTES_MAX} are allowed")
     if magic != MAGIC:
         raise ProtocolError(f"frame begins with 0x{magic:04x}, wanted 0x{MAGIC:04x}")
     if version != VERSION:

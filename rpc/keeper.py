@@ -12,10 +12,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from rpc.backoff import delay_ms
 from rpc.batch import MESSAGE_BYTES_MAX
 from rpc.config import ChildConfig
-from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError, ProtocolError
 from rpc.link import Link
 
-POLICY_VIOLATION = 1008
+POLICY_VIOLATION, TOO_BIG = 1008, 1009
+CLOSE_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,20 @@ class Address:
     child_id: str
     token: str | None = field(repr=False)
 
+    @property
+    def shown(self) -> str:
+        """The address without what may be a key."""
+        return self.url.partition("?")[0]
+
     def dial(self, config: ChildConfig) -> connect:
         # Header text is ASCII; any other name is told by `connect` alone.
         plain = self.child_id.isascii() and self.child_id.isprintable()
         headers = {"X-Client-ID": self.child_id} if plain else {}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+        token = (self.token or "").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise AccessDeniedError("the token has characters that no token has; pass what `evodb up` printed")
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         seconds = config.handshake_timeout_ms / 1000
         # No compression: it costs 105 KiB a socket at the parent; no pings: the session has heartbeats of its own.
         return connect(
@@ -40,7 +49,7 @@ class Address:
             compression=None,
             max_size=MESSAGE_BYTES_MAX,
             open_timeout=seconds,
-            close_timeout=1,
+            close_timeout=CLOSE_S,
             ping_interval=None,
         )
 
@@ -69,29 +78,36 @@ class Keeper:
         """Open a connection and use it to its end; returns why it ended."""
         self.attempts += 1
         try:
-            async with self.address.dial(self.config) as socket:
+            socket = await self.address.dial(self.config)
+            try:
                 self.link = self.new_link(socket)
                 await self.link.run()
+            finally:
+                self.link = None
+                await _hang_up(socket)
         except LakehouseRpcError as exc:
             return exc
         except (OSError, TimeoutError, InvalidURI, InvalidHandshake, ConnectionClosed) as exc:
             return self._reason(exc)
-        finally:
-            self.link = None
         raise AssertionError("a link never ends without a reason")
 
     def _reason(self, exc: Exception) -> LakehouseRpcError:
-        url = self.address.url
+        url = self.address.shown
         if isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403):
             return AccessDeniedError(
                 f"{url} refused the handshake with HTTP {exc.response.status_code}: the access key is missing, wrong "
                 f"or not meant for child {self.address.child_id!r}; pass token=..., `evodb up` prints one"
             )
         if isinstance(exc, InvalidURI):
-            return AccessDeniedError(f"{exc}, wanted ws://host:port/ws or wss://...")
+            return AccessDeniedError(f"{url} is no address of a parent, wanted ws://host:port/ws or wss://...")
         if isinstance(exc, ConnectionClosed):
             if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION:
                 return AccessDeniedError(f"{url} does not let this key write as child {self.address.child_id!r}")
+            if exc.rcvd is not None and exc.rcvd.code == TOO_BIG:
+                return ProtocolError(
+                    f"{url} takes no frames of {self.config.max_batch_bytes} bytes; lower max_batch_bytes of the child "
+                    "or raise EVODB_FRAME_BYTES_MAX of the parent"
+                )
             return ConnectionError(f"the connection to {url} closed: {exc}")
         return ConnectionError(f"cannot reach {url}: {exc or type(exc).__name__}")
 
@@ -107,3 +123,12 @@ class Keeper:
             multiplier=self.config.backoff_multiplier,
             chance=self.chance(),
         )
+
+
+async def _hang_up(socket: ClientConnection) -> None:
+    """Close as the protocol wants it, or at once when the other side takes no data any more."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await socket.close()
+    except TimeoutError:
+        socket.transport.abort()

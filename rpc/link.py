@@ -7,13 +7,15 @@ opens the next one. Outbox calls run in threads, since each may wait for a disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from websockets.asyncio.client import ClientConnection
 
 from rpc.config import ChildConfig
-from rpc.errors import ConnectionError
+from rpc.errors import ConnectionError, LakehouseRpcError
+from rpc.messages import NackReason
 from rpc.outbox import Outbox, OutboxBatch
 from rpc.session import ChildSession, Flushed, Refusal, Resolved, Welcome
 
@@ -21,10 +23,14 @@ RESENT_AT_ONCE = 8
 """Unacked batches read from the outbox in one go."""
 
 
+T = TypeVar("T")
+
+
 class Listener(Protocol):
     """Who hears what the parent said; called in the event loop, after the outbox was told."""
 
-    def welcomed(self, welcome: Welcome, *, new_epoch: bool) -> None: ...
+    def welcomed(self, welcome: Welcome) -> None: ...
+    def renewed(self) -> None: ...
     def resolved(self, resolved: Resolved) -> None: ...
     def refused(self, refusal: Refusal) -> None: ...
     def flushed(self, flushed: Flushed) -> None: ...
@@ -64,11 +70,16 @@ class Link:
         """There is something new to look at."""
         self._wake.set()
 
-    async def send_text(self, frame: str) -> None:
-        await self._socket.send(frame)
+    async def put(self, frame: str | bytes) -> None:
+        """Send a frame. A parent that does not take it within `ack_timeout_ms` is gone: raises ConnectionError."""
+        try:
+            async with asyncio.timeout(self._config.ack_timeout_ms / 1000):
+                await self._socket.send(frame)
+        except TimeoutError:
+            raise ConnectionError(f"the parent takes no data for {self._config.ack_timeout_ms} ms") from None
 
     async def request_flush(self, correlation_id: str) -> None:
-        await self._socket.send(self.session.flush_request(correlation_id, now_ms=self._now_ms()))
+        await self.put(self.session.flush_request(correlation_id, now_ms=self._now_ms()))
 
     async def run(self) -> None:
         """Greet, resume, and work until the connection ends. Always raises."""
@@ -79,30 +90,54 @@ class Link:
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await asyncio.shield(self._settle())
+            with contextlib.suppress(LakehouseRpcError):  # what is not told now is sent again and answered duplicate
+                await asyncio.shield(self._settle())
 
     async def _greet(self) -> None:
-        """Say hello until both sides agree on an epoch."""
-        new_epoch = False
-        while True:
-            self.session.epoch, last = await asyncio.to_thread(lambda: (self._outbox.epoch, self._outbox.last_sequence))
-            await self._socket.send(self.session.hello(last_ack_sequence=self._last_ack, now_ms=self._now_ms()))
-            async with asyncio.timeout(self._config.handshake_timeout_ms / 1000):
-                welcome = await self._welcome()
-            if welcome.resume_sequence <= last:
-                break
-            # The parent has batches of this epoch that this file never cut: it came back from a backup.
-            await asyncio.to_thread(self._outbox.renew_epoch)
-            new_epoch = True
+        """Say hello until both sides agree on the epoch and on what is durable of it."""
+        while (welcome := await self._agreed()) is None:
+            await self._renew_epoch()
         self._last_sent = self._last_ack = welcome.resume_sequence
         await asyncio.to_thread(self._outbox.ack_through, welcome.resume_sequence)
-        self._listener.welcomed(welcome, new_epoch=new_epoch)
+        self._listener.welcomed(welcome)
 
-    async def _welcome(self) -> Welcome:
+    async def _renew_epoch(self) -> None:
+        await asyncio.to_thread(self._outbox.renew_epoch)
+        self._listener.renewed()
+
+    async def _agreed(self) -> Welcome | None:
+        """The parent's welcome, or None when what it has of this epoch is not what this file has.
+
+        Then the file came back from a backup: the parent knows batches the file never cut, or knows the last one they
+        seem to share with other content. That one is sent again to find out.
+        """
+        self.session.epoch, last = await asyncio.to_thread(lambda: (self._outbox.epoch, self._outbox.last_sequence))
+        async with asyncio.timeout(self._config.handshake_timeout_ms / 1000):
+            await self.put(self.session.hello(last_ack_sequence=self._last_ack, now_ms=self._now_ms()))
+            welcome = await self._heard(Welcome)
+            if welcome.highest_sequence > last:
+                return None
+            shared = await self._held(welcome.resume_sequence)
+            if shared is not None:
+                await self._send(shared)
+                answer = await self._heard((Resolved, Refusal))
+                if isinstance(answer, Refusal):
+                    return None if answer.reason is NackReason.INVALID_SEQUENCE else welcome
+        return welcome
+
+    async def _heard(self, kind: type[T] | tuple[type[T], ...]) -> T:
+        """The next event of this kind."""
         while True:
             event = self.session.receive(await self._socket.recv(), now_ms=self._now_ms(), chance=self._chance())
-            if isinstance(event, Welcome):
+            if isinstance(event, Flushed):
+                self._listener.flushed(event)
+            elif isinstance(event, kind):
                 return event
+
+    async def _held(self, sequence: int) -> OutboxBatch | None:
+        """This batch, if it is cut and not acknowledged."""
+        found = await asyncio.to_thread(lambda: self._outbox.unacked(after=sequence - 1, limit=1))
+        return found[0] if found and found[0].sequence == sequence else None
 
     async def _read(self) -> None:
         async for frame in self._socket:
@@ -139,65 +174,70 @@ class Link:
             await self._socket.recv()  # a clean close ends the iteration without a word; this says it
 
     async def _send_some(self) -> bool:
-        """Send the next batches: those cut before, in order, then newly cut ones. False when there is nothing now."""
-        after = self._last_sent
-        limit = min(RESENT_AT_ONCE, self.session.room(now_ms=self._now_ms()))
-        batches = await asyncio.to_thread(lambda: self._outbox.unacked(after=after, limit=limit))
+        """Send the next batches in order, those cut before and then a new cut. False when there is nothing now."""
+        batches = await self._unsent()
         if not batches:
             async with self._cutting:
-                cut = await asyncio.to_thread(self._cut_if_due)
-            batches = [] if cut is None else [cut]
+                await asyncio.to_thread(self._cut_if_due)
+            batches = await self._unsent()  # others cut too: only the outbox knows what comes next
         for batch in batches:
             self._last_sent = batch.sequence
             await self._send(batch)
         return bool(batches)
 
-    def _cut_if_due(self) -> OutboxBatch | None:
+    async def _unsent(self) -> list[OutboxBatch]:
+        after, limit = self._last_sent, min(RESENT_AT_ONCE, self.session.room(now_ms=self._now_ms()))
+        return await asyncio.to_thread(lambda: self._outbox.unacked(after=after, limit=limit))
+
+    def _cut_if_due(self) -> None:
+        """Make a batch of what waits, when there is enough of it or it waited long enough."""
         uncut, now_ms = self._outbox.uncut_entries(), self._now_ms()
         if not uncut:
             self._first_uncut_ms = None
-            return None
+            return
         if self._first_uncut_ms is None:
             self._first_uncut_ms = now_ms
         if uncut < self._config.max_batch_size and now_ms - self._first_uncut_ms < self._config.batch_timeout_ms:
-            return None
+            return
         self._first_uncut_ms = None
-        return self._outbox.cut(entries_max=self._config.max_batch_size, bytes_max=self._config.max_batch_bytes)
+        self._outbox.cut(entries_max=self._config.max_batch_size, bytes_max=self._config.max_batch_bytes)
 
     async def _resend(self, sequence: int) -> None:
-        found = await asyncio.to_thread(lambda: self._outbox.unacked(after=sequence - 1, limit=1))
-        for batch in found:
-            if batch.sequence == sequence:
-                await self._send(batch)
+        batch = await self._held(sequence)
+        if batch is None:
+            self.session.forget(sequence)
+        else:
+            await self._send(batch)
 
     async def _send(self, batch: OutboxBatch) -> None:
         frame = self.session.batch(batch.sequence, batch.payload, entries=batch.entries, now_ms=self._now_ms())
-        await self._socket.send(frame)
+        await self.put(frame)
         self._listener.sent(len(frame))
 
     async def _settle(self) -> None:
-        """Tell the outbox, then the listener, what became of batches."""
-        answers, self._answers = self._answers, []
-        if not answers:
-            return
-        await asyncio.to_thread(self._tell_outbox, answers)
-        for answer in answers:
+        """Tell the outbox, then the listener, what became of batches, one by one and in the order of the answers."""
+        while self._answers:
+            answer = self._answers[0]
+            if isinstance(answer, Refusal) and answer.reason is NackReason.INVALID_SEQUENCE:
+                await self._renew_epoch()
+                raise ConnectionError(f"{answer.text}; the outbox began a new epoch and sends again what it keeps")
+            await asyncio.to_thread(self._tell_outbox, answer)
+            del self._answers[0]
             if isinstance(answer, Resolved):
                 self._last_ack = max(self._last_ack, answer.sequence)
                 self._listener.resolved(answer)
             else:
                 self._listener.refused(answer)
 
-    def _tell_outbox(self, answers: list[Resolved | Refusal]) -> None:
-        for answer in answers:
-            if isinstance(answer, Resolved):
-                self._outbox.ack(answer.sequence)
-            elif answer.final:
-                self._outbox.reject(answer.sequence, f"{answer.reason}: {answer.text}")
+    def _tell_outbox(self, answer: Resolved | Refusal) -> None:
+        if isinstance(answer, Resolved):
+            self._outbox.ack(answer.sequence)
+        elif answer.final:
+            self._outbox.reject(answer.sequence, f"{answer.reason}: {answer.text}")
 
     async def _heartbeat(self) -> None:
         pending = await asyncio.to_thread(lambda: self._outbox.pending_entries)
-        await self._socket.send(
+        await self.put(
             self.session.heartbeat(last_ack_sequence=self._last_ack, pending_entries=pending, now_ms=self._now_ms())
         )
 

@@ -95,6 +95,8 @@ class ParentState(StrEnum):
 
 
 class FlushReason(StrEnum):
+    """Why a child asks for a flush."""
+
     MANUAL = "manual"
     SHUTDOWN = "shutdown"
     BUFFER_FULL = "buffer_full"
@@ -124,13 +126,14 @@ class WireEntry(Struct, rename="camel", frozen=True, kw_only=True):
     row_id: str
     before: Raw | UnsetType = UNSET
     after: Raw | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
 
 
 class ClientCapabilities(Struct, rename="camel", frozen=True, kw_only=True):
     """What a child can speak; an old child leaves out what it does not know.
 
-    `binary_replies` asks for 25-byte binary acks instead of JSON text.
+    `binary_replies` asks for 25-byte binary acks instead of JSON text. `encodings` and `compressions` are what the
+    child could send (rpc.negotiation); a parent says what it takes of them only to a child that has them here.
     """
 
     binary_protocol: bool = True
@@ -139,6 +142,8 @@ class ClientCapabilities(Struct, rename="camel", frozen=True, kw_only=True):
     max_batch_size: UInt = 1000
     max_message_size: UInt = 4 * 1024 * 1024
     binary_replies: bool | UnsetType = UNSET
+    encodings: list[str] | UnsetType = UNSET
+    compressions: list[str] | UnsetType = UNSET
 
 
 DEFAULT_CLIENT_CAPABILITIES = ClientCapabilities()
@@ -241,6 +246,12 @@ class StatusMessage(RpcMessage, tag="status", frozen=True, kw_only=True):
     next_flush_time: UInt | UnsetType = UNSET
     resume_sequence: UInt | UnsetType = UNSET
     """Highest sequence up to which every batch of the child's epoch is durable; only sent to a child with an epoch."""
+    highest_sequence: UInt | UnsetType = UNSET
+    """Highest sequence of the epoch that is durable, beyond a gap or not."""
+    encodings: list[str] | UnsetType = UNSET
+    """What the parent takes of the payload encodings the child offered; only sent to a child that offered some."""
+    compressions: list[str] | UnsetType = UNSET
+    """The same of compressions."""
 
 
 class PongMessage(RpcMessage, tag="pong", frozen=True, kw_only=True):

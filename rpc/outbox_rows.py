@@ -12,6 +12,7 @@ from rpc import columns
 from rpc.batch import MESSAGE_BYTES_MAX
 from rpc.entries import U16_MAX, RawEntry
 from rpc.errors import ProtocolError
+from rpc.names import is_table, table_complaint
 from rpc.outbox_meter import ENTRY_BYTES
 
 Row = tuple[Any, ...]
@@ -45,6 +46,8 @@ def within(rows: Iterator[Row], bytes_max: int) -> Iterator[Row]:
 def checked_bytes(entry: RawEntry) -> int:
     if entry.operation not in (0, 1, 2):
         raise ProtocolError(f"operation is {entry.operation}, wanted 0 INSERT, 1 UPDATE or 2 DELETE")
+    if not is_table(entry.table):
+        raise ProtocolError(table_complaint(entry.table))
     if not 0 <= entry.timestamp_ms <= I64_MAX:
         raise ProtocolError(f"timestamp is {entry.timestamp_ms}, wanted ms since 1970 in 63 bits")
     for name, value in (("table", entry.table), ("rowId", entry.row_id)):

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import UNSET
 
-from rpc import batch, dialects, entries, replies
+from rpc import arrow_payload, batch, columns, dialects, entries, replies
 from rpc.batch import KIND_BATCH, MESSAGE_BYTES_MAX, VERSION, BatchFrame, Encoding
 from rpc.errors import ProtocolError
 from rpc.messages import (
@@ -60,13 +60,16 @@ def is_binary_encoded(data: str | bytes) -> bool:
     return not isinstance(data, str) and bytes(data[:2]) == MAGIC
 
 
-def read(frame: str | bytes) -> ClientFrame:
-    """A frame of a child. Raises ProtocolError with whatever of the message could be read."""
+def read(frame: str | bytes, *, documents: bool = False) -> ClientFrame:
+    """A frame of a child. Raises ProtocolError with whatever of the message could be read.
+
+    `documents`: Arrow was agreed on in `connect` (rpc.negotiation).
+    """
     if is_binary_encoded(frame):
         data = bytes(frame)  # type: ignore[arg-type]
         if _kind(data) != KIND_BATCH:
             raise ProtocolError(f"Unexpected message type: {data[3]}, a child sends {KIND_BATCH}")
-        return batch.read(data)
+        return batch.read(data, documents=documents)
     message = dialects.read(frame, _client_json)
     return dialects.frame_of(message) if isinstance(message, dialects.WireBatch) else message
 
@@ -77,7 +80,7 @@ def decode_message(data: str | bytes) -> AnyRpcMessage:
         data = bytes(data)  # type: ignore[arg-type]
         kind = _kind(data)
         if kind == KIND_BATCH:
-            return _message_of(batch.read(data))
+            return _message_of(batch.read(data, documents=True))
         return replies.decode_ack(data) if kind == replies.KIND_ACK else replies.decode_nack(data)
     message = dialects.read(data, _any_json)
     return _message_of(dialects.frame_of(message)) if isinstance(message, dialects.WireBatch) else message
@@ -102,8 +105,31 @@ def encode_message(message: AnyRpcMessage, *, binary: bool = True) -> str | byte
     if binary and isinstance(message, NackMessage):
         return replies.encode_nack(message)
     if isinstance(message, CDCBatchMessage):
-        return entries.dump_value(_json_batch(message)).decode()
-    return _encode_json(message).decode()
+        return _sized(_strict(entries.dump_value(_json_batch(message))))
+    return _sized(_json_text(message))
+
+
+def _json_text(message: AnyRpcMessage) -> bytes:
+    try:
+        return _encode_json(message)
+    except (UnicodeEncodeError, TypeError, ValueError) as exc:
+        raise ProtocolError(f"{type(message).__name__} cannot be written as JSON: {exc}") from None
+
+
+def _strict(text: bytes) -> bytes:
+    """Refuses what is no JSON for anybody else."""
+    if b"NaN" in text or b"Infinity" in text:
+        try:
+            msgspec.json.decode(text)
+        except msgspec.DecodeError as exc:
+            raise ProtocolError(f"NaN and Infinity travel in a binary batch only: {exc}") from None
+    return text
+
+
+def _sized(text: bytes) -> str:
+    if len(text) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"message has {len(text)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    return text.decode()
 
 
 def _kind(data: bytes) -> int:
@@ -120,7 +146,10 @@ def _kind(data: bytes) -> int:
 
 
 def _message_of(frame: BatchFrame) -> CDCBatchMessage:
-    whole = [entries.to_wal(entry) for entry in batch.raw_entries(frame)]
+    if frame.encoding is Encoding.COLUMNS and columns.has_documents(frame.payload):
+        whole = arrow_payload.decode(frame.payload)
+    else:
+        whole = [entries.to_wal(entry) for entry in batch.raw_entries(frame)]
     return CDCBatchMessage(
         timestamp=frame.timestamp_ms,
         correlation_id=UNSET if frame.correlation_id is None else frame.correlation_id,

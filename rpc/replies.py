@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from rpc.batch import MAGIC, VERSION, Flag
+from rpc.entries import utf8
 from rpc.errors import ProtocolError
 from rpc.messages import AckMessage, AckStatus, NackMessage, NackReason
 
@@ -52,7 +53,7 @@ def _pack(layout: struct.Struct, *fields: Any) -> bytes:
 def _tail(correlation_id: str | UnsetType) -> bytes:
     if not correlation_id:
         return b""
-    text = correlation_id.encode()
+    text = utf8(correlation_id, "correlation id")
     return _pack(LENGTH, len(text)) + text
 
 

@@ -31,6 +31,7 @@ FLOORS = {
         "lakehouse.parent.alarm",
         "lakehouse.parent.consumer",
         "lakehouse.parent.flush_requests",
+        "lakehouse.parent.farewell",
         "lakehouse.parent.greeting",
         "lakehouse.parent.house",
         "lakehouse.parent.views",

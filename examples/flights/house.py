@@ -7,6 +7,7 @@ evodb up ─ daphne     sockets and journal: the one that is killed
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._log = folder / "evodb-up.log"
+        self.log = folder / "evodb-up.log"
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"ws://127.0.0.1:{self._port}/ws"
@@ -35,13 +36,13 @@ class House:
     def start(self) -> None:
         """Return when children may come."""
         command = [str(Path(sys.executable).with_name("evodb")), "up", "--port", str(self._port)]
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             # A session of its own: Ctrl-C is for the demo, which stops the house in order.
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + READY_S
         while not _listens(self._port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"evodb up did not start:\n{self._log.read_text()}")
+                raise RuntimeError(f"evodb up did not start:\n{self.log.read_text()}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -54,7 +55,7 @@ class House:
         except subprocess.TimeoutExpired:
             self._process.kill()  # daphne and celery die with it
         if self._process.wait():
-            raise RuntimeError(f"evodb up did not stop cleanly:\n{self._log.read_text()}")
+            raise RuntimeError(f"evodb up did not stop cleanly:\n{self.log.read_text()}")
 
     def daphne_pid(self) -> int:
         """Of the daphne that runs now."""
@@ -63,7 +64,7 @@ class House:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             if b"daphne" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
-        raise RuntimeError(f"daphne does not run:\n{self._log.read_text()}")
+        raise RuntimeError(f"daphne does not run:\n{self.log.read_text()}")
 
     def kill_daphne(self) -> int:
         """Without a warning, as a power cut would; returns which process it was."""
@@ -86,8 +87,9 @@ def peak_mib(pid: int) -> float:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Below those that systems give to outgoing connections: one of them might take it while daphne is dead."""
+    ports = random.sample(range(10_000, 30_000), 100)
+    return next(port for port in ports if not _listens(port))
 
 
 def _listens(port: int) -> bool:

@@ -16,11 +16,12 @@ from pathlib import Path
 from house import House, peak_mib
 from source import Writers
 
+from rpc import ChildConfig, ClientState, LakehouseRpcClient
 from rpc.capture.sqlite import SqliteCapture
-from rpc.client import LakehouseRpcClient
-from rpc.config import ChildConfig
 
 LOOK_EVERY_S = 0.05
+PATIENCE_S = 60
+"""Without a single ack; then something is broken."""
 CONFIG = ChildConfig(
     max_reconnect_attempts=0,  # never give up
     max_pending_batches=8,  # what is on its way sits in the parent's memory
@@ -57,6 +58,8 @@ class Street:
         self._show = show
         self._captures: list[SqliteCapture] = []
         self._clients: list[LakehouseRpcClient] = []
+        self._last_acked = 0
+        self._moved_s = 0.0
 
     async def walk(self, databases: dict[str, Path], *, entries: int) -> Report:
         """Have everything written, streamed and flushed; kill the parent when half of it is acknowledged."""
@@ -84,7 +87,8 @@ class Street:
         capture = stack.enter_context(SqliteCapture(path))
         capture.attach()
         client = LakehouseRpcClient(self._house.url, carrier, outbox=capture, token=self._house.token, config=CONFIG)
-        await stack.enter_async_context(client)
+        async with asyncio.timeout(PATIENCE_S):
+            await stack.enter_async_context(client)
         self._captures.append(capture)
         self._clients.append(client)
 
@@ -92,6 +96,8 @@ class Street:
         """How many changes are acknowledged; it may be more, for the writers go on while we count."""
         written = self._writers.changes
         acked = max(0, written - sum(capture.pending_entries for capture in self._captures))
+        if acked != self._last_acked:
+            self._last_acked, self._moved_s = acked, time.monotonic()
         self._show(acked)
         return acked
 
@@ -114,5 +120,13 @@ class Street:
         return [client.get_stats().reconnects for client in self._clients]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
+        """Raises when it will not come true any more."""
+        self._moved_s = time.monotonic()
         while not await asyncio.to_thread(condition):
+            for client in self._clients:
+                if client.state is ClientState.FAILED:
+                    await client.drain()  # raises what ended it
+            if time.monotonic() - self._moved_s > PATIENCE_S:
+                states = ", ".join(f"{client.child_id} {client.state}" for client in self._clients)
+                raise RuntimeError(f"no ack for {PATIENCE_S} s; {self._house.log} may say why. Children: {states}")
             await asyncio.sleep(LOOK_EVERY_S)

@@ -6,6 +6,8 @@ a metadata file says.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
@@ -18,6 +20,13 @@ def find(namespace: str, table: str) -> str | None:
     """Where the newest metadata file of this table is."""
     rows = IcebergTable.objects.filter(namespace__name=namespace, name=table)
     return rows.values_list("metadata_location", flat=True).first()
+
+
+def lock_namespaces(namespaces: Iterable[str]) -> None:
+    """Make these namespaces exist and keep them from being dropped until the transaction ends."""
+    for namespace in sorted(namespaces):
+        Namespace.objects.get_or_create(name=namespace)
+        Namespace.objects.select_for_update().get(name=namespace)
 
 
 def insert(namespace: str, table: str, location: str) -> bool:

@@ -25,7 +25,6 @@ from pyiceberg.typedef import Identifier
 from lakehouse.catalog import evolution, parts, pointers
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.errors import CommitConflict, StoreUnavailable
-from lakehouse.models import Namespace
 
 FLUSH_ID = "evodb.flush-id"
 TABLE_DEFAULTS = {
@@ -91,13 +90,15 @@ def stage(
 def swap(staged: Sequence[Staged]) -> None:
     """Move the pointers of all these tables, in the caller's transaction. Raises CommitConflict naming the table.
 
-    Always in the same order, so that two flushes of the same tables wait for each other instead of deadlocking.
+    Always in the same order, namespaces first, so that two flushes of the same tables wait for each other instead of
+    deadlocking.
     """
     assert transaction.get_connection().in_atomic_block, "swap belongs into the transaction that marks the batches"
-    for one in sorted(staged, key=lambda one: (one.namespace, one.table)):
-        namespace, name = table_key((*Catalog.identifier_to_tuple(one.namespace), one.table))
+    keys = {one: table_key((*Catalog.identifier_to_tuple(one.namespace), one.table)) for one in staged}
+    pointers.lock_namespaces({keys[one][0] for one in staged if one.expected_location is None})
+    for one in sorted(staged, key=keys.__getitem__):
+        namespace, name = keys[one]
         if one.expected_location is None:
-            Namespace.objects.get_or_create(name=namespace)
             moved = pointers.insert(namespace, name, one.metadata_location)
         else:
             moved = pointers.move(namespace, name, expected=one.expected_location, location=one.metadata_location)

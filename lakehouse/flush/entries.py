@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rpc import columns, entries
+from rpc import arrow_stream, columns, entries
 from rpc.batch import Encoding
 from rpc.errors import ProtocolError
 
@@ -48,7 +48,8 @@ class Sheet(NamedTuple):
     """All entries in one Arrow table `rows`, a whole payload that cannot be cut in `unreadable`.
 
     Columns: row (its number), batch (index into `batches`), table (index into `tables`), sequence, timestamp_ms,
-    operation, and as binary row_id, before, after, metadata, of which the last three are null when absent.
+    operation, and as binary row_id, before, after, metadata, the last three null when absent. And document, which
+    counts through the `documents` of the row's table and is null for an entry without a typed one.
     """
 
     rows: Any
@@ -58,6 +59,8 @@ class Sheet(NamedTuple):
     tables: list[bytes]
     unreadable: list[Unreadable]
     unreadable_entries: int
+    documents: dict[bytes, list[Any]]
+    """The typed documents of each table, as they came: Arrow tables one behind the other."""
 
     def letter(self, row: int, reason: str) -> Unreadable:
         """The entry of this row with everything it came with, as a batch of one."""
@@ -72,7 +75,17 @@ class Sheet(NamedTuple):
         )
         index = row - self.starts[fields["batch"]]
         name = table.decode(errors="replace")
-        return Unreadable(batch.batch_id, index, name, Encoding.COLUMNS, columns.encode([raw]), reason)
+        payload = columns.encode([raw], **self._document(table, fields["document"]))
+        return Unreadable(batch.batch_id, index, name, Encoding.COLUMNS, payload, reason)
+
+    def _document(self, table: bytes, number: int | None) -> dict[str, Any]:
+        if number is None:
+            return {}
+        for rows in self.documents[table]:
+            if number < rows.num_rows:
+                return {"documents": [1], "streams": {table: arrow_stream.write(rows.slice(number, 1))}}
+            number -= rows.num_rows
+        raise AssertionError(f"no document {number} of table {table!r}")
 
 
 class _Cut(NamedTuple):
@@ -86,6 +99,10 @@ class _Cut(NamedTuple):
     lengths: Sequence[Any]
     """of row ids u16, befores u32, afters u32, metadatas u32 (or nothing)"""
     texts: Sequence[Any]
+    numbers: Any = None
+    """Of the typed document of each entry, 1 plus its row in its table's stream, or 0"""
+    streams: Sequence[Any] = ()
+    """An Arrow table for each of `tables`, or nothing"""
 
 
 FIXED = {"sequence": pa.uint64(), "timestamp_ms": pa.uint64(), "operation": pa.uint8()}
@@ -112,7 +129,9 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
     starts = list(accumulate((cut.entries for cut in cuts), initial=0))[:-1]
     tables: dict[bytes, int] = {}
     rows = _rows(cuts, tables)
-    return Sheet(rows, whole, starts, list(tables), unreadable, lost)
+    documents: dict[bytes, list[Any]] = {}
+    rows = rows.append_column("document", _documents(cuts, documents))
+    return Sheet(rows, whole, starts, list(tables), unreadable, lost, documents)
 
 
 def tables_of(batch: StoredBatch) -> list[bytes]:
@@ -158,6 +177,23 @@ def _table_column(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:
     return pa.concat_arrays([*pieces, _repeat(numbers, counts)])
 
 
+def _documents(cuts: list[_Cut], documents: dict[bytes, list[Any]]) -> Any:
+    """The number of each entry's typed document among those of its table."""
+    pieces = [pa.array([], pa.int64())]
+    starts: dict[bytes, int] = {}
+    for cut in cuts:
+        if not cut.streams:
+            pieces.append(pa.nulls(cut.entries, pa.int64()))
+            continue
+        before = pa.array([starts.get(table, 0) - 1 for table in cut.tables], pa.int64())
+        numbers = pc.add(cut.numbers, before.take(pa.array(cut.table_index, pa.int32())))
+        pieces.append(pc.if_else(pc.greater(cut.numbers, pa.scalar(0)), numbers, pa.scalar(None, pa.int64())))
+        for table, rows in zip(cut.tables, cut.streams, strict=True):
+            documents.setdefault(table, []).append(rows)
+            starts[table] = starts.get(table, 0) + rows.num_rows
+    return pa.concat_arrays(pieces)
+
+
 def _repeat(values: Sequence[int], counts: Sequence[int]) -> Any:
     """Each value as often as its count says."""
     runs = [(value, count) for value, count in zip(values, counts, strict=True) if count]
@@ -188,7 +224,10 @@ def _cut(batch: StoredBatch) -> _Cut:
         found = columns.decode(batch.payload)
         absent = [] if len(found.metadata_lengths) else [bytes(4 * found.rows)]
         return _Cut(
-            found.rows, found.tables, found.table_index, found[2:5], [*found[6 : 10 - len(absent)], *absent], found[10:]
+            *(found.rows, found.tables, found.table_index, found[2:5]),
+            [*found[6 : 10 - len(absent)], *absent],
+            found[10:14],
+            *arrow_stream.documents(found),
         )
     if batch.encoding not in (Encoding.BINARY, Encoding.BINARY_METADATA):
         raise ProtocolError(f"encoding {batch.encoding!r}, wanted one of {', '.join(Encoding)}")

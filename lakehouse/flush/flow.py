@@ -17,7 +17,7 @@ from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
-from lakehouse.flush import claim, shred
+from lakehouse.flush import claim, heartbeat, shred
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import Shredded
@@ -58,7 +58,8 @@ class Flusher:
         if claimed is None:
             return None
         try:
-            flushed = self._persist(claimed)
+            with heartbeat.kept(claimed, lease_ms=self.settings.lease_ms, now_ms=self.now_ms):
+                flushed = self._persist(claimed)
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
@@ -96,7 +97,6 @@ class Flusher:
         }
         staged = []
         for name, rows in shredded.tables.items():
-            claim.renew(claimed, now_ms=self.now_ms(), lease_ms=self.settings.lease_ms)
             staged.append(
                 tables.stage(self.catalog, claimed.namespace, name, rows, flush_id=claimed.flush_id, parquet=parquet)
             )

@@ -61,7 +61,7 @@ class Survey:
         names = Names(self._types)
         is_unfit = any(_UNFIT.search(key) for key in self._seen)
         too_many = len(self._seen) > FIELDS_MAX or len(self._types) + len(unknown) > COLUMNS_MAX
-        if not self._is_for_msgspec or is_unfit or too_many or len({key.lower() for key in unknown}) < len(unknown):
+        if not self._is_for_msgspec or is_unfit or too_many or len({key.casefold() for key in unknown}) < len(unknown):
             return None
         return tuple(
             (key, _kind(kinds, self._types.get(key)) if names.is_free(key) else Kind.REST)

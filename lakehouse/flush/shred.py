@@ -10,7 +10,6 @@ Entries a second on one core, documents of 19 keys and 300 bytes in batches of 1
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import documents, entries, exact
+from lakehouse.flush import documents, entries, exact, typed
 from lakehouse.flush.entries import Sheet, StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
+from rpc.names import is_table, table_complaint
 
 __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names"]
 
-TABLE_NAME = re.compile(rb"(?!\.+\Z)[A-Za-z0-9_.-]{1,255}")
 TIMESTAMP_MS_MAX = pa.scalar(253_402_300_799_999, pa.uint64())
 """The last millisecond of the year 9999."""
 SEQUENCE_MAX = pa.scalar(2**63 - 1, pa.uint64())
@@ -52,7 +51,7 @@ def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shr
     reasons = _misfits(sheet)
     tables: dict[str, Any] = {}
     for name, rows in _by_table(sheet, reasons):
-        table, unreadable = _table(rows, known.get(name))
+        table, unreadable = _table(rows, known.get(name), sheet.documents.get(name.encode(), []))
         reasons.update(unreadable)
         if table.num_rows:
             tables[name] = table
@@ -67,7 +66,7 @@ def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shr
 def table_names(batches: Sequence[StoredBatch]) -> set[str]:
     """The tables these batches may have rows for."""
     found = {name for batch in batches for name in entries.tables_of(batch)}
-    return {name.decode() for name in found if TABLE_NAME.fullmatch(name)}
+    return {name.decode() for name in found if is_table(name)}
 
 
 def _misfits(sheet: Sheet) -> dict[int, str]:
@@ -75,9 +74,8 @@ def _misfits(sheet: Sheet) -> dict[int, str]:
     rows = sheet.rows
     reasons: dict[int, str] = {}
     for number, table in enumerate(sheet.tables):
-        if not TABLE_NAME.fullmatch(table):
-            reason = f"table name {table.decode(errors='replace')!r}, wanted letters, digits, `_`, `-` and `.`"
-            _note(reasons, pc.equal(rows["table"], pa.scalar(number, pa.int32())), reason)
+        if not is_table(table):
+            _note(reasons, pc.equal(rows["table"], pa.scalar(number, pa.int32())), table_complaint(table))
     late = pc.greater(rows["timestamp_ms"], TIMESTAMP_MS_MAX)
     _note(reasons, late, f"its timestamp is over {TIMESTAMP_MS_MAX}, the end of the year 9999")
     _note(reasons, pc.greater(rows["sequence"], SEQUENCE_MAX), f"its sequence is over {SEQUENCE_MAX}")
@@ -149,11 +147,12 @@ def _without(rows: Any, reasons: Mapping[int, str]) -> Any:
     return pc.invert(pc.is_in(rows, pa.array(list(reasons), pa.int64())))
 
 
-def _table(rows: Any, known: Any | None) -> tuple[Any, dict[int, str]]:
+def _table(rows: Any, known: Any | None, streams: Sequence[Any]) -> tuple[Any, dict[int, str]]:
     """The rows of one table as the lake wants them, and the row numbers of those that are not readable."""
     texts = {name: rows[name].combine_chunks() for name in entries.TEXTS}
     document, other = _document(rows["operation"].combine_chunks(), texts["before"], texts["after"])
-    read = documents.read(document, known)
+    numbers = rows["document"].combine_chunks()
+    read = typed.read(streams, numbers, document, known) if streams else documents.read(document, known)
     unreadable = read.unreadable | documents.check(other)
     partition, not_json = _partition(texts["metadata"])
     unreadable |= not_json
@@ -174,8 +173,8 @@ def _table(rows: Any, known: Any | None) -> tuple[Any, dict[int, str]]:
     if partition.null_count < len(partition) or (known is not None and PARTITION in known.names):
         ours[PARTITION] = partition
     table = pa.table(ours | read.columns)
-    numbers = {rows["row"][index].as_py(): reason for index, reason in unreadable.items()}
-    return (table.filter(_without(rows["row"], numbers)) if numbers else table), numbers
+    found = {rows["row"][index].as_py(): reason for index, reason in unreadable.items()}
+    return (table.filter(_without(rows["row"], found)) if found else table), found
 
 
 def _document(operation: Any, before: Any, after: Any) -> tuple[Any, Any]:

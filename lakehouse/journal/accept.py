@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from django.db import transaction
 
 from lakehouse.journal import store
-from lakehouse.journal.dedup import Content, Stored, content, rest_of
+from lakehouse.journal.dedup import Content, content, digest_of, digests_in, entry_digests, rest_of
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
 from rpc.batch import BatchFrame
 from rpc.messages import AckStatus, NackReason
 
 BUFFERED_ABOVE = 0.8
+COMPARED_BATCHES_MAX = 1000
+"""Of a child at once; the rows of more would hold up everybody else's batches."""
+
+
+class NotComparable(Exception):
+    """Whether these entries are stored already cannot be told, so they must not be taken for repeats."""
 
 
 @dataclass(slots=True)
@@ -80,16 +86,21 @@ def accept(offers: Sequence[tuple[Source, BatchFrame]], *, now_ms: int) -> tuple
 def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
     child, buffer = group.children[source.child_id], group.buffers[source.parent_id]
     child.last_seen_ms = group.now_ms
+    if source.own_epoch and not frame.sequence:
+        return Refused(NackReason.INVALID_FORMAT, "batch has sequence 0; those of an epoch begin at 1")
     epoch = _epoch(child, source, group.now_ms)
     if not frame.entries:
         _mark(child, source, epoch, frame.sequence)
         return _accepted(AckStatus.OK, frame, buffer)
-    if (repeat := _repeat(child, source, epoch, frame)) is not None:
+    if (repeat := _repeat(group, source, epoch, frame)) is not None:
         child.duplicates += 1
         return _accepted(AckStatus.DUPLICATE, frame, buffer) if repeat else _other_content(frame)
     if not buffer.has_room(entries=frame.entries, size_bytes=len(frame.payload)):
         return _full(frame, buffer)
-    fresh = _fresh(group, source, epoch, frame)
+    try:
+        fresh = _fresh(group, source, epoch, frame)
+    except NotComparable as exc:
+        return Refused(NackReason.INVALID_SEQUENCE, str(exc))
     if fresh is None:
         child.duplicates += 1
         _mark(child, source, epoch, frame.sequence)
@@ -106,8 +117,9 @@ def _epoch(child: ChildRow, source: Source, now_ms: int) -> int:
     return source.epoch
 
 
-def _repeat(child: ChildRow, source: Source, epoch: int, frame: BatchFrame) -> bool | None:
+def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool | None:
     """None: this sequence is new. True: it is durable with this content. False: with other content."""
+    child = group.children[source.child_id]
     if source.own_epoch:
         if frame.sequence not in child.watermark_of(epoch):
             return None
@@ -118,31 +130,50 @@ def _repeat(child: ChildRow, source: Source, epoch: int, frame: BatchFrame) -> b
     if digest is None:
         # Durable once and no longer remembered, or emptied of repeats; a child without an epoch proves nothing by it.
         return True if source.own_epoch else None
-    if digest == content(frame, own_epoch=source.own_epoch).digest:
+    if digest == digest_of(frame):
         return True
-    return rest_of(frame, _known(child, source, epoch, frame), own_epoch=source.own_epoch) is None
+    return not source.own_epoch and rest_of(frame, _known(group, source, epoch, frame), own_epoch=False) is None
 
 
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
-    """The content to store, or None when every entry is stored already."""
+    """The content to store, or None when every entry is stored already. Raises NotComparable."""
     child, own = group.children[source.child_id], source.own_epoch
-    if min(frame.entry_sequences) > child.entry_sequence_max and (not own or epoch == child.epoch):
+    is_current = own == child.is_own_epoch and (not own or epoch == child.epoch)
+    if is_current and min(frame.entry_sequences) > child.entry_sequence_max:
         return content(frame, own_epoch=own)
+    return rest_of(frame, _known(group, source, epoch, frame), own_epoch=own)
+
+
+def _known(group: Group, source: Source, epoch: int, frame: BatchFrame) -> set[int]:
+    """Digests of the entries stored of this child that the frame may repeat. Raises NotComparable."""
+    child, own = group.children[source.child_id], source.own_epoch
     window_ms = group.buffers[source.parent_id].config.deduplication_window_ms
-    return rest_of(frame, _known(child, source, epoch, frame, since_ms=group.now_ms - window_ms), own_epoch=own)
-
-
-def _known(child: ChildRow, source: Source, epoch: int, frame: BatchFrame, *, since_ms: int = 0) -> list[Stored]:
-    """What is stored of this child that may share entries with the frame."""
-    own = source.own_epoch
-    earlier = [c.remembered for e, _, c in child.fresh if e == epoch or not own]
-    return earlier + store.overlapping(
+    known: set[int] = set()
+    for e, _, earlier in child.fresh:
+        if e == epoch or not own:
+            digests = digests_in(earlier.remembered.entry_digests)
+            known.update(digests or entry_digests(earlier.encoding, earlier.payload))
+    stored = store.overlapping(
         child.child_id,
         first=min(frame.entry_sequences),
         last=max(frame.entry_sequences),
         epoch=epoch if own else None,
-        since_ms=since_ms,
+        since_ms=group.now_ms - window_ms,
+        limit=COMPARED_BATCHES_MAX,
     )
+    if own and len(stored) == COMPARED_BATCHES_MAX:
+        raise NotComparable(f"batch {frame.sequence} meets the entries of {len(stored)} stored batches or more")
+    for overlap in stored:
+        if overlap.entry_digests:
+            known.update(digests_in(overlap.entry_digests))
+        elif overlap.payload is not None:
+            known.update(entry_digests(overlap.encoding, overlap.payload))
+        elif own:
+            raise NotComparable(
+                f"batch {frame.sequence} has entry sequences of this epoch that are in a table already under another "
+                "batch; begin a new epoch to send these entries"
+            )
+    return known
 
 
 def _take(group: Group, source: Source, epoch: int, sequence: int, fresh: Content) -> None:
@@ -185,6 +216,12 @@ def _other_content(frame: BatchFrame) -> Refused:
 
 def _full(frame: BatchFrame, buffer: Buffer) -> Refused:
     config = buffer.config
+    if frame.entries > config.max_buffer_entries or len(frame.payload) > config.max_buffer_bytes:
+        return Refused(
+            NackReason.INVALID_FORMAT,
+            f"batch has {frame.entries} entries of {len(frame.payload)} bytes; this parent never takes more than "
+            f"{config.max_buffer_entries} entries or {config.max_buffer_bytes} bytes at once, send smaller ones",
+        )
     return Refused(
         NackReason.BUFFER_FULL,
         f"buffer holds {buffer.entries} of {config.max_buffer_entries} entries and {buffer.size_bytes} of "

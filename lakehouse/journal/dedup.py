@@ -1,14 +1,13 @@
 """What is new in a batch and what the journal has already. Pure: rows come in, a verdict goes out.
 
-A child that keeps an epoch never uses an entry sequence twice in it, so there the sequence says which entry it is.
-Any other child starts over at will; there an entry is known by the digest of all its bytes (sequence, timestamp,
-operation, table, row id, before, after), never by message timestamp, correlation id or retry count.
+An entry is known by the digest of all its bytes (sequence, timestamp, operation, table, row id, before, after), a batch
+by that of its payload; never by message timestamp, correlation id or retry count.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from rpc import columns
 from rpc.batch import BatchFrame, Encoding, raw_entries
-from rpc.entries import RawEntry, pack, scan
+from rpc.entries import pack, scan, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A batch as it will be stored."""
+    """A batch as it will be stored. `digest` is that of the batch as it was offered, whatever was filtered from it."""
 
     encoding: Encoding
     payload: bytes
@@ -44,10 +43,18 @@ def content(frame: BatchFrame, *, own_epoch: bool) -> Content:
     return Content(
         frame.encoding,
         frame.payload,
-        xxh3_128_digest(frame.payload),
+        digest_of(frame),
         frame.entries,
         remember(frame, own_epoch=own_epoch),
     )
+
+
+def digest_of(frame: BatchFrame) -> bytes:
+    return xxh3_128_digest(_identity(frame))
+
+
+def _identity(frame: BatchFrame) -> bytes:
+    return frame.payload if frame.identity is None else frame.identity
 
 
 def remember(frame: BatchFrame, *, own_epoch: bool) -> Stored:
@@ -58,44 +65,34 @@ def remember(frame: BatchFrame, *, own_epoch: bool) -> Stored:
         return Stored(first, last)
     if not consecutive:
         first, last = min(sequences), max(sequences)
-    return Stored(first, last, array("Q", entry_digests(frame)).tobytes())
+    return Stored(first, last, array("Q", entry_digests(frame.encoding, _identity(frame))).tobytes())
 
 
-def rest_of(frame: BatchFrame, known: Iterable[Stored], *, own_epoch: bool) -> Content | None:
-    """The batch without the entries that are stored already, or None when nothing is left."""
-    digests: set[int] = set()
-    ranges: list[tuple[int, int]] = []
-    for stored in known:
-        if stored.entry_digests:
-            digests.update(array("Q", stored.entry_digests))
-        elif own_epoch:
-            ranges.append((stored.entry_sequence_first, stored.entry_sequence_last))
-    rest = [
-        entry
-        for entry, digest in zip(raw_entries(frame), entry_digests(frame), strict=True)
-        if digest not in digests and not any(low <= entry.sequence <= high for low, high in ranges)
-    ]
+def rest_of(frame: BatchFrame, known: set[int], *, own_epoch: bool) -> Content | None:
+    """The batch without the entries whose digests are known, or None when nothing is left."""
+    digests = entry_digests(frame.encoding, _identity(frame))
+    rest = [(entry, digest) for entry, digest in zip(raw_entries(frame), digests, strict=True) if digest not in known]
     if len(rest) == frame.entries:
         return content(frame, own_epoch=own_epoch)
     if not rest:
         return None
-    return content(_cut(frame, rest), own_epoch=own_epoch)
+    entries = [entry for entry, _ in rest]
+    sequences = [entry.sequence for entry in entries]
+    remembered = Stored(min(sequences), max(sequences), array("Q", [digest for _, digest in rest]).tobytes())
+    return Content(Encoding.COLUMNS, columns.encode(entries), digest_of(frame), len(entries), remembered)
 
 
-def entry_digests(frame: BatchFrame) -> list[int]:
+def entry_digests(encoding: Encoding, payload: bytes) -> list[int]:
     """xxh3-64 over the bytes of each entry in the version 1 layout, which old clients send as it is."""
-    if frame.encoding is Encoding.BINARY:
-        return [xxh3_64_intdigest(frame.payload[start:end]) for start, end in pairwise(scan(frame.payload).starts)]
-    return [xxh3_64_intdigest(pack(entry, with_metadata=bool(entry.metadata))) for entry in raw_entries(frame)]
+    if encoding is Encoding.BINARY:
+        return [xxh3_64_intdigest(payload[start:end]) for start, end in pairwise(scan(payload).starts)]
+    decoded = columns.decode(payload).entries() if encoding is Encoding.COLUMNS else walk(payload, with_metadata=True)
+    return [xxh3_64_intdigest(pack(entry, with_metadata=bool(entry.metadata))) for entry in decoded]
 
 
-def _cut(frame: BatchFrame, entries: Sequence[RawEntry]) -> BatchFrame:
-    return frame._replace(
-        encoding=Encoding.COLUMNS,
-        payload=columns.encode(entries),
-        entries=len(entries),
-        entry_sequences=[entry.sequence for entry in entries],
-    )
+def digests_in(stored: bytes) -> array[int]:
+    """The entry digests as models.Batch keeps them."""
+    return array("Q", stored)
 
 
 def _are_consecutive(sequences: Sequence[int] | memoryview) -> bool:

@@ -169,7 +169,10 @@ class Intake:
 
     def _deliver(self, group: list[Offer], verdicts: Sequence[Verdict], buffers: dict[int, Buffer]) -> None:
         for offer, verdict in zip(group, verdicts, strict=True):
-            offer.answer(offer.frame, verdict)
+            try:
+                offer.answer(offer.frame, verdict)
+            except Exception:  # one connection's trouble; the others of the group hear their answers
+                log.exception("the answer to batch %s of %r was not given", offer.frame.sequence, offer.frame.source)
         if buffers:
             self._on_commit(buffers)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
 
-from lakehouse.journal.dedup import Content, Stored
+from lakehouse.journal.dedup import Content
 from lakehouse.journal.watermark import Watermark
 from lakehouse.models import Batch, BatchPayload, BatchState, Child, Parent
+from rpc.batch import Encoding
 from rpc.config import ParentConfig
 
 BATCH, PAYLOAD = Batch._meta.db_table, BatchPayload._meta.db_table
@@ -51,6 +52,7 @@ class ChildRow:
 
     child_id: int
     epoch: int
+    is_own_epoch: bool
     watermark: Watermark
     past_epochs: dict[str, list[Any]]
     entry_sequence_max: int
@@ -62,14 +64,14 @@ class ChildRow:
     """(epoch, sequence, content) accepted in this group and not inserted yet."""
 
     def begin(self, epoch: int, *, own: bool) -> None:
-        """Make `epoch` the current one."""
-        if own:
-            if self.epoch:
-                self.past_epochs[str(self.epoch)] = [self.watermark.sequence, self.watermark.islands]
+        """Make `epoch` the current one. Own epochs are remembered, the counted ones in between are not."""
+        if self.is_own_epoch:
+            self.past_epochs[str(self.epoch)] = [self.watermark.sequence, self.watermark.islands]
             for oldest in sorted(self.past_epochs, key=int)[:-PAST_EPOCHS_MAX]:
                 del self.past_epochs[oldest]
+        if own:
             self.entry_sequence_max = -1
-        self.epoch, self.watermark = epoch, Watermark(0 if own else -1)
+        self.epoch, self.is_own_epoch, self.watermark = epoch, own, Watermark(0 if own else -1)
 
     def watermark_of(self, epoch: int) -> Watermark:
         """The watermark of the current epoch or of an earlier one."""
@@ -80,6 +82,15 @@ class ChildRow:
     def keep(self, epoch: int, watermark: Watermark) -> None:
         if epoch != self.epoch:
             self.past_epochs[str(epoch)] = [watermark.sequence, watermark.islands]
+
+
+class Overlap(NamedTuple):
+    """A stored batch that may share entries with an offered one. It is known by digests or by its payload, if that is
+    still there."""
+
+    entry_digests: bytes
+    encoding: Encoding
+    payload: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +116,12 @@ def buffers(parent_ids: Iterable[int]) -> dict[int, Buffer]:
 def children(child_ids: Iterable[int]) -> dict[int, ChildRow]:
     """The children's rows, locked until the transaction ends."""
     rows = _select(
-        f"SELECT id, epoch, sequence, islands, past_epochs, entry_sequence_max FROM {CHILD}", sorted(child_ids)
+        f"SELECT id, epoch, epoch_is_own, sequence, islands, past_epochs, entry_sequence_max FROM {CHILD}",
+        sorted(child_ids),
     )
     return {
-        pk: ChildRow(pk, epoch, Watermark.of(sequence, _json(islands)), _json(past), entry_sequence_max)
-        for pk, epoch, sequence, islands, past, entry_sequence_max in rows
+        pk: ChildRow(pk, epoch, bool(own), Watermark.of(sequence, _json(islands)), _json(past), entry_sequence_max)
+        for pk, epoch, own, sequence, islands, past, entry_sequence_max in rows
     }
 
 
@@ -124,16 +136,21 @@ def digest_of(child_id: int, epoch: int, sequence: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def overlapping(child_id: int, *, first: int, last: int, epoch: int | None, since_ms: int) -> list[Stored]:
-    """Stored batches of a child whose entry sequences meet [first, last]: of one epoch, or since a moment."""
-    condition, value = ("epoch = %s", epoch) if epoch is not None else ("received_ms >= %s", since_ms)
+def overlapping(child_id: int, *, first: int, last: int, epoch: int | None, since_ms: int, limit: int) -> list[Overlap]:
+    """The newest stored batches of a child that meet [first, last]: of one epoch, or since a moment."""
+    condition, value = ("b.epoch = %s", epoch) if epoch is not None else ("b.received_ms >= %s", since_ms)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT entry_sequence_first, entry_sequence_last, entry_digests FROM {BATCH} "
-            f"WHERE child_id = %s AND entry_sequence_last >= %s AND entry_sequence_first <= %s AND {condition}",
-            [child_id, first, last, value],
+            "SELECT b.entry_digests, b.encoding, CASE WHEN length(b.entry_digests) = 0 THEN p.payload END "
+            f"FROM {BATCH} b LEFT JOIN {PAYLOAD} p ON p.batch_id = b.id "
+            "WHERE b.child_id = %s AND b.entry_sequence_last >= %s AND b.entry_sequence_first <= %s "
+            f"AND {condition} ORDER BY b.id DESC LIMIT %s",
+            [child_id, first, last, value, limit],
         )
-        return [Stored(low, high, bytes(digests)) for low, high, digests in cursor.fetchall()]
+        return [
+            Overlap(bytes(digests), Encoding(encoding), None if payload is None else bytes(payload))
+            for digests, encoding, payload in cursor.fetchall()
+        ]
 
 
 def insert(batches: Sequence[NewBatch], *, now_ms: int) -> None:
@@ -175,6 +192,7 @@ def update_children(rows: Iterable[ChildRow]) -> None:
     values = [
         (
             row.epoch,
+            row.is_own_epoch,
             row.watermark.sequence,
             json.dumps(row.watermark.islands),
             json.dumps(row.past_epochs),
@@ -189,7 +207,8 @@ def update_children(rows: Iterable[ChildRow]) -> None:
     ]
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"UPDATE {CHILD} SET epoch = %s, sequence = %s, islands = %s, past_epochs = %s, entry_sequence_max = %s, "
+            f"UPDATE {CHILD} SET epoch = %s, epoch_is_own = %s, sequence = %s, islands = %s, "
+            "past_epochs = %s, entry_sequence_max = %s, "
             "batches = batches + %s, entries = entries + %s, duplicates = duplicates + %s, last_seen_ms = %s "
             "WHERE id = %s",
             values,

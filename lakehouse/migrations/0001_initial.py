@@ -70,6 +70,7 @@ class Migration(migrations.Migration):
                 ("name", models.CharField(max_length=500)),
                 ("shard", models.CharField(blank=True, default="", max_length=500)),
                 ("epoch", models.BigIntegerField(default=0)),
+                ("epoch_is_own", models.BooleanField(default=False)),
                 ("sequence", models.BigIntegerField(default=0)),
                 ("islands", models.JSONField(default=list)),
                 ("past_epochs", models.JSONField(default=dict)),

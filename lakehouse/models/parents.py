@@ -67,6 +67,7 @@ class Child(models.Model):
     name = models.CharField(max_length=500)
     shard = models.CharField(max_length=500, default="", blank=True)
     epoch = models.BigIntegerField(default=0)
+    epoch_is_own = models.BooleanField(default=False)
     sequence = models.BigIntegerField(default=0)
     islands = models.JSONField(default=list)
     past_epochs = models.JSONField(default=dict)

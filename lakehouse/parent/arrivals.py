@@ -12,7 +12,7 @@ from lakehouse.journal.accept import Source
 from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.models.parents import PARENT_NAME
 from lakehouse.parent import access
-from rpc.session import is_name
+from rpc.names import is_name
 
 PARENT = re.compile(rf"{PARENT_NAME}\Z")
 
@@ -37,10 +37,13 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A child that is known now. `resume_sequence` is None for a child that keeps no epoch."""
+    """A child that is known now. The sequences are None for a child that keeps no epoch."""
 
     source: Source
-    resume_sequence: int | None
+    resume_sequence: int | None = None
+    """Every batch up to it is durable."""
+    highest_sequence: int | None = None
+    """No batch above it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,22 @@ def admit(knock: Knock, *, is_open: bool, now_ms: int) -> Admitted | None:
 
 def arrive(admitted: Admitted, name: str, *, shard: str | None, epoch: int | None, now_ms: int) -> Arrival | None:
     """The child behind a connection; None when its key may not write as this child."""
-    if admitted.key_id is not None:
-        key = access.by_id(admitted.key_id, now_ms=now_ms)
-        if key is None or not access.allows(key, scope="ingest", source=name):
-            return None
+    if not may_write(admitted, name, now_ms=now_ms):
+        return None
     with transaction.atomic():
         child, _ = Child.objects.get_or_create(parent_id=admitted.parent_id, name=name)
         changes = {"state": ConnectionState.AWAKE, "last_seen_ms": now_ms} | ({"shard": shard} if shard else {})
         Child.objects.filter(pk=child.pk).update(**changes)
     source = Source(admitted.parent_id, child.pk, epoch, own_epoch=epoch is not None)
-    return Arrival(source, None if epoch is None else _resume_sequence(child, epoch))
+    return Arrival(source) if epoch is None else Arrival(source, *_sequences(child, epoch))
+
+
+def may_write(admitted: Admitted, name: str, *, now_ms: int) -> bool:
+    """Whether the key of this handshake is still good, and good for this child."""
+    if admitted.key_id is None:
+        return True
+    key = access.by_id(admitted.key_id, now_ms=now_ms)
+    return key is not None and access.allows(key, scope="ingest", source=name)
 
 
 def leave(child_id: int, *, now_ms: int) -> None:
@@ -105,9 +114,9 @@ def held(parent_id: int) -> Held:
     )
 
 
-def _resume_sequence(child: Child, epoch: int) -> int:
-    """The highest sequence up to which every batch of this epoch is durable."""
-    if child.epoch == epoch:
-        return child.sequence
-    sequence: int = child.past_epochs.get(str(epoch), [0])[0]
-    return sequence
+def _sequences(child: Child, epoch: int) -> tuple[int, int]:
+    """The highest sequence of this epoch below which nothing is missing, and the highest of all."""
+    sequence, islands = child.past_epochs.get(str(epoch), (0, []))
+    if child.epoch_is_own and child.epoch == epoch:
+        sequence, islands = child.sequence, child.islands
+    return sequence, islands[-1][1] if islands else sequence

@@ -17,8 +17,9 @@ from django.db import Error as DatabaseError
 from lakehouse.journal.accept import Accepted, Source, Verdict
 from lakehouse.journal.intake import RETRY_DELAY_MS, Offer
 from lakehouse.parent import arrivals, flush_requests, greeting
-from lakehouse.parent.arrivals import Admitted
+from lakehouse.parent.arrivals import Admitted, Arrival
 from lakehouse.parent.house import House, house
+from lakehouse.parent.outflow import Outflow, Send, hold_back_slow_readers
 from rpc.batch import BatchFrame
 from rpc.messages import ConnectMessage, DisconnectMessage, FlushRequestMessage, NackReason
 from rpc.session import ParentSession
@@ -26,9 +27,10 @@ from rpc.session import ParentSession
 log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
+ACCESS_CHECK_MS = 10_000
+"""A key that was revoked or expired ends its open connections within this, at the next batch."""
 
 
 class Closed(Exception):
@@ -47,15 +49,16 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.scope, self._send = scope, send
-        self._house = house()
+        self._house, self._outflow = house(), Outflow(send)
         self._source: Source | None = None
-        self._outgoing: list[str | bytes] = []
-        self._sender: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         await receive()
         if not await self._enter():
             return
         try:
+            self._house.enter(self._admitted.parent_id)
+            await self._send({"type": "websocket.accept"})
+            hold_back_slow_readers(send)
             await self._listen(receive)
         except Closed as closed:
             await self._close(closed.code)
@@ -81,8 +84,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             return False
         self._admitted, self._shard = admitted, knock.shard
         self._session = ParentSession(source=knock.child, window_batches_max=self._house.settings.window_batches_max)
-        self._house.enter(admitted.parent_id)
-        await self._send({"type": "websocket.accept"})
+        self._checked_ms = now_ms
         return True
 
     async def _listen(self, receive: Receive) -> None:
@@ -92,7 +94,10 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
                 return
             frame = message.get("text")
             step = self._session.receive(message["bytes"] if frame is None else frame, now_ms=self._house.now_ms())
+            if self._outflow.is_overfull:
+                raise Closed(POLICY_VIOLATION)
             if isinstance(step, BatchFrame):
+                await self._check_access()
                 if self._source is not None:
                     self._offer(step, self._source)
                 else:
@@ -115,7 +120,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             log.error("cannot open child %r, it is asked to come back: %s", self._session.source, exc)
             raise Closed(TRY_AGAIN_LATER) from None
         connected = self._house.connections[self._admitted.parent_id]
-        self._reply(greeting.status(held, connected=connected, resume_sequence=arrival, now_ms=self._house.now_ms()))
+        self._reply(greeting.status(held, arrival, connected=connected, now_ms=self._house.now_ms()))
 
     async def _first_batch(self, frame: BatchFrame) -> None:
         """A batch without a `connect` before it: a child that keeps no epoch."""
@@ -128,11 +133,11 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             assert self._source is not None
             self._offer(frame, self._source)
 
-    async def _arrive(self, shard: str | None, epoch: int | None) -> int | None:
-        """Become the child the session names; returns the sequence to resume after. Raises Closed, DatabaseError."""
+    async def _arrive(self, shard: str | None, epoch: int | None) -> Arrival:
+        """Become the child the session names. Raises Closed, DatabaseError."""
         name, now_ms, admitted = self._session.source, self._house.now_ms(), self._admitted
         assert name is not None
-        arrival = await self._house.intake.run(
+        arrival: Arrival | None = await self._house.intake.run(
             lambda: arrivals.arrive(admitted, name, shard=shard, epoch=epoch, now_ms=now_ms)
         )
         if arrival is None:
@@ -141,8 +146,22 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         if self._source is None:
             self._house.by_child[arrival.source.child_id] += 1
         self._source = arrival.source
-        resume: int | None = arrival.resume_sequence
-        return resume
+        return arrival
+
+    async def _check_access(self) -> None:
+        """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
+        now_ms = self._house.now_ms()
+        if self._admitted.key_id is None or now_ms - self._checked_ms < ACCESS_CHECK_MS:
+            return
+        self._checked_ms = now_ms
+        admitted, name = self._admitted, self._session.source
+        try:
+            allowed = await self._house.intake.run(lambda: arrivals.may_write(admitted, name or "", now_ms=now_ms))
+        except DatabaseError:
+            return
+        if not allowed:
+            log.warning("the access key of child %r was revoked or expired", name)
+            raise Closed(POLICY_VIOLATION)
 
     def _offer(self, frame: BatchFrame, source: Source) -> None:
         if self._house.intake.has_room(len(frame.payload)):
@@ -181,24 +200,14 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._reply(await flush_requests.serve(message, self._admitted.parent_id, self._house))
 
     def _reply(self, frame: str | bytes) -> None:
-        self._outgoing.append(frame)
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send_outgoing())
-
-    async def _send_outgoing(self) -> None:
-        while self._outgoing:
-            frames, self._outgoing = self._outgoing, []
-            for frame in frames:
-                kind = "text" if isinstance(frame, str) else "bytes"
-                await self._send({"type": "websocket.send", kind: frame})
+        self._outflow.put(frame)
 
     async def _close(self, code: int) -> None:
         """Answer what was handed in, within `drain_ms`, then say goodbye."""
         try:
             async with asyncio.timeout(self._house.settings.drain_ms / 1000):
                 await self._house.intake.drained()
-                if self._sender is not None:
-                    await self._sender
+                await self._outflow.drained()
         except TimeoutError:
             log.error("%d batches of %r were not answered in time", self._session.unanswered, self._session.source)
         await self._send({"type": "websocket.close", "code": code})

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from msgspec import UNSET
 
-from lakehouse.parent.arrivals import Held, Knock
+from lakehouse.parent.arrivals import Arrival, Held, Knock
 from rpc.messages import BufferStats, ParentState, StatusMessage
 from rpc.protocol import encode_message
 
@@ -31,7 +31,7 @@ def knock_of(scope: dict[str, Any]) -> Knock:
     )
 
 
-def status(held: Held, *, connected: int, resume_sequence: int | None, now_ms: int) -> str:
+def status(held: Held, arrival: Arrival, *, connected: int, now_ms: int) -> str:
     """The parent's answer to `connect`."""
     message = StatusMessage(
         timestamp=now_ms,
@@ -46,6 +46,7 @@ def status(held: Held, *, connected: int, resume_sequence: int | None, now_ms: i
         ),
         connected_children=connected,
         last_flush_time=held.last_flush_ms or UNSET,
-        resume_sequence=UNSET if resume_sequence is None else resume_sequence,
+        resume_sequence=UNSET if arrival.resume_sequence is None else arrival.resume_sequence,
+        highest_sequence=UNSET if arrival.highest_sequence is None else arrival.highest_sequence,
     )
     return str(encode_message(message))

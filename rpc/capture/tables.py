@@ -5,7 +5,6 @@ Read only. A table is refused here, by name and with what to do, when its change
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from rpc.capture import indexes
 from rpc.capture.indexes import Unique
 from rpc.errors import CaptureError
+from rpc.names import is_table
 
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
-"""What a table may be called on the wire (docs/protocol.md)."""
 ROWID_NAMES = ("_rowid_", "rowid", "oid")
 PREFIX = "_evodb_"
 
@@ -60,9 +58,9 @@ def _chosen(name: str, known: dict[str, bool]) -> str:
 
 
 def _read(connection: sqlite3.Connection, name: str, *, without_rowid: bool) -> UserTable:
-    if not NAME.fullmatch(name):
+    if not is_table(name.encode("utf-8", "surrogateescape")):
         raise CaptureError(
-            f"table {name!r} cannot be sent: a name may have letters, digits, '_', '-' and '.'. "
+            f"table {name!r} cannot be sent: a name may have 1 to 255 letters, digits, '_', '-' and '.'. "
             "Rename it, or name the tables to capture with tables=[...]"
         )
     rows = connection.execute(

@@ -14,21 +14,27 @@ import re
 from rpc.entries import U16_MAX, RawEntry, dump_value
 
 MARKER = b'{"$blob":"'
+SNAPSHOT = b'{"snapshot": true}'
+"""Metadata of the rows that a snapshot writes, as triggers would."""
 _BLOB = re.compile(rb'\{"\$blob":"([0-9A-F]*)"\}')
 NOT_OURS = b"{}"
 """Metadata that keeps `travelling` away from an entry no trigger wrote."""
 
 
 def travelling(entries: list[RawEntry]) -> list[RawEntry]:
-    """These entries as they travel. Those with metadata come from somewhere else and stay as they are."""
+    """These entries as they travel. Those with metadata not ours come from somewhere else and stay as they are."""
     if all(map(_is_clean, entries)):
         return entries
-    return [entry if entry.metadata or _is_clean(entry) else _mended(entry) for entry in entries]
+    return [entry if not _is_ours(entry) or _is_clean(entry) else _mended(entry) for entry in entries]
 
 
 def protected(entry: RawEntry) -> RawEntry:
     """An entry no trigger wrote, so that `travelling` leaves it alone."""
     return entry if entry.metadata else entry._replace(metadata=NOT_OURS)
+
+
+def _is_ours(entry: RawEntry) -> bool:
+    return not entry.metadata or entry.metadata == SNAPSHOT
 
 
 def _is_clean(entry: RawEntry) -> bool:
@@ -44,7 +50,7 @@ def _is_clean(entry: RawEntry) -> bool:
 def _mended(entry: RawEntry) -> RawEntry:
     texts = (entry.row_id, entry.before, entry.after)
     row_id, before, after = (text.decode(errors="replace").encode() for text in texts)
-    metadata: dict[str, object] = {}
+    metadata: dict[str, object] = json.loads(entry.metadata) if entry.metadata else {}
     if blobs := list(dict.fromkeys(_blob_columns(before) + _blob_columns(after))):
         metadata["blobs"] = blobs
     if len(row_id) > U16_MAX:

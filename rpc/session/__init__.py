@@ -5,6 +5,6 @@ everything that waits.
 """
 
 from rpc.session.child import ChildSession, Flushed, Refusal, Resolved, Welcome
-from rpc.session.parent import ParentSession, is_name
+from rpc.session.parent import ParentSession
 
-__all__ = ["ChildSession", "Flushed", "ParentSession", "Refusal", "Resolved", "Welcome", "is_name"]
+__all__ = ["ChildSession", "Flushed", "ParentSession", "Refusal", "Resolved", "Welcome"]

@@ -34,10 +34,11 @@ from rpc.protocol import decode_message, encode_message
 
 
 class Welcome(NamedTuple):
-    """The parent knows this child. `resume_sequence`: every batch up to it is durable."""
+    """The parent knows this child: every batch up to `resume_sequence` is durable, none above `highest_sequence`."""
 
     status: StatusMessage
     resume_sequence: int
+    highest_sequence: int
 
 
 class Resolved(NamedTuple):
@@ -127,6 +128,10 @@ class ChildSession:
             strict_crc=True,
         )
 
+    def forget(self, sequence: int) -> None:
+        """This batch is not to be sent any more; no answer is expected."""
+        self._on_the_wire.pop(sequence, None)
+
     def flush_request(self, correlation_id: str, *, now_ms: int) -> str:
         message = FlushRequestMessage(
             timestamp=now_ms, source_do_id=self.child_id, reason=FlushReason.MANUAL, correlation_id=correlation_id
@@ -154,7 +159,8 @@ class ChildSession:
         if isinstance(message, NackMessage):
             return self._refused(message, now_ms, chance)
         if isinstance(message, StatusMessage):
-            return Welcome(message, message.resume_sequence or 0)
+            resume = message.resume_sequence or 0
+            return Welcome(message, resume, max(resume, message.highest_sequence or 0))
         if isinstance(message, FlushResponseMessage):
             return Flushed(message.correlation_id or "", message.result)
         return None

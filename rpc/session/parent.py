@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -22,13 +21,14 @@ from rpc.messages import (
     NackReason,
     PongMessage,
 )
+from rpc.names import NAME_CHARS_MAX, is_name, is_table, table_complaint
 from rpc.protocol import encode_message, read
 
 SEQUENCE_MAX = 2**63 - 1
 """The wire carries 64 bits; what is stored are signed 64."""
-NAME_CHARS_MAX = 500
-TABLE = re.compile(rb"(?!\.+\Z)[A-Za-z0-9_.\-]{1,255}\Z")
 WINDOW_RETRY_MS = 100
+CORRELATION_BYTES_MAX = 1024
+"""Of an id that is echoed in the answer; a longer one is refused and not echoed."""
 
 Step: TypeAlias = str | bytes | BatchFrame | ConnectMessage | FlushRequestMessage | DisconnectMessage
 """A reply to send as it is, or the message that the shell has to act on."""
@@ -96,7 +96,8 @@ class ParentSession:
             _check_name("sourceShardName", shard)
 
     def _refuse_format(self, exc: ProtocolError, now_ms: int) -> str | bytes:
-        return self._nack(exc.sequence_number, exc.correlation_id, NackReason.INVALID_FORMAT, exc.message, None, now_ms)
+        echo = exc.correlation_id if _is_echoed(exc.correlation_id) else None
+        return self._nack(exc.sequence_number, echo, NackReason.INVALID_FORMAT, exc.message, None, now_ms)
 
     def _refuse_window(self, frame: BatchFrame, now_ms: int) -> str | bytes:
         text = (
@@ -125,18 +126,21 @@ class ParentSession:
         return encode_message(message, binary=self._binary_replies)
 
 
-def is_name(value: str) -> bool:
-    """Whether a child or a shard can be stored under this name."""
-    return 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
-
-
 def _check_name(field: str, value: str) -> None:
     if not is_name(value):
         raise ProtocolError(f"{field} is {value[:100]!r}, wanted 1 to {NAME_CHARS_MAX} printable characters")
 
 
+def _is_echoed(correlation_id: str | None) -> bool:
+    return correlation_id is None or len(correlation_id.encode("utf-8", "surrogatepass")) <= CORRELATION_BYTES_MAX
+
+
 def _check(frame: BatchFrame) -> None:
     """Raises ProtocolError for a batch that is well formed and still cannot be stored."""
+    if not _is_echoed(frame.correlation_id):
+        raise ProtocolError(
+            f"correlationId is longer than {CORRELATION_BYTES_MAX} bytes", sequence_number=frame.sequence
+        )
     try:
         _check_tables(frame.tables)
         if frame.sequence > SEQUENCE_MAX or (frame.entries and max(frame.entry_sequences) > SEQUENCE_MAX):
@@ -148,6 +152,5 @@ def _check(frame: BatchFrame) -> None:
 
 def _check_tables(tables: Iterable[bytes]) -> None:
     for name in tables:
-        if TABLE.match(name) is None:
-            shown = name[:100].decode("utf-8", "backslashreplace")
-            raise ProtocolError(f"table name {shown!r}, wanted 1 to 255 letters, digits, '_', '-' or '.'")
+        if not is_table(name):
+            raise ProtocolError(table_complaint(name))

@@ -1,4 +1,4 @@
-"""Processes as an operator runs them, for tests that kill them: a house of daphne and a worker, and its children.
+"""Processes as an operator runs them, for tests that kill them: a house of daphne, worker and beat, and its children.
 
 Each process has an environment of its own (of EVODB_... only what is said here), an empty working folder, a session of
 its own and a log, which is shown when something does not happen in time. Conditions are polled until a deadline. What
@@ -182,7 +182,7 @@ class Journal:
 
 
 class House:
-    """An installation: its folder, its settings, daphne and a worker, and whoever streams into it."""
+    """An installation: its folder, its settings, its programs, and whoever streams into it."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
@@ -191,8 +191,9 @@ class House:
         self.journal = Journal(self.settings.resolved_database_url)
         self.daphne = self.process("daphne", up.daphne(self.settings).argv)
         self.worker = self.process("worker", up.worker().argv)
+        self.beat = self.process("beat", up.beat().argv)
         self.children: list[Child] = []
-        self._all = [self.daphne, self.worker]
+        self._all = [self.daphne, self.worker, self.beat]
 
     def __enter__(self) -> House:
         return self

@@ -56,7 +56,7 @@ def new_database(url: str) -> str:
 def test_every_change_is_in_the_lake_once_whoever_is_killed(house: House, rounds: int) -> None:
     house.prepare(**EAGER)
     shops = [house.child("shop-1", writes_per_s_max=30), house.child("shop-2", writes_per_s_max=10)]
-    for process in (house.daphne, house.worker, *(shop.process for shop in shops)):
+    for process in (house.daphne, house.worker, house.beat, *(shop.process for shop in shops)):
         process.start()
     abandoned = [0]
     for number in range(rounds):
@@ -132,4 +132,4 @@ def assert_the_books_are_closed(house: House, abandoned: list[int]) -> None:
 
 
 def everybody(house: House) -> list[Process]:
-    return [house.daphne, house.worker, *(child.process for child in house.children)]
+    return [house.daphne, house.worker, house.beat, *(child.process for child in house.children)]

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 
 from lakehouse.journal.accept import Accepted, Refused, accept
 from lakehouse.models import Batch, BatchPayload, Child, Parent
 from rpc.batch import Encoding
 from rpc.messages import AckStatus, NackReason
+from rpc.protocol import read
 from tests.builders import NOW_MS, entry, frame, parent, run, source
 
 pytestmark = pytest.mark.django_db
@@ -168,3 +171,78 @@ def test_entry_sequences_with_gaps_and_in_any_order_are_matched_one_by_one():
     assert put(shop, frame(1, [entry(9), entry(2), entry(5)])) == [AckStatus.OK]
     assert put(shop, frame(2, [entry(2), entry(3), entry(9)])) == [AckStatus.OK]
     assert stored_entries() == 4
+
+
+def test_sequence_zero_of_an_epoch_is_refused_and_not_silently_dropped():
+    shop = source(parent())
+    assert put(shop, frame(0, run(1, 3)), frame(1, run(1, 3))) == [NackReason.INVALID_FORMAT, AckStatus.OK]
+
+
+def test_a_file_from_a_backup_that_reuses_sequences_beyond_a_gap_is_never_told_duplicate():
+    shop = source(parent())
+    put(shop, frame(1, run(1, 2)), frame(3, run(5, 6)))
+    again = run(3, 6, after={"written": "after the backup"})
+    assert put(shop, frame(3, again)) == [NackReason.INVALID_SEQUENCE]
+    assert put(shop, frame(2, again)) == [AckStatus.OK]
+    assert stored_entries() == 8
+
+
+def test_entries_that_are_in_a_table_already_are_not_guessed_to_be_repeats():
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    BatchPayload.objects.all().delete()
+    assert put(shop, frame(2, run(2, 5))) == [NackReason.INVALID_SEQUENCE]
+    assert put(shop, frame(2, run(4, 5))) == [AckStatus.OK]
+
+
+def test_a_batch_without_hello_does_not_make_the_parent_forget_the_childs_own_epoch():
+    home = parent()
+    put(source(home), frame(1, run(1, 3)), frame(2, run(4, 5)))
+    assert put(source(home, epoch=None), frame(1, run(1, 1, after={"who": "an old client"}))) == [AckStatus.OK]
+    assert put(source(home), frame(2, run(4, 5)), frame(3, run(6, 6))) == [AckStatus.DUPLICATE, AckStatus.OK]
+    assert Child.objects.get().past_epochs["1"] == [3, []]
+
+
+def test_a_late_retry_of_an_old_client_is_recognised_after_the_child_got_an_epoch():
+    home = parent()
+    old = source(home, epoch=None)
+    put(old, frame(1, run(1, 3)))
+    put(source(home), frame(1, run(1, 1, after={"second": "life"})))
+    assert put(old, frame(7, run(1, 3))) == [AckStatus.DUPLICATE]
+
+
+def test_a_batch_that_can_never_fit_is_refused_for_good():
+    shop = source(parent(flush_threshold_entries=2, max_buffer_entries=4))
+    [verdict], _ = accept([(shop, frame(1, run(1, 5)))], now_ms=NOW_MS)
+    assert (verdict.reason, verdict.retry_delay_ms) == (NackReason.INVALID_FORMAT, None)
+    assert "never takes more than 4 entries" in verdict.message
+
+
+def test_a_recut_over_more_batches_than_can_be_compared_is_refused_and_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr("lakehouse.journal.accept.COMPARED_BATCHES_MAX", 3)
+    shop = source(parent())
+    put(shop, *(frame(number, run(number, number)) for number in range(1, 5)))
+    assert put(shop, frame(5, run(1, 9))) == [NackReason.INVALID_SEQUENCE]
+
+
+def readme(sequence, *values, timestamp_ms):
+    """A batch in the words of the README, which has neither times nor sequences for entries."""
+    entries = [{"op": "UPDATE", "table": "orders", "data": {"id": 1, "x": value}} for value in values]
+    message = {"type": "cdc_batch", "timestamp": timestamp_ms, "sourceDoId": "s", "sequenceNumber": sequence}
+    return read(json.dumps(message | {"entries": entries}))
+
+
+def test_a_retry_in_the_words_of_the_readme_is_known_though_its_message_has_another_time():
+    shop = source(parent(), epoch=None)
+    assert put(shop, readme(1, 5, 6, timestamp_ms=NOW_MS)) == [AckStatus.OK]
+    assert put(shop, readme(1, 5, 6, timestamp_ms=NOW_MS + 999)) == [AckStatus.DUPLICATE]
+    assert put(source(Parent.objects.get(), epoch=None), readme(1, 5, 6, timestamp_ms=NOW_MS + 5)) == [
+        AckStatus.DUPLICATE
+    ]
+
+
+def test_the_same_change_twice_in_the_words_of_the_readme_is_two_changes():
+    shop = source(parent(), epoch=None)
+    verdicts = put(shop, *(readme(n, value, timestamp_ms=NOW_MS) for n, value in enumerate([1, 2, 1], start=1)))
+    assert verdicts == [AckStatus.OK] * 3
+    assert stored_entries() == 3

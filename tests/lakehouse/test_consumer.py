@@ -270,3 +270,39 @@ async def test_an_idle_parent_has_no_timer():
         assert opened.alarms.armed == 0
         await child.ask(wire(1, run(1, 1)))
         assert opened.alarms.armed == 1
+
+
+async def test_a_key_that_was_revoked_ends_its_open_connections(monkeypatch):
+    monkeypatch.setattr("lakehouse.parent.consumer.ACCESS_CHECK_MS", 0)
+    row, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], now_ms=NOW_MS))
+    async with home(open=False):
+        child = Socket(token=token)
+        assert await child.open()
+        assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK
+        await in_thread(lambda: type(row).objects.update(revoked_ms=NOW_MS))
+        assert await child.ask(wire(2, run(2, 2))) == 1008
+        await child.wait(5)
+    assert await in_thread(Batch.objects.count) == 1
+
+
+async def test_an_id_too_long_to_be_echoed_is_refused_and_the_connection_lives():
+    async with home(), socket() as child:
+        nack = await child.ask(wire(1, run(1, 1), correlation_id="x" * 1025))
+        assert (nack.reason, nack.sequence_number, bool(nack.correlation_id)) == (NackReason.INVALID_FORMAT, 1, False)
+        nack = await child.ask('{"type":"cdc_batch","correlationId":"' + "x" * 70_000 + '"}')
+        assert (nack.reason, bool(nack.correlation_id)) == (NackReason.INVALID_FORMAT, False)
+        assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK
+
+
+async def test_a_child_that_makes_more_answers_wait_than_it_reads_is_cut_off(monkeypatch):
+    monkeypatch.setattr("lakehouse.parent.outflow.BYTES_MAX", 3)
+    async with home():
+        child = Socket()
+        assert await child.open()
+        for _ in range(3):
+            await child.say("ping")
+        heard = [await child.hear()]
+        while not isinstance(heard[-1], int):
+            heard.append(await child.hear())
+        assert heard[-1] == 1008
+        await child.wait(5)

@@ -1,9 +1,14 @@
+import contextlib
 import dataclasses
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connection
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.storage import from_settings
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.flush import claim
@@ -217,3 +222,62 @@ def test_the_lease_is_renewed_only_by_its_holder(lake_settings):
         claim.renew(claimed, now_ms=NOW_MS + 1900, lease_ms=1000)
     claim.give_back(claimed, error="too late", now_ms=NOW_MS + 1900)
     assert Batch.objects.get().state == "flushing"
+
+
+def test_two_flushes_that_move_one_table_and_create_others_do_not_block_each_other(flusher, lake_settings, monkeypatch):
+    one, two = source(parent("one")), source(parent("two"))
+    put(one, frame(1, [entry(1, table="m")]))
+    flusher.run(one.parent_id, trigger=FlushTrigger.MANUAL)
+    put(one, frame(2, [entry(2, table="m"), entry(3, table="z")]))
+    put(two, frame(1, [entry(11, table="a"), entry(12, table="m")]))
+    both_moved_one = threading.Barrier(2, timeout=0.5)
+
+    def meet_after(moving):
+        def move_and_meet(*args, **kwargs):
+            moved = moving(*args, **kwargs)
+            with contextlib.suppress(threading.BrokenBarrierError):  # the other waits for our lock, as it should
+                both_moved_one.wait()
+            return moved
+
+        return move_and_meet
+
+    monkeypatch.setattr(pointers, "move", meet_after(pointers.move))
+    monkeypatch.setattr(pointers, "insert", meet_after(pointers.insert))
+
+    def run(parent_id):
+        try:
+            return worker(lake_settings, str(parent_id)).run(parent_id, trigger=FlushTrigger.MANUAL).entries
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, (one.parent_id, two.parent_id))) == [2, 2]
+    assert sorted(number for _, number in lake(lake_settings, "m")) == [1, 2, 12]
+
+
+def test_keys_that_differ_only_as_unicode_folds_case_block_nobody(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1, after={"straße": 1, "strasse": 2}), entry(2, after={"ς": 1, "σ": 2})]))
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).dead_letters == 0
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r2", 2)]
+
+
+def test_a_flush_longer_than_its_lease_keeps_it(lake_settings, monkeypatch):
+    settings = dataclasses.replace(lake_settings, lease_ms=1000)
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    stage, renewals = tables.stage, []
+    renew = claim.renew
+
+    def count(*args, **kwargs):
+        renew(*args, **kwargs)
+        renewals.append(kwargs["now_ms"])
+
+    def stage_for_long(*args, **kwargs):
+        while len(renewals) < 2:
+            time.sleep(0.01)
+        return stage(*args, **kwargs)
+
+    monkeypatch.setattr(claim, "renew", count)
+    monkeypatch.setattr(tables, "stage", stage_for_long)
+    assert worker(settings, "worker-1").run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3

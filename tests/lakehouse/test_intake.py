@@ -141,3 +141,18 @@ async def test_stopping_answers_what_was_handed_in():
     await opened.intake.stop()
     await asyncio.sleep(0)
     assert len(opened.answers) == 100
+
+
+async def test_one_connection_that_cannot_be_answered_does_not_silence_the_others():
+    home = await in_thread(parent)
+    shop = await in_thread(lambda: source(home))
+    async with desk() as opened:
+
+        def fail(*_):
+            raise ValueError("this connection is broken")
+
+        opened.intake.offer(Offer(shop, frame(1, run(1, 1)), fail))
+        opened.offer(shop, frame(2, run(2, 2)))
+        await opened.intake.drained()
+        assert opened.answers["shop-1", 2].status is AckStatus.OK
+        assert opened.buffers

@@ -129,7 +129,7 @@ def test_a_welcome_tells_where_to_resume():
         '"buffer":{"batchCount":0,"entryCount":0,"totalSizeBytes":0,"utilization":0}}'
     )
     assert isinstance(status, StatusMessage)
-    assert hear(session(), status) == Welcome(status, 41)
+    assert hear(session(), status) == Welcome(status, 41, 41)
     assert status.buffer.batch_count == buffer["batch_count"]
 
 

@@ -1,10 +1,14 @@
 import asyncio
 import contextlib
+import dataclasses
+import json
 
 import pytest
+from websockets.asyncio.server import serve
 
-from lakehouse.models import Batch, Child, Parent
+from lakehouse.models import Batch, BatchPayload, Child, Parent
 from lakehouse.parent import access
+from rpc import columns
 from rpc.client import LakehouseRpcClient, create_rpc_client
 from rpc.config import ChildConfig
 from rpc.errors import AccessDeniedError, ConnectionError, FlushError, ProtocolError
@@ -27,6 +31,15 @@ def change(number, operation="INSERT"):
 
 def stored():
     return sum(batch.entries for batch in Batch.objects.all())
+
+
+def stored_ids():
+    payloads = [bytes(row.payload) for row in BatchPayload.objects.order_by("pk")]
+    return [json.loads(entry.after)["id"] for payload in payloads for entry in columns.decode(payload).entries()]
+
+
+async def small_parent(**limits):
+    await in_thread(lambda: Parent.objects.create(name="default", config={"flush_threshold_entries": 1} | limits))
 
 
 @contextlib.asynccontextmanager
@@ -139,13 +152,124 @@ async def test_a_full_parent_is_waited_for(tmp_path):
 
 async def test_a_batch_the_parent_refuses_for_good_becomes_a_dead_letter(tmp_path):
     async with serving() as server, child(server, tmp_path) as client:
+        await small_parent(max_buffer_entries=2)
         await client.connect()
-        result = await client.send_batch([{"op": "INSERT", "table": "../../escape", "data": {"id": 1}}])
+        result = await client.send_batch([change(1), change(2), change(3)])
         assert not result.success
-        assert "table name '../../escape'" in result.error
+        assert "never takes more than 2 entries" in result.error
         [letter] = client.outbox.dead_letters()
-        assert letter.entries == 1
-        assert (await client.send_batch([change(2)])).success
+        assert letter.entries == 3
+        assert (await client.send_batch([change(4)])).success
+
+
+async def test_a_table_name_the_lake_cannot_have_is_refused_before_it_is_kept(tmp_path):
+    client = create_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3")
+    with pytest.raises(ProtocolError, match="table name 'my table'"):
+        await client.send_many([change(1), {"op": "INSERT", "table": "my table", "data": {}}])
+    assert client.get_stats().batch_buffer_size == 0
+    await client.close()
+
+
+async def test_a_backup_restored_after_a_refused_batch_loses_nothing(tmp_path):
+    """A refused batch leaves a gap below which the parent's resume sequence stays."""
+    path, backup = tmp_path / "outbox.sqlite3", tmp_path / "backup.sqlite3"
+    async with serving() as server:
+        await small_parent(max_buffer_entries=8)
+        async with child(server, tmp_path) as client:
+            await client.connect()
+            await client.send_batch([change(1)])
+            assert not (await client.send_batch([change(number) for number in range(9)])).success
+            await client.send_batch([change(2)])
+        backup.write_bytes(path.read_bytes())
+        async with child(server, tmp_path) as client:
+            await client.connect()
+            for number in (3, 4):
+                await client.send_batch([change(number)])
+        path.write_bytes(backup.read_bytes())
+        async with child(server, tmp_path) as client:
+            await client.send_many([change(1001)])
+            await asyncio.to_thread(client._append_and_cut, [])
+            await client.send_many([change(1002), change(1003)])
+            await asyncio.to_thread(client._append_and_cut, [])
+            await client.connect()
+            await client.drain()
+            assert not client.outbox.unacked()
+    assert await in_thread(stored_ids) == [1, 2, 3, 4, 1001, 1002, 1003]
+
+
+async def test_send_and_send_batch_from_many_tasks_leave_no_batch_behind(tmp_path):
+    config = dataclasses.replace(PATIENT, max_batch_size=20)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        await client.connect()
+
+        async def sender():
+            for number in range(150):
+                await client.send(change(number))
+
+        async def batcher(size):
+            for _ in range(30):
+                assert (await client.send_batch([change(number) for number in range(size)])).success
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(sender(), sender(), batcher(3), batcher(50))
+            await client.drain()
+        await in_thread(lambda: None)
+        assert await in_thread(stored) == 2 * 150 + 30 * 53
+
+
+async def test_a_flush_that_is_waited_for_ends_with_the_connection(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send(change(1))
+        flushing = asyncio.create_task(client.request_flush())
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        await client.disconnect()
+        with pytest.raises(ConnectionError, match="before the flush was answered"):
+            await flushing
+
+
+async def test_a_parent_that_is_frozen_is_left_after_the_ack_timeout(tmp_path):
+    dials = []
+
+    async def greet_and_freeze(socket):
+        dials.append(socket)
+        await socket.recv()
+        await socket.send(
+            '{"type":"status","timestamp":1,"state":"idle","connectedChildren":1,"resumeSequence":0,'
+            '"buffer":{"batchCount":0,"entryCount":0,"totalSizeBytes":0,"utilization":0}}'
+        )
+        socket.transport.pause_reading()
+        await socket.wait_closed()
+
+    config = dataclasses.replace(PATIENT, ack_timeout_ms=200, max_batch_bytes=1_000_000)
+    async with serve(greet_and_freeze, "127.0.0.1", 0, ping_interval=None, close_timeout=0.01) as frozen:
+        url = f"ws://127.0.0.1:{frozen.sockets[0].getsockname()[1]}/ws"
+        client = LakehouseRpcClient(url, "shop-1", outbox=tmp_path / "o.sqlite3", config=config)
+        await client.connect()
+        await client.send_many([{"op": "INSERT", "table": "t", "data": {"v": "x" * 900_000}} for _ in range(12)])
+        while len(dials) < 2:
+            await asyncio.sleep(0.01)
+        await client.disconnect(timeout_ms=10)
+        await client.close()
+
+
+async def test_a_token_read_from_a_file_with_its_newline_works_and_is_never_shown(tmp_path):
+    _, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], now_ms=NOW_MS))
+    async with serving(open=False) as server:
+        async with child(server, tmp_path, token=token + "\n") as client:
+            await client.connect()
+        async with child(server, tmp_path, token="evodb_sec\nret") as client:
+            with pytest.raises(AccessDeniedError) as caught:
+                await client.connect()
+            assert "ret" not in str(caught.value).replace("parent", "")
+        client = LakehouseRpcClient(
+            "ws://127.0.0.1:9/ws?token=evodb_secret", "s", outbox=tmp_path / "2", config=IMPATIENT
+        )
+        with pytest.raises(ConnectionError) as unreachable:
+            await client.connect()
+        assert "evodb_secret" not in str(unreachable.value)
+        await client.close()
 
 
 async def test_a_wrong_token_is_said_at_once_and_plainly(tmp_path):

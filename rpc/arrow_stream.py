@@ -1,0 +1,169 @@
+"""An Arrow IPC stream of a stranger, read within bounds. The door to pyarrow, which is imported when it is used.
+
+Columns of documents have one of six types, those a lake column is made with: boolean, 64-bit integer, double, string,
+timestamp in microseconds UTC, date. So nothing nests, and no type is bound to a dictionary or to code. Compressed
+buffers are refused before Arrow sees them, because it would make whatever size they announce; compress the batch. Arrow
+then checks every offset and every text. 1000 rows of 8 columns are read in 0.2 ms.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from rpc.columns import Columns
+from rpc.errors import ProtocolError
+
+__all__ = ["COLUMNS_MAX", "REST", "documents", "read", "types", "write"]
+
+REST = "_rest"
+"""The column with what has no column of its own, a JSON object as text."""
+
+COLUMNS_MAX = 1000
+"""Keys of the documents of one table in one batch; what a lake column may be is judged elsewhere."""
+CELLS_MAX = 2 * 1024 * 1024
+"""A boolean is a bit here and much more when it has to be text; a full message of usual rows has half as many."""
+BEYOND = 2**32
+"""A row no table has."""
+CONTINUATION = 0xFFFF_FFFF
+MESSAGE = struct.Struct("<II")
+SCHEMA, RECORD_BATCH = 1, 3
+U16, I32, U32, I64 = (struct.Struct(f"<{code}") for code in "HiIq")
+
+
+def types() -> tuple[Any, ...]:
+    """What a column may be. Raises ProtocolError without pyarrow."""
+    pa = arrow()
+    return (pa.bool_(), pa.int64(), pa.float64(), pa.string(), pa.timestamp("us", tz="UTC"), pa.date32())
+
+
+def read(stream: memoryview | bytes) -> Any:
+    """The checked table in this stream. Raises ProtocolError, whatever the bytes are."""
+    pa = arrow()
+    # A copy, because Arrow wants its buffers on addresses a payload does not keep to.
+    whole = bytes(stream)
+    _check_envelope(whole)
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(whole)) as reader:
+            _check_schema(reader.schema, types())
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as exc:
+        raise ProtocolError(f"not an Arrow stream: {str(exc)[:500]}") from None
+    if (cells := table.num_rows * table.num_columns) > CELLS_MAX:
+        raise ProtocolError(f"documents of a table have {cells} values in one batch; at most {CELLS_MAX} are allowed")
+    return table.replace_schema_metadata(None)
+
+
+def documents(found: Columns) -> tuple[Any, list[Any]]:
+    """The number of each entry's document (1 plus its row, or 0) as an array, and the documents of each table.
+
+    Raises ProtocolError. Each document belongs to one entry, in order: entries that share one would make more of it
+    than the bytes that came.
+    """
+    if not found.streams:
+        return None, []
+    pa = arrow()
+    import pyarrow.compute as pc
+
+    streams = [read(stream) if len(stream) else pa.table({}) for stream in found.streams]
+    numbers = pa.array(found.documents, pa.int64())
+    last = _last_of_each(found) if len(streams) > 1 else [_last(pc, numbers)]
+    if any(number > rows.num_rows for number, rows in zip(last, streams, strict=True)):
+        raise ProtocolError("entries do not point to the documents of their table one after the other")
+    return numbers, streams
+
+
+def _last(pc: Any, numbers: Any) -> int:
+    """The highest number, all of them rising; BEYOND when they do not."""
+    present = numbers.filter(pc.not_equal(numbers, 0))
+    if not pc.all(pc.less(present[:-1], present[1:])).as_py() and len(present) > 1:
+        return BEYOND
+    return present[-1].as_py() if len(present) else 0
+
+
+def _last_of_each(found: Columns) -> list[int]:
+    """The same for each table."""
+    last = [0] * len(found.streams)
+    for table, number in zip(found.table_index, found.documents, strict=True):
+        if number:
+            last[table] = number if number > last[table] else BEYOND
+    return last
+
+
+def write(table: Any) -> bytes:
+    """The stream of this table. Raises ProtocolError for a column that documents do not have."""
+    pa = arrow()
+    _check_schema(table.schema, types())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write(table)
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream
+
+
+def arrow() -> Any:
+    """pyarrow. Raises ProtocolError when this installation does not have it."""
+    try:
+        import pyarrow as pa
+        import pyarrow.ipc
+    except ImportError:
+        raise ProtocolError("Arrow documents need pyarrow: pip install 'evodb[arrow]'") from None
+    return pa
+
+
+def _check_schema(schema: Any, allowed: tuple[Any, ...]) -> None:
+    if len(schema) > COLUMNS_MAX:
+        raise ProtocolError(f"documents have {len(schema)} columns; at most {COLUMNS_MAX} are allowed")
+    if len(set(schema.names)) != len(schema):
+        raise ProtocolError("documents have two columns of one name")
+    for column in schema:
+        if column.type not in ([arrow().string()] if column.name == REST else allowed):
+            wanted = ", ".join(map(str, allowed))
+            raise ProtocolError(f"column {column.name[:100]!r} of documents is {column.type}, wanted one of {wanted}")
+
+
+def _check_envelope(stream: bytes) -> None:
+    """The messages of the stream: a schema and record batches, none of them compressed."""
+    position, end = 0, len(stream)
+    try:
+        while position < end:
+            continuation, size = MESSAGE.unpack_from(stream, position)
+            position += MESSAGE.size
+            if continuation != CONTINUATION:
+                raise ProtocolError(f"Arrow message begins with 0x{continuation:08x}, wanted 0x{CONTINUATION:08x}")
+            if not size:
+                break
+            position += size + _body_bytes(stream[position : position + size])
+    except struct.error:
+        position = end + 1
+    if position != end:
+        raise ProtocolError(f"Arrow stream of {end} bytes is not as long as its messages say")
+
+
+def _body_bytes(metadata: bytes) -> int:
+    """How long the body of a message is, from its FlatBuffer of metadata. Raises struct.error."""
+    message = U32.unpack_from(metadata)[0]
+    kind_at, header_at, length_at = (_field(metadata, message, number) for number in (1, 2, 3))
+    kind = metadata[kind_at] if kind_at and kind_at < len(metadata) else 0
+    if kind not in (SCHEMA, RECORD_BATCH):
+        raise ProtocolError(f"Arrow message of kind {kind}, wanted {SCHEMA} schema or {RECORD_BATCH} record batch")
+    length: int = I64.unpack_from(metadata, length_at)[0] if length_at else 0
+    if length < 0 or not header_at:
+        raise ProtocolError(f"Arrow message with a body of {length} bytes and no header")
+    header = header_at + U32.unpack_from(metadata, header_at)[0]
+    if kind == RECORD_BATCH and _field(metadata, header, 3):
+        raise ProtocolError("Arrow stream has compressed buffers, wanted plain ones; compress the batch instead")
+    return length
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """Where a field of a FlatBuffer's table lies, 0 when it is absent. Raises struct.error."""
+    vtable = table - I32.unpack_from(metadata, table)[0]
+    if vtable < 0:
+        raise struct.error("table before its buffer")
+    at = 4 + 2 * number
+    if at >= U16.unpack_from(metadata, vtable)[0]:
+        return 0
+    offset: int = U16.unpack_from(metadata, vtable + at)[0]
+    return table + offset if offset else 0

@@ -1,0 +1,141 @@
+"""`evodb capture` beside an application that goes on writing, while the parent is killed: source equals lake.
+
+The application writes before capture begins and until the end. Of what was there before, the lake has the snapshot; of
+what came later, each change once and in order. CAPTURE_SECONDS=60 is the long form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance import child_program
+from tests.acceptance.processes import House, Process, document, until
+from tests.services import free_port
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("EVODB_TEST_DATABASE", "sqlite") != "sqlite",
+    reason="about the child; once per `make test` is enough",
+)
+
+SECONDS = float(os.environ.get("CAPTURE_SECONDS", "8"))
+WRITES_PER_S_MAX = 60
+BEFORE = 150
+"""Transactions before capture begins."""
+KILLS = 3
+EAGER = {"flush_threshold_entries": 2000, "flush_threshold_ms": 500, "flush_interval_ms": 500}
+NAME = "shop"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path, open=True, lease_ms=1500, up_port=free_port()) as house:
+        yield house
+
+
+@contextmanager
+def writing(application: child_program.Application) -> Iterator[None]:
+    stopping = threading.Event()
+    writer = threading.Thread(target=child_program.write_until, args=(stopping, application, WRITES_PER_S_MAX))
+    writer.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        writer.join()
+
+
+def test_capture_follows_a_database_under_load_whoever_kills_the_parent(house: House) -> None:
+    house.prepare(**EAGER)
+    database = str(house.folder / f"{NAME}.sqlite3")
+    application = child_program.Application(database, random.Random(11))
+    for _ in range(BEFORE):
+        application.one_transaction()
+    capture = house.process("capture", [evodb(), "capture", database, "--parent", house.url, *WANTED])
+    everybody = [house.daphne, house.worker, house.beat, capture]
+    with killing(capture):
+        for process in everybody:
+            process.start()
+        with writing(application):
+            until(lambda: house.journalled() > 0, "it streams", *everybody)
+            began = time.monotonic()
+            for number in range(1, KILLS + 1):
+                until(lambda due=began + SECONDS * number / (KILLS + 1): time.monotonic() >= due, "time passes")
+                kill_the_parent(house, database, everybody)
+                if number == 1:
+                    capture.kill()
+                    capture.start()
+            until(lambda: time.monotonic() - began >= SECONDS, "time passes", within_s=SECONDS)
+        until(lambda: not child_program.waiting(database), "everything is acknowledged", *everybody, within_s=60)
+        assert capture.end(signal.SIGINT) == 0, capture.said
+    house.manage("flush_buffers", "--wait")
+    changes, snapshot = compare(house, database)
+    assert changes > 100
+    assert snapshot > 100
+    print(f"{SECONDS:.0f} s: {changes} changes and {snapshot} rows of the snapshot, {changes / SECONDS:.0f} changes/s")
+
+
+WANTED = ["--child", NAME, "--tables", "orders,stock", "--snapshot", "--json"]
+
+
+def evodb() -> str:
+    return str(Path(sys.executable).with_name("evodb"))
+
+
+@contextmanager
+def killing(process: Process) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.clean_up()
+
+
+def kill_the_parent(house: House, database: str, everybody: list[Process]) -> None:
+    """With batches on the wire that it never comes to read."""
+    house.daphne.send(signal.SIGSTOP)
+    until(lambda: child_program.unacknowledged(database) >= 1, "batches in flight", *everybody)
+    house.daphne.kill()
+    house.daphne.start()
+    before = house.journalled()
+    until(lambda: house.journalled() > before, "the child comes back", *everybody)
+
+
+def compare(house: House, database: str) -> tuple[int, int]:
+    """Source and lake; returns how many changes there were and how many rows of the snapshot."""
+    rows = [row for row in house.lake() if row["_source"] == NAME]
+    rows.sort(key=lambda row: (row["_epoch"], row["_seq"]))
+    changes = [(row["_op"], row["_table"], row["_row_id"], document(row)) for row in rows if not is_snapshot(row)]
+    ledger = child_program.ledger(database)
+    for number, (told, stored) in enumerate(zip(ledger[-len(changes) :], changes, strict=True), 1):
+        assert stored == told, f"change {number} of {len(changes)}"
+    snapshot = [row for row in rows if is_snapshot(row)]
+    named = [(row["_table"], row["_row_id"]) for row in snapshot]
+    assert len(named) == len(set(named)), "a row of the snapshot came twice"
+    assert state_of(rows) == child_program.state(database)
+    return len(changes), len(snapshot)
+
+
+def is_snapshot(row: dict[str, Any]) -> bool:
+    return bool(row["_metadata"] and json.loads(row["_metadata"]).get("snapshot"))
+
+
+def state_of(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows that are left, for a reader to whom an INSERT of the snapshot says how a row is."""
+    state: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["_op"] == "DELETE":
+            state.pop((row["_table"], row["_row_id"]), None)
+        else:
+            state[row["_table"], row["_row_id"]] = document(row)
+    return state

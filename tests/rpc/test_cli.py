@@ -1,0 +1,121 @@
+"""`evodb` as it is typed: a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from rpc import cli
+
+WITHIN_S = 40
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+async def started(*arguments: object, cwd: Path, token: str = "", **streams: Any) -> asyncio.subprocess.Process:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("EVODB_", "DJANGO_"))}
+    env |= {"PYTHONUNBUFFERED": "1"} | ({"EVODB_TOKEN": token} if token else {})
+    argv = [str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
+    pipe = asyncio.subprocess.PIPE
+    pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": pipe, "stderr": pipe} | streams
+    return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
+
+
+async def evodb(*arguments: object, cwd: Path, stdin: bytes | None = None, token: str = "") -> Ended:
+    streams = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
+    process = await started(*arguments, cwd=cwd, token=token, **streams)
+    return await end_of(process, stdin)
+
+
+async def end_of(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Ended:
+    async with asyncio.timeout(WITHIN_S):
+        out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+def run(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> Ended:
+    """In this process."""
+    code = cli.main(argv)
+    return Ended(code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_every_command_is_listed_with_what_it_is_for(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(argv, capsys)
+    assert code == 0
+    for name in ("capture", "ping", "send", "tail", "up", "vector"):
+        assert [line for line in out.splitlines() if line.startswith(f"  {name} ") and len(line.split()) > 3]
+
+
+def test_an_unknown_command_is_wrong_usage_and_those_there_are_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["sned"], capsys)
+    assert code == 2
+    assert "no command 'sned'" in err
+    assert "  send" in err
+
+
+@pytest.mark.parametrize(("value", "extra"), [("lakehouse_gone.up:command", "evodb[server]"), ("rpc.gone:x", "evodb")])
+def test_a_command_that_lacks_a_package_says_what_to_install(
+    value: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda group: [EntryPoint("up", value, group)])
+    code, _, err = run(["up"], capsys)
+    assert code == 2
+    assert f"pip install '{extra}'" in err
+    assert run([], capsys).code == 0
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "entry_points", lambda group: [EntryPoint("x", "tests.rpc.test_cli:interrupted", group)])
+    assert run(["x"], capsys) == Ended(130, "", "")
+
+
+def interrupted(argv: list[str]) -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["capture", "ping", "send", "tail", "vector"])
+def test_every_command_explains_itself_and_its_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"evodb {name} " in out
+    assert "--json" in out
+    assert "exit codes: 0 done" in out
+
+
+@pytest.mark.parametrize("name", ["ping", "send --child c --table t", "capture {file}"])
+@pytest.mark.parametrize("parent", ["", " --parent localhost:8800"])
+def test_a_parent_that_is_no_address_is_wrong_usage(
+    name: str, parent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVODB_PARENT", raising=False)
+    (tmp_path / "a.db").touch()
+    code, out, err = run(f"{name}{parent}".format(file=tmp_path / "a.db").split(), capsys)
+    assert (code, out) == (2, "")
+    assert "type --parent ws://" in err
+
+
+def test_an_error_for_a_program_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["ping", "--json", "--parent", "localhost"], capsys)
+    assert (code, err) == (2, "")
+    (event,) = Ended(code, out, err).events
+    assert (event["event"], event["code"]) == ("error", "USAGE")
