@@ -124,17 +124,16 @@ def _check_schema(schema: Any, allowed: tuple[Any, ...]) -> None:
 
 
 def _check_envelope(stream: bytes) -> None:
-    """The messages of the stream: a schema and record batches, none of them compressed."""
-    position, end = 0, len(stream)
+    """The messages of the stream: a schema and record batches, none of them compressed, and the mark of its end."""
+    position, end, size = 0, len(stream), 1
     try:
-        while position < end:
+        while size:
             continuation, size = MESSAGE.unpack_from(stream, position)
             position += MESSAGE.size
             if continuation != CONTINUATION:
                 raise ProtocolError(f"Arrow message begins with 0x{continuation:08x}, wanted 0x{CONTINUATION:08x}")
-            if not size:
-                break
-            position += size + _body_bytes(stream[position : position + size])
+            if size:
+                position += size + _body_bytes(stream[position : position + size])
     except struct.error:
         position = end + 1
     if position != end:

@@ -163,7 +163,13 @@ def select(frame: BatchFrame, indices: Sequence[int]) -> BatchFrame:
         whole = raw_entries(frame)
         payload = columns.encode([whole[index] for index in indices])
     sequences = [frame.entry_sequences[index] for index in indices]
-    return frame._replace(encoding=Encoding.COLUMNS, payload=payload, entries=len(sequences), entry_sequences=sequences)
+    return frame._replace(
+        encoding=Encoding.COLUMNS,
+        payload=payload,
+        entries=len(sequences),
+        entry_sequences=sequences,
+        identity=None if frame.identity is None else columns.select(frame.identity, indices),
+    )
 
 
 _PAYLOAD_FLAGS: dict[Encoding | Layout, int] = {

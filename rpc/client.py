@@ -7,6 +7,7 @@ happens to the connection, the process or the parent, the outbox knows what is n
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 import time
@@ -32,6 +33,9 @@ from rpc.protocol import encode_message
 from rpc.session import ChildSession, Flushed, Refusal, Resolved, Welcome
 
 __all__ = ["LakehouseRpcClient", "create_rpc_client"]
+
+
+log = logging.getLogger(__name__)
 
 
 def _wall_clock_ms() -> int:
@@ -193,6 +197,7 @@ class LakehouseRpcClient:
             acked_batches=self._tally.acked,
             duplicates=self._tally.duplicates,
             refused_batches=self._tally.refused,
+            error=None if self._failure is None else f"{type(self._failure).__name__}: {self._failure}",
         )
 
     # What the link tells (rpc.link.Listener).
@@ -258,6 +263,7 @@ class LakehouseRpcClient:
         try:
             await self._keeper.keep(self._lost)
         except Exception as exc:
+            log.error("child %r is not connected any more: %s", self.child_id, exc)
             self._failure, self.state = exc, ClientState.FAILED
             self._awaited.fail_batches(exc)
             self._awaited.fail_flushes(exc)

@@ -91,9 +91,13 @@ def _size_bytes(data: str | bytes) -> int:
 
 
 def frame_of(batch: WireBatch) -> BatchFrame:
-    """A JSON batch with its entries packed, so that behind this line there is one kind of batch."""
-    raw = [entries.from_wire(entry) for entry in batch.entries]
-    payload = columns.encode(raw)
+    """A JSON batch with its entries packed, so that behind this line there is one kind of batch. Raises ProtocolError."""
+    try:
+        raw = [entries.from_wire(entry) for entry in batch.entries]
+        payload = columns.encode(raw)
+    except ProtocolError as exc:
+        exc.sequence_number, exc.correlation_id = batch.sequence_number, batch.correlation_id or None
+        raise
     identity = None
     if isinstance(batch, FilledBatch):
         untimed = [entry._replace(timestamp_ms=0) if n in batch.untimed else entry for n, entry in enumerate(raw)]

@@ -36,6 +36,8 @@ class ClientStats:
     acked_batches: int
     duplicates: int
     refused_batches: int
+    error: str | None = None
+    """What ended the connection for good, when the state is FAILED."""
 
     @property
     def connected(self) -> bool:

@@ -20,6 +20,7 @@ from tests.acceptance import child_program
 from tests.acceptance.processes import Child, House, Process, assert_exactly_once, is_alive, until
 from tests.services import free_port
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 BANNER = re.compile(r"children +(?P<url>\S+)\n +token +(?P<token>\S+)\n.*\n +lake +(?P<lake>\S+)\n")
 
 LEASE_MS = 5000
@@ -190,3 +191,17 @@ def test_a_killed_supervisor_takes_its_programs_along_and_the_next_start_goes_on
     assert child.process.end() == 0, child.process.said
     until_flushed(house, up)
     assert assert_exactly_once(house, child) > 100
+
+
+def test_the_example_of_the_readme_runs_and_its_rows_are_in_the_lake(running: tuple[House, Process]) -> None:
+    house, up = running
+    program = (ROOT / "examples" / "child.py").read_text()
+    assert "ws://127.0.0.1:8800/ws" in program
+    program = program.replace("ws://127.0.0.1:8800/ws", house.url).replace("shop-1", "readme-1")
+    done = subprocess.run(
+        [sys.executable, "-c", program, token(up)], cwd=house.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "success=True" in done.stdout
+    rows = [row for row in house.lake() if row["_source"] == "readme-1"]
+    assert [(row["_op"], row["item"], row["total"]) for row in rows] == [("INSERT", "tea", 4.5), ("UPDATE", "tea", 5.5)]

@@ -4,10 +4,11 @@ import pytest
 
 from lakehouse.flush import entries
 from lakehouse.flush.entries import StoredBatch
-from rpc import columns
+from rpc import arrow_payload, columns
 from rpc import entries as wire
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
+from rpc.messages import WalEntry, WalOperation
 
 RAW = [
     RawEntry(2**64 - 1, 2**63, 0, b"t", b"", b"", b"\xff"),
@@ -53,3 +54,39 @@ def test_a_cut_off_payload_is_one_unreadable(encoding: Encoding) -> None:
         sheet = entries.read([whole._replace(payload=whole.payload[:end])])
         assert (sheet.rows.num_rows, len(sheet.unreadable)) == (0, 1)
         assert sheet.unreadable_entries in (1, 3)
+
+
+def test_typed_documents_are_numbered_over_all_batches_and_a_letter_brings_its_own() -> None:
+    def row(sequence: int, table: str, document: object) -> WalEntry:
+        fields = {"timestamp": 1, "operation": WalOperation.INSERT, "row_id": "r"}
+        return WalEntry(sequence=sequence, table=table, after=document, **fields)
+
+    first = [row(1, "t", {"a": 1}), row(2, "u", {"b": 2}), row(3, "t", None), row(4, "t", {"a": 4})]
+    second = [row(5, "u", {"b": 5}), row(6, "t", {"c": "x"})]
+    made = [
+        StoredBatch(number, "c", "s", 1, number, 0, Encoding.COLUMNS, payload)
+        for number, payload in enumerate(
+            [arrow_payload.encode(first), wire_columns([]), arrow_payload.encode(second), wire_columns(RAW[:1])]
+        )
+    ]
+    sheet = entries.read(made)
+    assert sheet.rows["document"].to_pylist() == [0, 0, None, 1, 1, 2, None]
+    assert {table: sum(rows.num_rows for rows in found) for table, found in sheet.documents.items()} == {
+        b"t": 3,
+        b"u": 2,
+    }
+    letters = [arrow_payload.decode(sheet.letter(number, "why").payload) for number in range(6)]
+    assert letters == [[one] for one in first + second]
+
+
+def wire_columns(raw: list[RawEntry]) -> bytes:
+    return columns.encode(raw)
+
+
+def test_documents_nobody_can_read_make_their_batch_one_unreadable() -> None:
+    garbage = columns.encode(RAW[:1], documents=[1], streams={b"t": b"smoke"})
+    sheet = entries.read([StoredBatch(3, "c", "s", 1, 1, 0, Encoding.COLUMNS, garbage), stored(RAW, Encoding.COLUMNS)])
+    (letter,) = sheet.unreadable
+    assert (letter.batch_id, letter.entry_index, letter.payload, sheet.unreadable_entries) == (3, None, garbage, 1)
+    assert "Arrow" in letter.reason
+    assert sheet.rows.num_rows == len(RAW)

@@ -304,6 +304,7 @@ async def test_a_parent_that_is_not_there_is_given_up_after_all_attempts_and_the
         with pytest.raises(ConnectionError):
             await client.drain()
         assert client.get_stats().pending_batches == 1
+        assert client.get_stats().error.startswith("ConnectionError: cannot reach ws://127")
         await client.close()
         await server.start()
 

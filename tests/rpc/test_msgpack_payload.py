@@ -132,4 +132,5 @@ def test_whatever_a_value_is_it_arrives_as_json_or_not_at_all(value: bytes) -> N
     except ProtocolError:
         return
     before = columns.decode(payload).befores.tobytes()
-    assert before == b"" or json.loads(before) is not Ellipsis
+    if before:
+        json.loads(before)

@@ -1,0 +1,70 @@
+import asyncio
+import threading
+
+import pytest
+
+from rpc.config import ChildConfig
+from rpc.errors import ConnectionError, ProtocolError
+from rpc.outcome import ClientState
+from rpc.sync import create_sync_rpc_client
+from tests.lakehouse.test_intake import in_thread
+from tests.rpc.test_client import change, stored
+from tests.server import serving
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONFIG = ChildConfig(initial_retry_delay_ms=10, max_retry_delay_ms=20, batch_timeout_ms=20, max_reconnect_attempts=2)
+
+
+def make(url, path):
+    return create_sync_rpc_client(url, "shop-1", outbox=path / "outbox.sqlite3", config=CONFIG)
+
+
+async def test_a_script_without_an_event_loop_sends_and_hears(tmp_path):
+    def script(url):
+        with make(url, tmp_path) as client:
+            client.send(change(1))
+            client.send_many([change(2), change(3)])
+            assert client.send_batch([change(4)]).success
+            client.drain()
+            assert client.state is ClientState.CONNECTED
+            return client.get_stats().pending_batches
+
+    async with serving() as server:
+        assert await asyncio.to_thread(script, server.url) == 0
+        assert await in_thread(stored) == 4
+
+
+async def test_many_threads_share_one_client(tmp_path):
+    def script(url):
+        with make(url, tmp_path) as client:
+            threads = [threading.Thread(target=lambda: client.send_batch([change(1)])) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    async with serving() as server:
+        await asyncio.to_thread(script, server.url)
+        assert await in_thread(stored) == 8
+
+
+def test_errors_come_through_and_a_closed_client_says_so(tmp_path):
+    client = make("ws://127.0.0.1:9/ws", tmp_path)
+    with pytest.raises(ProtocolError):
+        client.send({"op": "NONSENSE", "table": "t"})
+    with pytest.raises(ConnectionError, match="cannot reach"):
+        client.connect()
+    client.close()
+    client.close()
+    with pytest.raises(ConnectionError, match="this client is closed"):
+        client.send(change(1))
+
+
+def test_closing_ends_the_thread(tmp_path):
+    client = make("ws://127.0.0.1:9/ws", tmp_path)
+    client.send(change(1))
+    name = "evodb-shop-1"
+    assert name in {thread.name for thread in threading.enumerate()}
+    client.close()
+    assert name not in {thread.name for thread in threading.enumerate()}
