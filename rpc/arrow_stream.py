@@ -3,7 +3,7 @@
 Columns of documents have one of six types, those a lake column is made with: boolean, 64-bit integer, double, string,
 timestamp in microseconds UTC, date. So nothing nests, and no type is bound to a dictionary or to code. Compressed
 buffers are refused before Arrow sees them, because it would make whatever size they announce; compress the batch. Arrow
-then checks every offset and every text. 1000 rows of 8 columns are read in 0.2 ms.
+then checks every offset and every text. 1000 rows of 8 columns are read in 60 us, 100 in 35.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 Little-endian; length 0 of before, after or metadata means absent. With kind bit 2 a table may bring its documents as an
 Arrow IPC stream (rpc.arrow_payload), which is not looked into here; `document` is 0 for an entry without one, else 1
 plus its row there. A batch announces this payload with flag 0x20.
-Checking 100 entries costs 7 us against 70 us for walking the version 1 layout (one core, CPython 3.11), and the
+Checking 100 entries costs 7 us against 46 us for walking the version 1 layout (one core, CPython 3.11), and the
 flush turns the columns into Arrow arrays without touching an entry.
 """
 

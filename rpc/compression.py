@@ -3,7 +3,7 @@
 What is announced is checked before a byte of it is made: a payload says its whole size in its zstd frame, and neither
 that nor the window it asks for may be larger than a message. Knows nothing of what is compressed.
 
-1000 entries of 180 bytes: 4.1 times smaller in 0.9 ms, whole again in 0.3 ms (one core).
+A batch of 1000 entries of 180 bytes is compressed in 0.2 ms and whole again in 0.1 ms (one core).
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ def _size_bytes(data: str | bytes) -> int:
 
 
 def frame_of(batch: WireBatch) -> BatchFrame:
-    """A JSON batch with its entries packed, so that behind this line there is one kind of batch. Raises ProtocolError."""
+    """A JSON batch with its entries packed, so that behind this line there is one kind of batch. Raises
+    ProtocolError.
+    """
     try:
         raw = [entries.from_wire(entry) for entry in batch.entries]
         payload = columns.encode(raw)

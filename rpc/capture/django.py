@@ -30,7 +30,6 @@ __all__ = ["Captured", "capture_models", "captured_models", "keep_captured", "ou
 
 SETTING = "EVODB_CAPTURE"
 KNOWN = {"models", "using"}
-OF_PSYCOPG = {"dbname", "user", "password", "host", "port", "options", "service", "passfile", "sslmode", "sslrootcert"}
 OF_DJANGO = {"cursor_factory", "context", "prepare_threshold", "client_encoding", "autocommit"}
 
 Model = type[models.Model]
@@ -57,7 +56,40 @@ def captured_models(named: Sequence[Model | str] = ()) -> list[Model]:
 
 
 def outbox(*named: Model | str, using: str | None = None) -> SqliteCapture | PostgresCapture:
-    """The outbox of these models (else of the setting's and the mixin's). Whoever opens it closes it."""
+    """The outbox of these models (else of the setting's and the mixin's), attached. Whoever opens it closes it.
+
+    It has a connection of its own: do not call this within a transaction.
+    """
+    capture = _capture(named, using)
+    try:
+        capture.attach()
+    except BaseException:
+        capture.close()
+        raise
+    return capture
+
+
+def capture_models(*named: Model | str, using: str | None = None) -> list[str]:
+    """Capture the tables of these models from now on, and return their names. Calling it again changes nothing."""
+    with _capture(named, using) as capture:
+        return capture.attach()
+
+
+def release_models(*named: Model | str, using: str | None = None, force: bool = False) -> None:
+    """Remove capture from the database. Raises CaptureError while changes wait, unless `force` drops them."""
+    with _capture(named, using) as capture:
+        capture.detach(force=force)
+
+
+def keep_captured() -> None:
+    """From now on each `migrate` ends with the triggers as the models want them.
+
+    Altering a table of SQLite makes it anew and loses its triggers; what is written until then is noticed and sent.
+    """
+    post_migrate.connect(_after_migrate, dispatch_uid="rpc.capture.django")
+
+
+def _capture(named: Sequence[Model | str], using: str | None) -> SqliteCapture | PostgresCapture:
     alias = using or _setting().get("using", DEFAULT_DB_ALIAS)
     tables = [model._meta.db_table for model in captured_models(named)]
     if not tables:
@@ -70,31 +102,12 @@ def outbox(*named: Model | str, using: str | None = None) -> SqliteCapture | Pos
     raise CaptureError(f"database {alias!r} is {connection.vendor}; captured are SQLite and PostgreSQL")
 
 
-def capture_models(*named: Model | str, using: str | None = None) -> list[str]:
-    """Capture the tables of these models from now on, and return their names. Calling it again changes nothing."""
-    with outbox(*named, using=using) as capture:
-        return capture.attach()
-
-
-def release_models(*named: Model | str, using: str | None = None, force: bool = False) -> None:
-    """Remove capture from the database. Raises CaptureError while changes wait, unless `force` drops them."""
-    with outbox(*named, using=using) as capture:
-        capture.detach(force=force)
-
-
-def keep_captured() -> None:
-    """From now on each `migrate` ends with the triggers as the models want them.
-
-    Altering a table of SQLite makes it anew and loses its triggers; what is written until then is noticed and sent.
-    """
-    post_migrate.connect(_after_migrate, dispatch_uid="rpc.capture.django")
-
-
 def _after_migrate(*, using: str, app_config: Any, **_: Any) -> None:
     """Once per app that was migrated; the tables of the later ones may not be there yet."""
-    if using != _setting().get("using", DEFAULT_DB_ALIAS):
+    connection = connections[using]
+    if using != _setting().get("using", DEFAULT_DB_ALIAS) or _is_in_memory(connection):
         return
-    present = set(connections[using].introspection.table_names())
+    present = set(connection.introspection.table_names())
     wanted = {model._meta.db_table for model in captured_models()}
     if wanted and wanted <= present:
         capture_models(using=using)
@@ -117,18 +130,22 @@ def _model(named: Model | str) -> Model:
 
 
 def _parts(model: Model) -> Iterator[Model]:
-    meta = model._meta.concrete_model._meta if model._meta.concrete_model else model._meta
+    meta = (model._meta.concrete_model or model)._meta
     yield from (parent for parent in meta.get_parent_list())
     yield meta.model
     for field in meta.many_to_many:
         through = field.remote_field.through
-        if through._meta.auto_created:
+        if through is not None and through._meta.auto_created:
             yield through
+
+
+def _is_in_memory(connection: Any) -> bool:
+    return bool(connection.vendor == "sqlite" and connection.is_in_memory_db())
 
 
 def _file(connection: Any) -> str:
     name = str(connection.settings_dict["NAME"])
-    if connection.is_in_memory_db():
+    if _is_in_memory(connection):
         raise CaptureError(f"the database is {name!r}, in memory; capture wants a file that others can open")
     return name.removeprefix("file:").partition("?")[0] if name.startswith("file:") else name
 

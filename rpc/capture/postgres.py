@@ -9,6 +9,8 @@ as the batch they travel as, all in one transaction. What commits later is cut l
 one row are in order whoever made them, for the second waits for the first one's commit before it is written.
 
 One process at a time cuts and acknowledges. psycopg 3 is wanted, which `evodb[server]` brings.
+Measured (one core, rows of 19 text columns): an INSERT in bulk takes 2.4 us a row without capture and 33 us with it; of
+1000 entries a cut takes 12 ms and an ack 0.3 ms.
 """
 
 # ruff: noqa: S608 - constants of ours

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -81,6 +81,8 @@ class PostgresDoor:
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:
+                with suppress(psycopg.Error):  # a session may live on a little after its connection
+                    self._connection.execute("SELECT pg_advisory_unlock_all()")
                 self._connection.close()
             self._connection, self._is_draining = None, False
 

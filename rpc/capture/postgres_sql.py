@@ -6,8 +6,6 @@ are pinned in the function. The name of a trigger begins with '!', for PostgreSQ
 be written before a trigger of the user changes the row once more.
 """
 
-# ruff: noqa: S608 - the names are quoted, and values never come here
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -52,38 +50,56 @@ def functions(schema: str) -> str:
     s = quoted(schema)
     owned = f"SECURITY DEFINER SET search_path = {s}, pg_temp {PINNED}"
     return f"""
-CREATE OR REPLACE FUNCTION {s}._evodb_name(row_ jsonb, keys text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN cardinality(keys) = 1 THEN row_ ->> keys[1]
-        ELSE '[' || (SELECT string_agg((row_ -> key)::text, ',' ORDER BY at)
-            FROM unnest(keys) WITH ORDINALITY k (key, at)) || ']' END $$;
-CREATE OR REPLACE FUNCTION {s}._evodb_json(row_ jsonb, blobs text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN cardinality(blobs) = 0 THEN row_::text ELSE (row_ || coalesce((
-        SELECT jsonb_object_agg(b, translate(encode(decode(substr(row_ ->> b, 3), 'hex'), 'base64'), E'\\n', ''))
-        FROM unnest(blobs) b WHERE row_ ->> b IS NOT NULL), '{{}}'))::text END $$;
-CREATE OR REPLACE FUNCTION {s}._evodb_row() RETURNS trigger LANGUAGE plpgsql {owned} AS $$
+CREATE OR REPLACE FUNCTION {s}._evodb_name(row_ jsonb, keys text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $${_NAME}$$;
+CREATE OR REPLACE FUNCTION {s}._evodb_json(row_ jsonb, blobs text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $${_JSON}$$;
+CREATE OR REPLACE FUNCTION {s}._evodb_row() RETURNS trigger LANGUAGE plpgsql {owned} AS $${_ROW}$$;
+CREATE OR REPLACE FUNCTION {s}._evodb_truncate() RETURNS trigger LANGUAGE plpgsql {owned} AS $${_TRUNCATE}$$;
+"""
+
+
+_NAME = """
+SELECT CASE WHEN cardinality(keys) = 1 THEN row_ ->> keys[1] ELSE '[' || (
+    SELECT string_agg((row_ -> key)::text, ',' ORDER BY at) FROM unnest(keys) WITH ORDINALITY k (key, at)) || ']' END
+"""
+_JSON = """
+SELECT CASE WHEN cardinality(blobs) = 0 THEN row_::text ELSE (row_ || coalesce((
+    SELECT jsonb_object_agg(b, translate(encode(decode(substr(row_ ->> b, 3), 'hex'), 'base64'), E'\\n', ''))
+    FROM unnest(blobs) b WHERE row_ ->> b IS NOT NULL), '{}'))::text END
+"""
+# What most tables need, a key of one column and no bytea, is done without calling the functions above.
+_ROW = """
 DECLARE
-    keys text[] := TG_ARGV[0]::text[];
-    blobs text[] := TG_ARGV[1]::text[];
-    old_ jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
-    new_ jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END;
-    named text := _evodb_name(coalesce(old_, new_), keys);
+    keys text[] := TG_ARGV[0];
+    blobs text[] := TG_ARGV[1];
+    old_ jsonb; new_ jsonb; old_name text; new_name text; before_ text; after_ text; about text;
     now_ bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);
-    about text := (SELECT jsonb_build_object('blobs', jsonb_agg(b))::text FROM unnest(blobs) b
-        WHERE old_ ->> b IS NOT NULL OR new_ ->> b IS NOT NULL HAVING count(*) > 0);
+    code smallint := CASE TG_OP WHEN 'INSERT' THEN 0 WHEN 'UPDATE' THEN 1 ELSE 2 END;
 BEGIN
-    IF TG_OP = 'UPDATE' AND named <> _evodb_name(new_, keys) THEN
-        INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, metadata)
-        VALUES (now_, 2, TG_ARGV[2], named, _evodb_json(old_, blobs), about);
-        INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, after, metadata)
-        VALUES (now_, 0, TG_ARGV[2], _evodb_name(new_, keys), _evodb_json(new_, blobs), about);
-    ELSE
-        INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, after, metadata)
-        VALUES (now_, CASE TG_OP WHEN 'INSERT' THEN 0 WHEN 'UPDATE' THEN 1 ELSE 2 END, TG_ARGV[2], named,
-            _evodb_json(old_, blobs), _evodb_json(new_, blobs), about);
+    IF code > 0 THEN
+        old_ := to_jsonb(OLD); before_ := old_::text; old_name := old_ ->> keys[1];
     END IF;
+    IF code < 2 THEN
+        new_ := to_jsonb(NEW); after_ := new_::text; new_name := new_ ->> keys[1];
+    END IF;
+    IF cardinality(keys) > 1 THEN
+        old_name := _evodb_name(old_, keys); new_name := _evodb_name(new_, keys);
+    END IF;
+    IF cardinality(blobs) > 0 THEN
+        before_ := _evodb_json(old_, blobs); after_ := _evodb_json(new_, blobs);
+        about := (SELECT jsonb_build_object('blobs', jsonb_agg(b))::text FROM unnest(blobs) b
+            WHERE old_ ->> b IS NOT NULL OR new_ ->> b IS NOT NULL HAVING count(*) > 0);
+    END IF;
+    IF old_name <> new_name THEN
+        INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, metadata)
+        VALUES (now_, 2, TG_ARGV[2], old_name, before_, about);
+        old_name := NULL; before_ := NULL; code := 0;
+    END IF;
+    INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, after, metadata)
+    VALUES (now_, code, TG_ARGV[2], coalesce(old_name, new_name), before_, after_, about);
     RETURN NULL;
-END $$;
-CREATE OR REPLACE FUNCTION {s}._evodb_truncate() RETURNS trigger LANGUAGE plpgsql {owned} AS $$
+END
+"""
+_TRUNCATE = """
 BEGIN
     EXECUTE format('INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, metadata)
         SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), 2, %L, _evodb_name(to_jsonb(t), $1),
@@ -91,7 +107,7 @@ BEGIN
                 WHERE to_jsonb(t) ->> b IS NOT NULL HAVING count(*) > 0) FROM %I.%I t',
         TG_ARGV[2], TG_TABLE_SCHEMA, TG_TABLE_NAME) USING TG_ARGV[0]::text[], TG_ARGV[1]::text[];
     RETURN NULL;
-END $$;
+END
 """
 
 
@@ -125,7 +141,7 @@ def array(texts: Sequence[str]) -> str:
 
 
 ATTACHED = """
-SELECT c.relname, t.tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+SELECT c.relname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND t.tgname IN (%s, %s)
 """
 

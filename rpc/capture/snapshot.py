@@ -9,8 +9,9 @@ and are logged by their triggers; a new row before it is told twice, by its trig
 So a reader takes an INSERT with the metadata {"snapshot": true} as "the row is now", not as "the row is new".
 
 Everything is SQL, keys never come to Python: they keep their type, whatever the encoding of the database.
-Functions over a connection, within the caller's transaction. Measured (one core, 500 rows of 19 columns a chunk,
-rollback journal, with fsync): 7 ms a chunk, 70 000 rows/s.
+Functions over a connection, within the caller's transaction. Measured (one core, 500 rows of 19 columns a chunk, with
+fsync): a chunk takes 4.4 ms in a rollback journal, 4.0 ms in WAL; with cut, ack and pauses 28 000 and 33 000 rows/s,
+while somebody else's UPDATE waits 1 ms as a rule and 54 ms at most, in WAL 9 ms.
 """
 
 # ruff: noqa: S608 - the names are quoted, and values never come here

@@ -67,7 +67,7 @@ def test_what_the_readme_leaves_out_is_filled_in(entry: dict[str, Any], wanted: 
 def test_entries_of_the_readme_without_lsn_are_counted_and_no_two_batches_share_a_sequence() -> None:
     entries = [{"op": "INSERT", "table": "t", "data": {"id": n}} for n in range(3)]
     assert [entry.sequence for entry in read(message(*entries))] == [FIRST, FIRST + 1, FIRST + 2]
-    assert [entry.sequence for entry in read(message(*entries, sequenceNumber=5))][0] == FIRST + README_ENTRIES
+    assert next(entry.sequence for entry in read(message(*entries, sequenceNumber=5))) == FIRST + README_ENTRIES
 
 
 def test_a_batch_of_the_readme_with_a_sequence_too_high_for_that_is_refused() -> None:

@@ -43,7 +43,7 @@ UINT, U64 = st.integers(0, JSON_MAX), st.integers(0, U64_MAX)
 TEXT = st.text(max_size=12)
 FALSY = st.sampled_from([None, 0, "", False, [], {}, 0.0])
 VALUES = st.recursive(
-    FALSY | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False) | TEXT,
+    FALSY | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
