@@ -1,4 +1,8 @@
-"""The ASGI application: HTTP to Django, sockets to the parent. Start it with `daphne evodb_site.asgi:application`."""
+"""The ASGI application: HTTP to Django, sockets to the parent. Start it with `daphne evodb_site.asgi:application`.
+
+With --websocket_timeout -1 and 16777216 for --websocket-max-message-size and --websocket-max-frame-size, as `evodb up`
+does: daphne's defaults close a socket after a day, and for a frame over 1 MiB.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Settings:
     frame_bytes_max: int = setting(
         16 * MIB,
         unit="bytes",
-        why="Largest WebSocket frame; the protocol allows 16 MiB.",
+        why="Largest WebSocket frame `evodb up` lets daphne take; the protocol allows 16 MiB.",
         **between(64 * 1024, 16 * MIB),
     )
     group_batches_max: int = setting(
@@ -124,7 +124,7 @@ class Settings:
         **at_least(100),
     )
     up_host: str = setting("127.0.0.1", unit="address", why="Where `evodb up` listens.")
-    up_port: int = setting(8800, unit="port", why="Where `evodb up` listens.", **between(0, 65_535))
+    up_port: int = setting(8800, unit="port", why="Where `evodb up` listens.", **between(1, 65_535))
 
     @property
     def resolved_database_url(self) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 PR_SET_PDEATHSIG = 1
 PAUSE_S_MAX = 10.0
@@ -23,12 +23,14 @@ class Program:
     argv: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
-    pause_s: float = field(default=0.0)
+    pause_s: float = 0.0
+    not_before_s: float | None = None
+    """When it may be started again, once it died."""
 
     def start(self) -> None:
         # A session of its own, so that Ctrl-C reaches the supervisor only and the order of stopping is ours.
         self.process = subprocess.Popen(self.argv, start_new_session=True, preexec_fn=_die_with_parent)
-        self.started_s = time.monotonic()
+        self.started_s, self.not_before_s = time.monotonic(), None
 
 
 class Supervisor:
@@ -51,7 +53,7 @@ class Supervisor:
             self.look(wait_s=0.2)
 
     def look(self, *, wait_s: float) -> None:
-        """Wait a moment and start again what died meanwhile."""
+        """Wait a moment and start again what died and has paused for long enough."""
         time.sleep(wait_s)
         for program in self._programs.values():
             if not self.stopping and program.process is not None and program.process.poll() is not None:
@@ -71,14 +73,16 @@ class Supervisor:
             process.wait()
 
     def _restart(self, program: Program) -> None:
-        assert program.process is not None
-        lived_s = time.monotonic() - program.started_s
-        program.pause_s = 0.0 if lived_s >= STABLE_S else min(max(0.5, program.pause_s * 2), PAUSE_S_MAX)
-        self._say(f"{program.name} ended with {program.process.returncode} after {lived_s:.0f} s; starting it again")
-        deadline = time.monotonic() + program.pause_s
-        while time.monotonic() < deadline and not self.stopping:
-            time.sleep(0.05)
-        if not self.stopping:
+        now_s = time.monotonic()
+        if program.not_before_s is None:
+            assert program.process is not None
+            lived_s = now_s - program.started_s
+            program.pause_s = 0.0 if lived_s >= STABLE_S else min(max(0.5, program.pause_s * 2), PAUSE_S_MAX)
+            program.not_before_s = now_s + program.pause_s
+            self._say(
+                f"{program.name} ended with {program.process.returncode} after {lived_s:.0f} s; starting it again"
+            )
+        if now_s >= program.not_before_s:
             program.start()
 
 

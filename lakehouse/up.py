@@ -1,8 +1,8 @@
 """`evodb up`: the whole house on one machine, in one process tree.
 
-    supervisor ┬ daphne   sockets and admin
-              ├─ celery   one worker, over a broker of plain files
-             └─ beat     asks for flushes that are due (apart, since a killed worker would leave an embedded one behind)
+    supervisor ─┬─ daphne   sockets and admin
+                ├─ worker   Celery, over a broker of plain files
+                └─ beat     asks for flushes that are due; apart, for inside a worker it would outlive a kill
 
 A process that dies is started again; the journal knows what it was at. Ctrl-C walks the street to its end: answer what
 was accepted, close sockets with 1001, flush, stop the worker.
@@ -52,13 +52,15 @@ def command(argv: list[str]) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Until a signal, or a program that cannot stay up."""
+    """Until a signal; 1 when daphne did not come up."""
     token = _prepare(settings)
     supervisor = Supervisor([daphne(settings), worker(), beat()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()
-        if _is_ready(settings, supervisor):
-            _say(banner(settings, token))
+        came_up = _is_ready(settings, supervisor)
+        if came_up:
+            if not supervisor.stopping:
+                _say(banner(settings, token))
             supervisor.watch()
     _say("stopping: answering what was accepted, closing sockets")
     supervisor.stop("daphne", within_s=settings.drain_ms / 1000 + 5)
@@ -67,7 +69,7 @@ def run(settings: Settings) -> int:
     supervisor.stop("beat", within_s=5)
     supervisor.stop("worker", within_s=settings.lease_ms / 1000)
     _say("stopped; everything acknowledged is in the lake" if flushed else "stopped; what waits is flushed next time")
-    return 0
+    return 0 if came_up else 1
 
 
 def daphne(settings: Settings) -> Program:
@@ -149,7 +151,7 @@ def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
 
 
 def _is_ready(settings: Settings, supervisor: Supervisor) -> bool:
-    """Wait until daphne listens; False when it was asked to stop before, or cannot stay up."""
+    """Wait until daphne listens, or until somebody asks to stop; False when it does not in time."""
     deadline = time.monotonic() + READY_S
     while not supervisor.stopping:
         supervisor.look(wait_s=0.1)
@@ -157,8 +159,8 @@ def _is_ready(settings: Settings, supervisor: Supervisor) -> bool:
             return True
         if time.monotonic() > deadline:
             _say(f"daphne did not listen on port {settings.up_port} within {READY_S} s; what it printed says why")
-            supervisor.ask_to_stop()
-    return False
+            return False
+    return True
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from rpc import clock
 from rpc.awaited import Awaited
 from rpc.config import DEFAULT_CHILD_CONFIG, ChildConfig
 from rpc.entries import RawEntry
@@ -38,10 +38,6 @@ __all__ = ["LakehouseRpcClient", "create_rpc_client"]
 log = logging.getLogger(__name__)
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class LakehouseRpcClient:
     """One child of one parent, for one event loop; it may be connected and disconnected again and again.
 
@@ -57,7 +53,7 @@ class LakehouseRpcClient:
         token: str | None = None,
         shard_name: str | None = None,
         config: ChildConfig = DEFAULT_CHILD_CONFIG,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = clock.now_ms,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.child_id = child_id

@@ -91,6 +91,7 @@ class OutboxFile:
     def draining(self) -> Iterator[sqlite3.Connection]:
         """As `reading`, for calls that only one process at a time may make."""
         with self.reading() as connection:
+            connection.total_changes  # noqa: B018 - raises when closed: a late call must not take the lock again
             if self._lock_fd is None and self.path != MEMORY:
                 self._lock_fd = self._take_lock()
             yield connection

@@ -98,8 +98,8 @@ def read(claim: Claim) -> list[StoredBatch]:
 
 
 def renew(claim: Claim, *, now_ms: int, lease_ms: int) -> None:
-    """Keep the lease for a while longer. Raises LeaseLost."""
-    if not _leased(claim).update(lease_until_ms=now_ms + lease_ms):
+    """Keep the lease for a while longer, unless it was given back. Raises LeaseLost."""
+    if not _leased(claim).filter(lease_until_ms__gt=0).update(lease_until_ms=now_ms + lease_ms):
         raise _lost(claim)
 
 

@@ -14,6 +14,7 @@ from django.db import transaction
 from lakehouse.journal import store
 from lakehouse.journal.dedup import Content, content, digest_of, digests_in, entry_digests, rest_of
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
+from lakehouse.journal.watermark import ISLANDS_MAX
 from rpc.batch import BatchFrame
 from rpc.messages import AckStatus, NackReason
 
@@ -120,8 +121,12 @@ def _epoch(child: ChildRow, source: Source, now_ms: int) -> int:
 def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool | None:
     """None: this sequence is new. True: it is durable with this content. False: with other content."""
     child = group.children[source.child_id]
+    remembered = False
     if source.own_epoch:
-        if frame.sequence not in child.watermark_of(epoch):
+        watermark = child.watermark_of(epoch)
+        remembered = frame.sequence in watermark
+        # With all islands in use a higher one may be forgotten; the journal still has its batches.
+        if not remembered and len(watermark.islands) < ISLANDS_MAX:
             return None
     elif epoch == child.epoch and frame.sequence > child.watermark.sequence:
         return None
@@ -129,7 +134,7 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
     digest = digest or store.digest_of(child.child_id, epoch, frame.sequence)
     if digest is None:
         # Durable once and no longer remembered, or emptied of repeats; a child without an epoch proves nothing by it.
-        return True if source.own_epoch else None
+        return True if remembered else None
     if digest == digest_of(frame):
         return True
     return not source.own_epoch and rest_of(frame, _known(group, source, epoch, frame), own_epoch=False) is None

@@ -43,7 +43,7 @@ class Arrival:
     resume_sequence: int | None = None
     """Every batch up to it is durable."""
     highest_sequence: int | None = None
-    """No batch above it is."""
+    """The highest batch known to be durable; forgotten islands may lie above it."""
 
 
 @dataclass(frozen=True, slots=True)

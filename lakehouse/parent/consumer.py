@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
+NORMAL, GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1000, 1001, 1008, 1013
 ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
 
@@ -95,7 +95,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             frame = message.get("text")
             step = self._session.receive(message["bytes"] if frame is None else frame, now_ms=self._house.now_ms())
             if self._outflow.is_overfull:
-                raise Closed(POLICY_VIOLATION)
+                raise Closed(TRY_AGAIN_LATER)
             if isinstance(step, BatchFrame):
                 await self._check_access()
                 if self._source is not None:
@@ -109,7 +109,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             elif isinstance(step, FlushRequestMessage):
                 self._flush(step)
             elif isinstance(step, DisconnectMessage):
-                raise Closed(1000)
+                raise Closed(NORMAL)
 
     async def _connect(self, message: ConnectMessage) -> None:
         epoch = message.epoch or None

@@ -2,7 +2,7 @@
 
 An ASGI server may take replies without end while the child does not read; daphne does. Where the socket is Twisted's,
 we stop reading from a child that does not read from us, so that TCP itself holds it back. Elsewhere `send` waits, and a
-child that makes more than `bytes_max` of replies wait is cut off.
+child that makes more than `BYTES_MAX` of replies wait is cut off.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ class ParentSession:
             if isinstance(message, BatchFrame):
                 _check(message)
                 self._bind(message.source, message.shard)
+            elif isinstance(message, FlushRequestMessage) and not _is_echoed(message.correlation_id or None):
+                raise ProtocolError(f"correlationId is longer than {CORRELATION_BYTES_MAX} bytes")
             elif isinstance(message, ConnectMessage):
                 self._bind(message.source_do_id, message.source_shard_name or None)
         except ProtocolError as exc:

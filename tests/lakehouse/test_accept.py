@@ -3,6 +3,7 @@ import json
 import pytest
 
 from lakehouse.journal.accept import Accepted, Refused, accept
+from lakehouse.journal.watermark import ISLANDS_MAX
 from lakehouse.models import Batch, BatchPayload, Child, Parent
 from rpc.batch import Encoding
 from rpc.messages import AckStatus, NackReason
@@ -246,3 +247,12 @@ def test_the_same_change_twice_in_the_words_of_the_readme_is_two_changes():
     verdicts = put(shop, *(readme(n, value, timestamp_ms=NOW_MS) for n, value in enumerate([1, 2, 1], start=1)))
     assert verdicts == [AckStatus.OK] * 3
     assert stored_entries() == 3
+
+
+def test_a_retry_beyond_the_last_island_is_answered_duplicate_after_its_flush():
+    shop = source(parent())
+    frames = [frame(number, run(number, number)) for number in range(2, 2 * ISLANDS_MAX + 12, 2)]
+    assert set(put(shop, *frames)) == {AckStatus.OK}
+    BatchPayload.objects.all().delete()
+    assert put(shop, frames[-1]) == [AckStatus.DUPLICATE]
+    assert put(shop, frame(2 * ISLANDS_MAX + 13, run(500, 500))) == [AckStatus.OK]

@@ -52,7 +52,7 @@ def outbox(path: Path) -> Iterator[Outbox]:
 
 
 def test_an_entry_travels_as_it_was_given_but_for_its_sequence(outbox: Outbox) -> None:
-    given = RawEntry(77, 5, 1, "flüge".encode(), b"LH 1", b"null", b'{"a":[1,2.50]}', b'{"who":"me"}')
+    given = RawEntry(77, 5, 1, b"flights", "LH 1 Zürich".encode(), b"null", b'{"a":[1,2.50]}', b'{"who":"me"}')
     assert outbox.append([given]) == 1
     batch = cut(outbox)
     assert columns.decode(batch.payload).entries() == [given._replace(sequence=1)]
@@ -195,7 +195,7 @@ def test_a_full_disk_keeps_nothing_of_the_call_and_works_again_when_there_is_roo
         (entry(1)._replace(operation=3), "operation is 3"),
         (entry(1)._replace(timestamp_ms=-1), "timestamp is -1"),
         (entry(1)._replace(timestamp_ms=2**63), "timestamp is 9223372036854775808"),
-        (entry(1)._replace(table=b"t" * 65536), "table has 65536 bytes"),
+        (entry(1)._replace(table=b"t" * 256), "wanted 1 to 255 letters"),
         (entry(1)._replace(row_id=b"r" * 65536), "rowId has 65536 bytes"),
         (entry(1)._replace(after=b"x" * ENTRY_BYTES_MAX), "at most"),
     ],
@@ -367,3 +367,13 @@ def test_a_killed_process_loses_nothing_that_append_returned_for(path: Path, lin
             found += row_ids(batch)
         assert found == list(range(len(found)))
         assert len(found) >= max(numbers)
+
+
+def test_a_call_that_comes_after_closing_does_not_keep_the_file_from_others(tmp_path):
+    path = tmp_path / "outbox.sqlite3"
+    closed = Outbox(path)
+    closed.close()
+    with pytest.raises(LakehouseRpcError):
+        closed.cut(entries_max=1, bytes_max=1000)
+    with Outbox(path) as other:
+        assert other.cut(entries_max=1, bytes_max=1000) is None

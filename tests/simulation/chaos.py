@@ -1,5 +1,7 @@
-"""A wire that loses, doubles, delays and cuts, between a real child and a real parent. The same seed tells the same story
-as far as two real sides allow."""
+"""A wire that loses, doubles, delays and cuts, between a real child and a real parent.
+
+The same seed tells the same story, as far as two real sides allow.
+"""
 
 from __future__ import annotations
 
