@@ -16,6 +16,7 @@ import signal
 import time
 from contextlib import suppress
 
+from rpc.capture.snapshot import Progress
 from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import options as given
@@ -23,6 +24,7 @@ from rpc.commands import screen
 from rpc.commands.screen import Screen
 from rpc.config import ChildConfig
 from rpc.errors import LakehouseRpcError
+from rpc.outbox import OutboxBusyError
 from rpc.outcome import ClientState
 
 LOOK_S = 0.25
@@ -134,12 +136,15 @@ class Watch:
         self._last = (time.monotonic(), 0)
         self._rate = 0.0
         self._finished: set[str] = set()
+        self._seen: tuple[int, list[Progress]] = (1, [])  # something may wait until somebody looked
 
     async def look(self) -> int:
         """Show how things are; returns how many changes and tables of a snapshot wait."""
-        pending, progress = await asyncio.to_thread(
-            lambda: (self._capture.pending_entries, self._capture.snapshot_progress())
-        )
+        with suppress(OutboxBusyError):  # a writer holds the database; as it was, then
+            self._seen = await asyncio.to_thread(
+                lambda: (self._capture.pending_entries, self._capture.snapshot_progress())
+            )
+        pending, progress = self._seen
         for found in progress:
             if found.table not in self._finished:
                 self._shown.progress(f"snapshot {found.table}", found.rows, found.rows if found.done else found.total)

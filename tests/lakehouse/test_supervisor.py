@@ -88,8 +88,10 @@ def test_a_program_that_cannot_stay_up_is_started_after_ever_longer_pauses(site,
     house = site(daphne="raise SystemExit(1)")
     pauses = []
     for _ in range(3):
-        house.programs["daphne"].process.wait()
-        house.supervisor.look(wait_s=0)
+        dead = house.programs["daphne"].process
+        dead.wait()
+        while house.programs["daphne"].process is dead:
+            house.supervisor.look(wait_s=0.01)
         pauses.append(house.programs["daphne"].pause_s)
     assert pauses == [0.5, 0.7, 0.7]
 

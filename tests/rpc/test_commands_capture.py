@@ -189,6 +189,8 @@ def test_without_rich_a_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name=name)
 
-    assert type(screen.of(as_json=False, out=Terminal())).__name__ == "RichScreen"
+    watched = screen.of(as_json=False, out=Terminal())
+    watched.close()
+    assert type(watched).__name__ == "RichScreen"
     monkeypatch.setattr(screen.importlib, "import_module", missing)
     assert isinstance(screen.of(as_json=False, out=Terminal()), screen.PlainScreen)
