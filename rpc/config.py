@@ -1,4 +1,4 @@
-"""How a child and a parent behave when nothing else is said; every number of docs/protocol.md section 3."""
+"""How a child and a parent behave when nothing else is said; the tables of docs/settings.md."""
 
 from __future__ import annotations
 

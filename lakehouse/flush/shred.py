@@ -1,7 +1,7 @@
 """Stored batches become Arrow: one table of rows for each table of the lake, everything else a dead letter.
 
 Between claim and stage. Pure: bytes in, Arrow out. An entry is a row or an `Unreadable`, never both and never neither.
-A row has our columns (docs/protocol.md) and the typed columns of its document: `after`, or `before` of a DELETE and
+A row has our columns (docs/tables.md) and the typed columns of its document: `after`, or `before` of a DELETE and
 whenever there is no `after`. Knows how to read entries; what a document is made of is known to `documents`.
 
 Entries a second on one core, documents of 19 keys and 300 bytes in batches of 100: 600 000 columnar, 420 000 binary,

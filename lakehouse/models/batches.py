@@ -18,9 +18,9 @@ class BatchState(models.TextChoices):
 class Batch(models.Model):
     """An accepted batch. Outlives its payload, as the memory that recognises repeats and as history.
 
-    `digest` is xxh3-128 over the payload. `entry_digests` (n times u64, little-endian) identify the entries for
-    finding repeats in a batch that was cut anew; empty when the child keeps an epoch and the entry sequences run
-    without a gap from `entry_sequence_first` to `entry_sequence_last`, which says as much.
+    `digest` is xxh3-128 over the payload as it was offered. `entry_digests` (n times u64, little-endian) identify the
+    entries for finding repeats in a batch that was cut anew; empty when the child keeps an epoch and the entry
+    sequences run without a gap from `entry_sequence_first` to `entry_sequence_last`, which says as much.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -52,7 +52,7 @@ class Batch(models.Model):
 
 
 class BatchPayload(models.Model):
-    """The bytes of a batch as received; deleted when its rows are in their tables."""
+    """The entries of a batch that were not stored before, in the layout `encoding`; deleted when they are in tables."""
 
     batch = models.OneToOneField(Batch, on_delete=models.CASCADE, primary_key=True, related_name="stored")
     payload = models.BinaryField()

@@ -79,6 +79,7 @@ def test_capture_follows_a_database_under_load_whoever_kills_the_parent(house: H
                 if number == 1:
                     capture.kill()
                     capture.start()
+                    streaming_again(house, everybody)
             until(lambda: time.monotonic() - began >= SECONDS, "time passes", within_s=SECONDS)
         written_s = time.monotonic() - written_s
         until(lambda: not child_program.waiting(database), "everything is acknowledged", *everybody, within_s=60)
@@ -111,6 +112,10 @@ def kill_the_parent(house: House, database: str, everybody: list[Process]) -> No
     until(lambda: child_program.unacknowledged(database) >= 1, "batches in flight", *everybody)
     house.daphne.kill()
     house.daphne.start()
+    streaming_again(house, everybody)
+
+
+def streaming_again(house: House, everybody: list[Process]) -> None:
     before = house.journalled()
     until(lambda: house.journalled() > before, "the child comes back", *everybody)
 
