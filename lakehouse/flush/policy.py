@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from rpc.buffers import FlushTrigger
 from rpc.config import ParentConfig
 
-
-class FlushTrigger(StrEnum):
-    ENTRIES = "entries"
-    BYTES = "bytes"
-    AGE = "age"
-    """The oldest batch waited long enough."""
-    INTERVAL = "interval"
-    """Nothing was flushed for long enough, and something waits."""
-    MANUAL = "manual"
-    GOODBYE = "goodbye"
-    """The last child of the parent left."""
-    SHUTDOWN = "shutdown"
+__all__ = ["FlushTrigger", "Waiting", "due", "due_at_ms"]
 
 
 @dataclass(frozen=True, slots=True)
