@@ -122,7 +122,7 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_started(running: tuple[Hous
     ("setting", "value", "said"),
     [
         ("lease_ms", "abc", "EVODB_LEASE_MS is 'abc', wanted a whole number (ms)"),
-        ("up_port", "70000", "EVODB_UP_PORT is '70000', wanted a whole number from 0 to 65535"),
+        ("up_port", "70000", "EVODB_UP_PORT is '70000', wanted a whole number from 1 to 65535"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(tmp_path: Path, setting: str, value: str, said: str) -> None:
