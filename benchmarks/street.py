@@ -7,10 +7,18 @@ Questions
 
 Method
   The real processes on one machine: daphne, a Celery worker, SQLite (WAL, FULL), a folder; 8 children in a process of
-  their own, frames made beforehand, at most 64 unanswered batches each. Documents of 180 bytes with 8 keys. The load
-  shares the cores with what it measures.
+  their own, frames made beforehand, at most 100 unanswered batches or 10 000 entries each. Documents of 180 bytes with
+  8 keys. The load shares the cores with what it measures.
   Durable: acked batches by the time from the first frame to the last ack, the worker resting. End to end: entries by
   the time from the first frame to the commit that empties the buffer. Memory: the parent's peak resident set.
+
+Last answer (November 2026, 2 cores of a virtual machine)
+                              batches/s   entries/s    MB/s  parent MiB
+    durable, 1 a batch           13 300      13 300       3         106
+    durable, 100 a batch          5 000     499 000     100         125
+    durable, 1000 a batch           960     963 000     192         127
+    end to end, 100 a batch       2 470     247 000      49         125
+  The second line is the disk: every byte is written to the log and to the file; ten runs gave 4 800 to 5 400.
 """
 
 from __future__ import annotations
@@ -34,7 +42,9 @@ from rpc.messages import FlushRequestMessage
 from rpc.protocol import encode_message
 
 ROOT = Path(__file__).resolve().parent.parent
-CONNECTIONS, WINDOW = 8, 64
+CONNECTIONS = 8
+WINDOW_ENTRIES = 10_000
+"""Unanswered entries of a connection, in at most 100 batches, as a child does by default."""
 WARMING = 800
 CONFIG = {
     "flush_threshold_entries": 200_000,
@@ -100,7 +110,7 @@ def warm_up(url: str) -> None:
 
 
 def load(url: str, batches: int, entries: int, name: str = "child") -> dict[str, float]:
-    arguments = [url, name, *map(str, (CONNECTIONS, batches, entries, WINDOW))]
+    arguments = [url, name, *map(str, (CONNECTIONS, batches, entries, min(100, WINDOW_ENTRIES // entries)))]
     done = subprocess.run([sys.executable, "-m", "benchmarks.load", *arguments], check=True, stdout=subprocess.PIPE)
     result: dict[str, float] = json.loads(done.stdout)
     return result

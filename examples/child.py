@@ -22,4 +22,7 @@ async def main(token: str) -> None:
         await client.close()
 
 
-asyncio.run(main(token=sys.argv[1]))
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: child.py TOKEN; make serve prints one")
+    asyncio.run(main(token=sys.argv[1]))

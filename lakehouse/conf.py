@@ -88,7 +88,7 @@ class Settings:
         **between(64 * 1024, 16 * MIB),
     )
     group_batches_max: int = setting(
-        256, unit="batches", why="At most so many batches share one journal transaction and one fsync.", **at_least(1)
+        512, unit="batches", why="At most so many batches share one journal transaction and one fsync.", **at_least(1)
     )
     group_bytes_max: int = setting(
         16 * MIB, unit="bytes", why="At most so many bytes share one journal transaction.", **at_least(1)

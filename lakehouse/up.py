@@ -101,7 +101,7 @@ def banner(settings: Settings, token: str | None) -> str:
         "EvoDB is up. Ctrl-C stops it.\n"
         f"  children   ws://{address}/ws\n"
         f"  token      {access}\n"
-        f"  admin      http://{address}/admin/   (make a login: python manage.py createsuperuser)\n"
+        f"  admin      http://{address}/admin/   (make a login: .venv/bin/python manage.py createsuperuser)\n"
         f"  lake       {settings.resolved_warehouse}\n"
     )
 

@@ -196,8 +196,6 @@ class LakehouseRpcClient:
             error=None if self._failure is None else f"{type(self._failure).__name__}: {self._failure}",
         )
 
-    # What the link tells (rpc.link.Listener).
-
     def welcomed(self, welcome: Welcome) -> None:
         self.state, self._keeper.attempts = ClientState.CONNECTED, 0
         self._tally.welcomes += 1
@@ -269,6 +267,8 @@ class LakehouseRpcClient:
     def _lost(self, reason: LakehouseRpcError) -> None:
         if self.state is ClientState.CONNECTED:
             self.state = ClientState.RECONNECTING
+        if self._keeper.attempts <= 1 and reason.retryable:
+            log.warning("child %r: %s; trying again", self.child_id, reason)
         self._awaited.fail_flushes(reason)
         self._awaited.tick()
 

@@ -96,7 +96,7 @@ class Keeper:
         if isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403):
             return AccessDeniedError(
                 f"{url} refused the handshake with HTTP {exc.response.status_code}: the access key is missing, wrong "
-                f"or not meant for child {self.address.child_id!r}; pass token=..., `evodb up` prints one"
+                f"or not meant for child {self.address.child_id!r}, or the path is not /ws; `evodb up` prints both"
             )
         if isinstance(exc, InvalidURI):
             return AccessDeniedError(f"{url} is no address of a parent, wanted ws://host:port/ws or wss://...")

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 NORMAL, GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1000, 1001, 1008, 1013
+INTAKE_RETRY_MS = 100
+"""What waits for the journal is written within so long."""
 ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
 
@@ -170,7 +172,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             text = (
                 f"{self._house.intake.waiting_bytes} bytes wait for the journal; {len(frame.payload)} more do not fit"
             )
-            self._nack(frame, NackReason.BUFFER_FULL, text, RETRY_DELAY_MS)
+            self._nack(frame, NackReason.BUFFER_FULL, text, INTAKE_RETRY_MS)
 
     def _answer(self, frame: BatchFrame, verdict: Verdict) -> None:
         if isinstance(verdict, Accepted):
