@@ -69,12 +69,14 @@ class Child:
     def __init__(self, name: str, made: list[bytes], window: int) -> None:
         self.name, self.made, self.room = name, made, asyncio.Semaphore(window)
         self.left, self.refused = len(made), 0
+        self.is_known = asyncio.Event()
 
     async def run(self, url: str, start: asyncio.Event) -> None:
         async with websockets.connect(url, compression=None, max_size=2**24, ping_interval=None) as socket:
             hello = ConnectMessage(timestamp=NOW_MS, source_do_id=self.name, epoch=NOW_MS)
             await socket.send(encode_message(hello))
             await socket.recv()
+            self.is_known.set()
             await start.wait()
             reader = asyncio.create_task(self._read(socket))
             for frame in self.made:
@@ -101,7 +103,7 @@ async def main(url: str, name: str, connections: int, batches: int, entries: int
     children = [Child(name, frames(name, batches=share, entries=entries), window) for name in names]
     start = asyncio.Event()
     tasks = [asyncio.create_task(child.run(url, start)) for child in children]
-    await asyncio.sleep(0.5)
+    await asyncio.gather(*(child.is_known.wait() for child in children))
     begun = time.perf_counter()
     start.set()
     await asyncio.gather(*tasks)

@@ -1,6 +1,14 @@
 """The child's half of EvoDB: changes of an edge database, durable here and then at the parent. No Django."""
 
 from rpc.buffers import BufferedBatch, BufferSnapshot, ChildConnectionState, FlushTrigger, WebSocketAttachment
+from rpc.circuit_breaker import (
+    CircuitBreaker,
+    CircuitBreakerError,
+    CircuitBreakerOptions,
+    CircuitBreakerStats,
+    CircuitState,
+    MonotonicTimeProvider,
+)
 from rpc.client import LakehouseRpcClient, create_rpc_client
 from rpc.codec import ProtocolCodec, get_codec
 from rpc.compression import Compression
@@ -8,7 +16,6 @@ from rpc.config import (
     DEFAULT_CHILD_CONFIG,
     DEFAULT_PARENT_CONFIG,
     ChildConfig,
-    OnHandlerErrorCallback,
     ParentConfig,
 )
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig, DeduplicationTracker, DedupStats
@@ -78,6 +85,7 @@ from rpc.negotiation import PayloadEncoding
 from rpc.outbox import DeadLetter, Outbox, OutboxBusyError
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
+from rpc.sync import SyncRpcClient, create_sync_rpc_client
 
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
@@ -99,6 +107,11 @@ __all__ = [
     "CaptureError",
     "ChildConfig",
     "ChildConnectionState",
+    "CircuitBreaker",
+    "CircuitBreakerError",
+    "CircuitBreakerOptions",
+    "CircuitBreakerStats",
+    "CircuitState",
     "ClientCapabilities",
     "ClientRpcMessage",
     "ClientState",
@@ -120,9 +133,9 @@ __all__ = [
     "HeartbeatMessage",
     "LakehouseRpcClient",
     "LakehouseRpcError",
+    "MonotonicTimeProvider",
     "NackMessage",
     "NackReason",
-    "OnHandlerErrorCallback",
     "Outbox",
     "OutboxBusyError",
     "OutboxCorruptError",
@@ -137,11 +150,13 @@ __all__ = [
     "RpcSendResult",
     "ServerRpcMessage",
     "StatusMessage",
+    "SyncRpcClient",
     "WalEntry",
     "WalOperation",
     "WalOperationCode",
     "WebSocketAttachment",
     "create_rpc_client",
+    "create_sync_rpc_client",
     "decode_batch",
     "decode_capabilities",
     "decode_frame",

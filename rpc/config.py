@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -10,13 +10,10 @@ __all__ = [
     "DEFAULT_CHILD_CONFIG",
     "DEFAULT_PARENT_CONFIG",
     "ChildConfig",
-    "OnHandlerErrorCallback",
     "ParentConfig",
 ]
 
 MIB = 1024 * 1024
-
-OnHandlerErrorCallback = Callable[[Exception], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,6 @@ class ChildConfig:
     capture_poll_interval_ms: int = 200
     """A captured database is looked at so often for what other programs wrote."""
     outbox_bytes_max: int = 1024 * MIB
-    on_handler_error: OnHandlerErrorCallback | None = None
 
     def __post_init__(self) -> None:
         _positive(self, "max_batch_size", "max_batch_bytes", "initial_retry_delay_ms", "max_pending_batches")

@@ -99,7 +99,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             if self._outflow.is_overfull:
                 raise Closed(TRY_AGAIN_LATER)
             if isinstance(step, BatchFrame):
-                await self._check_access()
+                if self._access_is_stale():
+                    await self._check_access()
                 if self._source is not None:
                     self._offer(step, self._source)
                 else:
@@ -150,12 +151,12 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._source = arrival.source
         return arrival
 
+    def _access_is_stale(self) -> bool:
+        return self._admitted.key_id is not None and self._house.now_ms() - self._checked_ms >= ACCESS_CHECK_MS
+
     async def _check_access(self) -> None:
         """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
-        now_ms = self._house.now_ms()
-        if self._admitted.key_id is None or now_ms - self._checked_ms < ACCESS_CHECK_MS:
-            return
-        self._checked_ms = now_ms
+        self._checked_ms = now_ms = self._house.now_ms()
         admitted, name = self._admitted, self._session.source
         try:
             allowed = await self._house.intake.run(lambda: arrivals.may_write(admitted, name or "", now_ms=now_ms))

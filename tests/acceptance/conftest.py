@@ -1,9 +1,11 @@
 """Which acceptance tests belong to this run.
 
-`make test` runs this folder once per database. `evodb up` on a laptop is SQLite and files, so it is tried in the run
-for SQLite only; test_street.py has cases for both.
+`make test` runs this folder once per database. `evodb up`, the demo and a captured database are SQLite and files,
+whatever the parent's database is, so they are tried in the run for SQLite only; test_street.py has cases for both.
 """
 
 import os
 
-collect_ignore = ["test_up.py"] if os.environ.get("EVODB_TEST_DATABASE", "sqlite") != "sqlite" else []
+ON_SQLITE = ["test_capture.py", "test_demo.py", "test_up.py"]
+
+collect_ignore = ON_SQLITE if os.environ.get("EVODB_TEST_DATABASE", "sqlite") != "sqlite" else []

@@ -24,11 +24,6 @@ from tests.acceptance import child_program
 from tests.acceptance.processes import House, Process, document, until
 from tests.services import free_port
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("EVODB_TEST_DATABASE", "sqlite") != "sqlite",
-    reason="about the child; once per `make test` is enough",
-)
-
 SECONDS = float(os.environ.get("CAPTURE_SECONDS", "8"))
 WRITES_PER_S_MAX = 30
 BEFORE = 150

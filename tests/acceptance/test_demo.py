@@ -24,10 +24,6 @@ DL_IN_THE_LAKE = (
     "with values that fit no column) [(862, 862, 1, 862, 0)]"
 )
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("EVODB_TEST_DATABASE") == "postgresql", reason="the demo is a laptop of its own, on SQLite"
-)
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:

@@ -105,18 +105,13 @@ PROMISED = [
 ]
 
 COMING = {
-    "CircuitBreaker",
-    "CircuitState",
-    "CircuitBreakerOptions",
-    "CircuitBreakerStats",
-    "CircuitBreakerError",
-    "MonotonicTimeProvider",
     "CircuitBreakerRpcClient",
     "create_circuit_breaker_rpc_client",
     "DEFAULT_RPC_CIRCUIT_BREAKER_OPTIONS",
     "CircuitBreakerRpcConfig",
     "CircuitBreakerRpcStats",
     "EventEmitterConfig",
+    "OnHandlerErrorCallback",
 }
 """Promised and not there yet; whoever brings one takes it out here and puts it into docs/api-map.md."""
 
@@ -125,7 +120,7 @@ ROWS = ROW.findall((ROOT / "docs" / "api-map.md").read_text())
 
 
 def test_every_promised_name_is_exported() -> None:
-    assert set(PROMISED) - set(rpc.__all__) <= COMING
+    assert set(PROMISED) - set(rpc.__all__) == COMING
 
 
 def test_what_is_exported_is_there_once() -> None:
