@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench
+.PHONY: help demo test serve lint bench bench-codec
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -11,7 +11,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## 16 edge databases, 336 776 flights, the parent killed on the way; FLIGHTS=20000 is the short form
 	$(PY) examples/flights/demo.py
@@ -30,6 +30,9 @@ lint: $(READY) ## ruff and mypy --strict
 
 bench: $(READY) ## How much the street carries here: durable batches/s, entries/s into the table, memory
 	$(PY) benchmarks/street.py
+
+bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child's CPU per 100 000 entries
+	$(PY) -m benchmarks.codec
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'

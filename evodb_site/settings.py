@@ -133,6 +133,7 @@ CELERY = {
     },
     "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),
 }
+LOGGING_CONFIG = "lakehouse.log_redaction.configure"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -2,7 +2,7 @@
 
 A field `x_y` is read from the environment variable EVODB_X_Y and checked when the process starts; docs/settings.md
 must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
-`rpc.config.ParentConfig` and lives in the Parent row.
+`rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`.
 """
 
 from __future__ import annotations
@@ -10,40 +10,29 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lakehouse.limits.config import RateLimitConfig
+from lakehouse.setting import at_least, between, setting, url_of
+
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
+NOT_ABOVE = (
+    ("max_event_size", "max_payload_size"),
+    ("base_retry_delay_ms", "max_retry_delay_ms"),
+    ("load_elevated", "load_high"),
+    ("load_high", "load_critical"),
+)
 
 
 class SettingError(ValueError):
     """A setting has a value that cannot work."""
 
 
-def setting(default: Any, *, unit: str, why: str, check: Callable[[Any], bool] | None = None, wanted: str = "") -> Any:
-    """One row of the table. `check` says whether a value can work, `wanted` says in words what would."""
-    return field(default=default, metadata={"unit": unit, "why": why, "check": check, "wanted": wanted})
-
-
-def at_least(low: int) -> Any:
-    return {"check": lambda value: value >= low, "wanted": f"a whole number of at least {low}"}
-
-
-def between(low: int, high: int) -> Any:
-    return {"check": lambda value: low <= value <= high, "wanted": f"a whole number from {low} to {high}"}
-
-
-def url_of(*schemes: str) -> Any:
-    return {
-        "check": lambda value: not value or value.startswith(tuple(f"{scheme}://" for scheme in schemes)),
-        "wanted": f"nothing, or a URL beginning with {' or '.join(f'{scheme}://' for scheme in schemes)}",
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(RateLimitConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",
@@ -72,7 +61,8 @@ class Settings:
     redis_url: str = setting(
         "",
         unit="URL",
-        why="Channel layer shared by several processes. Empty: in memory. Never on the ingest path.",
+        why="Channel layer and counts of connections, shared by several processes. Empty: in memory. Never on the "
+        "ingest path.",
         **url_of("redis", "rediss", "unix"),
     )
     secret_key: str = setting("", unit="text", why="Django's secret. Empty: made once and kept in data_dir.")
@@ -81,6 +71,12 @@ class Settings:
         "localhost,127.0.0.1,[::1]", unit="comma-separated hosts", why="Host names the HTTP side answers to."
     )
     open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
+    parents_max: int = setting(
+        1000,
+        unit="parents",
+        why="While there are fewer, a parent begins to exist when a child names it; more are made in the admin.",
+        **at_least(0),
+    )
     frame_bytes_max: int = setting(
         16 * MIB,
         unit="bytes",
@@ -116,6 +112,15 @@ class Settings:
     )
     history_days: int = setting(
         7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
+    )
+    hibernate_after_ms: int = setting(
+        10_000,
+        unit="ms",
+        why="A silent connection keeps at most 2 KiB from then on and wakes with its next batch. 0: never.",
+        **at_least(0),
+    )
+    presence_interval_ms: int = setting(
+        10_000, unit="ms", why="Who is here, and when it was heard of, is written so often.", **at_least(10)
     )
     drain_ms: int = setting(
         10_000,
@@ -163,6 +168,11 @@ def _check_together(settings: Settings) -> None:
                 f"{variable(name)} is {getattr(settings, name)}, more than EVODB_INTAKE_BYTES_MAX "
                 f"({settings.intake_bytes_max}); {what} has to fit what waits"
             )
+    for low, high in NOT_ABOVE:
+        if getattr(settings, low) > getattr(settings, high):
+            raise SettingError(
+                f"{variable(low)} is {getattr(settings, low)}, more than {variable(high)} ({getattr(settings, high)})"
+            )
 
 
 def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:
@@ -170,7 +180,7 @@ def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:
     try:
         value = PARSERS[kind](text)
     except ValueError:
-        wanted = "yes or no" if kind is bool else "a whole number"
+        wanted = "yes or no" if kind is bool else "a number" if kind is float else "a whole number"
         raise SettingError(f"{name} is {_shown(text)}, wanted {wanted} ({row.metadata['unit']})") from None
     check = row.metadata["check"]
     if check is not None and not check(value):
@@ -191,4 +201,4 @@ def _yes_or_no(text: str) -> bool:
         raise ValueError(text) from None
 
 
-PARSERS: dict[type, Callable[[str], Any]] = {bool: _yes_or_no, int: int, Path: Path, str: str}
+PARSERS: dict[type, Callable[[str], Any]] = {bool: _yes_or_no, float: float, int: int, Path: Path, str: str}

@@ -96,7 +96,7 @@ def beat() -> Program:
 
 def banner(settings: Settings, token: str | None) -> str:
     address = f"{settings.up_host}:{settings.up_port}"
-    access = "open to everybody (EVODB_OPEN)" if settings.open else token or "a key you made in the admin"
+    access = "open to everybody (EVODB_OPEN)" if settings.open else token or "a key you made (manage.py accesskey list)"
     return (
         "EvoDB is up. Ctrl-C stops it.\n"
         f"  children   ws://{address}/ws\n"

@@ -1,6 +1,7 @@
 """The child's half of EvoDB: changes of an edge database, durable here and then at the parent. No Django."""
 
 from rpc.buffers import BufferedBatch, BufferSnapshot, ChildConnectionState, FlushTrigger, WebSocketAttachment
+from rpc.circuit import DEFAULT_RPC_CIRCUIT_BREAKER_OPTIONS, CircuitBreakerRpcConfig, CircuitBreakerRpcStats
 from rpc.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakerError,
@@ -9,15 +10,17 @@ from rpc.circuit_breaker import (
     CircuitState,
     MonotonicTimeProvider,
 )
-from rpc.client import LakehouseRpcClient, create_rpc_client
+from rpc.client import LakehouseRpcClient
 from rpc.codec import ProtocolCodec, get_codec
 from rpc.compression import Compression
 from rpc.config import (
     DEFAULT_CHILD_CONFIG,
     DEFAULT_PARENT_CONFIG,
     ChildConfig,
+    OnHandlerErrorCallback,
     ParentConfig,
 )
+from rpc.create import create_rpc_client
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig, DeduplicationTracker, DedupStats
 from rpc.errors import (
     AccessDeniedError,
@@ -38,6 +41,8 @@ from rpc.frames import (
     encode_capabilities,
     encode_frame,
 )
+from rpc.guarded import CircuitBreakerRpcClient, create_circuit_breaker_rpc_client
+from rpc.handlers import Handlers
 from rpc.ids import generate_batch_id, generate_correlation_id
 from rpc.kinds import (
     RpcMessageType,
@@ -49,6 +54,7 @@ from rpc.kinds import (
     is_flush_response_message,
     is_heartbeat_message,
     is_nack_message,
+    is_persisted_request_message,
     is_pong_message,
     is_status_message,
 )
@@ -73,6 +79,7 @@ from rpc.messages import (
     NackMessage,
     NackReason,
     ParentState,
+    PersistedRequestMessage,
     PongMessage,
     RpcMessage,
     ServerRpcMessage,
@@ -82,7 +89,8 @@ from rpc.messages import (
     WalOperationCode,
 )
 from rpc.negotiation import PayloadEncoding
-from rpc.outbox import DeadLetter, Outbox, OutboxBusyError
+from rpc.outbox import DeadLetter, Outbox, OutboxBusyError, OutboxFull, OutboxTooSmallError
+from rpc.outbox_salvage import salvage, salvage_dead_letters
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
 from rpc.sync import SyncRpcClient, create_sync_rpc_client
@@ -92,6 +100,7 @@ __all__ = [
     "DEFAULT_CLIENT_CAPABILITIES",
     "DEFAULT_DEDUP_CONFIG",
     "DEFAULT_PARENT_CONFIG",
+    "DEFAULT_RPC_CIRCUIT_BREAKER_OPTIONS",
     "UNSET",
     "AccessDeniedError",
     "AckDetails",
@@ -110,6 +119,9 @@ __all__ = [
     "CircuitBreaker",
     "CircuitBreakerError",
     "CircuitBreakerOptions",
+    "CircuitBreakerRpcClient",
+    "CircuitBreakerRpcConfig",
+    "CircuitBreakerRpcStats",
     "CircuitBreakerStats",
     "CircuitState",
     "ClientCapabilities",
@@ -130,18 +142,23 @@ __all__ = [
     "FlushResponseMessage",
     "FlushResult",
     "FlushTrigger",
+    "Handlers",
     "HeartbeatMessage",
     "LakehouseRpcClient",
     "LakehouseRpcError",
     "MonotonicTimeProvider",
     "NackMessage",
     "NackReason",
+    "OnHandlerErrorCallback",
     "Outbox",
     "OutboxBusyError",
     "OutboxCorruptError",
+    "OutboxFull",
+    "OutboxTooSmallError",
     "ParentConfig",
     "ParentState",
     "PayloadEncoding",
+    "PersistedRequestMessage",
     "PongMessage",
     "ProtocolCodec",
     "ProtocolError",
@@ -155,6 +172,7 @@ __all__ = [
     "WalOperation",
     "WalOperationCode",
     "WebSocketAttachment",
+    "create_circuit_breaker_rpc_client",
     "create_rpc_client",
     "create_sync_rpc_client",
     "decode_batch",
@@ -177,6 +195,9 @@ __all__ = [
     "is_flush_response_message",
     "is_heartbeat_message",
     "is_nack_message",
+    "is_persisted_request_message",
     "is_pong_message",
     "is_status_message",
+    "salvage",
+    "salvage_dead_letters",
 ]

@@ -1,4 +1,4 @@
-"""Who waits for what of one client: batches for answers, flush requests for results, others for anything."""
+"""Who waits for what of one client: batches for answers and tables, flush requests for results, others for anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rpc.messages import FlushResult
-from rpc.session import Refusal, Resolved
+from rpc.session import Persisted, Refusal, Resolved
 
 
 class Awaited:
@@ -17,8 +17,10 @@ class Awaited:
     def __init__(self) -> None:
         self.progress = asyncio.Event()
         self._batches: dict[int, asyncio.Future[Resolved | Refusal]] = {}
+        self._tables: dict[int, asyncio.Future[Persisted]] = {}
         self._flushes: dict[str, asyncio.Future[FlushResult]] = {}
         self._early: dict[int, Resolved | Refusal] | None = None
+        self._early_through: Resolved | None = None
 
     @contextmanager
     def early_answers(self) -> Iterator[None]:
@@ -27,14 +29,32 @@ class Awaited:
         try:
             yield
         finally:
-            self._early = None
+            self._early = self._early_through = None
 
     def batches(self, sequences: Iterable[int]) -> list[asyncio.Future[Resolved | Refusal]]:
         loop = asyncio.get_running_loop()
         futures = [self._batches.setdefault(sequence, loop.create_future()) for sequence in sequences]
         for answer in list((self._early or {}).values()):
             self.answered(answer)
+        if self._early_through is not None:
+            self.answered_through(self._early_through.sequence, self._early_through)
         return futures
+
+    def tables(self, sequences: Iterable[int]) -> list[asyncio.Future[Persisted]]:
+        """For acknowledged batches: answered when they are in their tables."""
+        loop = asyncio.get_running_loop()
+        return [self._tables.setdefault(sequence, loop.create_future()) for sequence in sequences]
+
+    def watched(self) -> set[int]:
+        """Batches whose tables somebody waits for."""
+        for sequence in [sequence for sequence, future in self._tables.items() if future.done()]:
+            del self._tables[sequence]  # given up
+        return set(self._tables)
+
+    def persisted(self, persisted: Persisted) -> None:
+        future = self._tables.pop(persisted.sequence, None)
+        if future is not None and not future.done():
+            future.set_result(persisted)
 
     def flush(self, correlation_id: str) -> asyncio.Future[FlushResult]:
         self._flushes[correlation_id] = asyncio.get_running_loop().create_future()
@@ -55,6 +75,8 @@ class Awaited:
 
     def answered_through(self, sequence: int, answer: Resolved) -> None:
         """Every batch up to this one has the same answer."""
+        if self._early is not None:
+            self._early_through = answer._replace(sequence=sequence)
         for known in [known for known in self._batches if known <= sequence]:
             self.answered(answer._replace(sequence=known))
 
@@ -64,7 +86,13 @@ class Awaited:
             future.set_result(result)
 
     def fail_batches(self, error: Exception) -> None:
+        if self._early is not None:
+            self._early, self._early_through = {}, None  # they were about sequences that mean nothing now
         _fail(self._batches, error)
+        _fail(self._tables, error)
+
+    def fail_tables(self, error: Exception) -> None:
+        _fail(self._tables, error)
 
     def fail_flushes(self, error: Exception) -> None:
         _fail(self._flushes, error)

@@ -58,6 +58,15 @@ class Layout(StrEnum):
     MSGPACK = "msgpack"
 
 
+class Dialect(StrEnum):
+    """In whose words a message is written, and its answer."""
+
+    RPC = "rpc"
+    """@evodb/rpc: entries."""
+    DOLAKE = "dolake"
+    """DoSQL's integration guide: events (rpc.dolake)."""
+
+
 class BatchFrame(NamedTuple):
     """A cdc_batch whose payload is checked bytes. Times in ms; `tables` are the distinct names, not yet judged."""
 
@@ -74,6 +83,7 @@ class BatchFrame(NamedTuple):
     entry_sequences: memoryview | list[int]
     identity: bytes | None = None
     """The payload by which repeats are known, where it differs: without the times that the parent filled in."""
+    dialect: Dialect = Dialect.RPC
 
 
 def encode(

@@ -8,9 +8,11 @@ of its module, read without importing it.
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,23 +27,35 @@ Command = Callable[[list[str]], int]
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {point.name: point for point in entry_points(group=GROUP)}
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage(commands))
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        sys.stdout.write(f"evodb {version('evodb')}\n")
         return 0
     name = arguments.pop(0)
     if name not in commands:
-        sys.stderr.write(f"evodb: there is no command {name!r}\n\n{usage(commands)}")
-        return USAGE_ERROR
+        near = get_close_matches(name, commands, n=1)
+        hint = f"did you mean evodb {near[0]}?" if near else f"there are {', '.join(sorted(commands))}"
+        return _wrong(f"there is no command {name!r}", hint, arguments)
     try:
         command: Command = commands[name].load()
     except ModuleNotFoundError as exc:
         extra = "evodb" if commands[name].value.startswith(CHILDS_OWN) else "evodb[server]"
-        sys.stderr.write(f"evodb {name} needs {exc.name}, which is not installed; pip install '{extra}'\n")
-        return USAGE_ERROR
+        return _wrong(f"evodb {name} needs {exc.name}, which is not installed", f"pip install '{extra}'", arguments)
     try:
         return command(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _wrong(error: str, hint: str, arguments: list[str]) -> int:
+    """Say what is wrong as the commands do it; here, for not even they may be there."""
+    if "--json" in arguments:
+        sys.stderr.write(json.dumps({"error": error, "hint": hint, "code": "USAGE"}) + "\n")
+    else:
+        sys.stderr.write(f"evodb: {error}\n    {hint}\n")
+    return USAGE_ERROR
 
 
 def usage(commands: dict[str, EntryPoint]) -> str:

@@ -11,7 +11,7 @@
 Little-endian; length 0 of before, after or metadata means absent. With kind bit 2 a table may bring its documents as an
 Arrow IPC stream (rpc.arrow_payload), which is not looked into here; `document` is 0 for an entry without one, else 1
 plus its row there. A batch announces this payload with flag 0x20.
-Checking 100 entries costs 7 us against 46 us for walking the version 1 layout (one core, CPython 3.11), and the
+Checking 100 entries costs 7 us against 30 us for walking the version 1 layout (one core, CPython 3.11), and the
 flush turns the columns into Arrow arrays without touching an entry.
 """
 
@@ -20,10 +20,11 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
-from rpc.entries import RawEntry
+from rpc.entries import Fields, RawEntry, raw_entries
 from rpc.errors import ProtocolError
 
 HEAD = struct.Struct("<IHH")
@@ -69,16 +70,21 @@ class Columns(NamedTuple):
 
     def entries(self) -> list[RawEntry]:
         """The entries one by one, without typed documents; for the paths that are not hot."""
-        tables = [self.tables[index] for index in self.table_index]
-        texts = zip(
+        return raw_entries(self.fields())
+
+    def fields(self) -> Iterator[Fields]:
+        """The fields of one entry after the other, without typed documents."""
+        return zip(
+            self.sequences,
+            self.timestamps_ms,
+            self.operations,
+            map(self.tables.__getitem__, self.table_index),
             _cut(self.row_ids, self.row_id_lengths),
             _cut(self.befores, self.before_lengths),
             _cut(self.afters, self.after_lengths),
             _cut(self.metadatas, self.metadata_lengths) if len(self.metadata_lengths) else [b""] * self.rows,
             strict=True,
         )
-        fixed = zip(self.sequences, self.timestamps_ms, self.operations, tables, strict=True)
-        return [RawEntry(*head, *tail) for head, tail in zip(fixed, texts, strict=True)]
 
 
 def encode(
@@ -201,8 +207,5 @@ def _check(fixed: list[memoryview], table_count: int) -> None:
 
 
 def _cut(text: memoryview, lengths: memoryview) -> list[bytes]:
-    pieces, position = [], 0
-    for length in lengths:
-        pieces.append(bytes(text[position : position + length]))
-        position += length
-    return pieces
+    whole = text.tobytes()  # 0.10 us a piece; of the view 0.17
+    return [whole[begin:end] for begin, end in pairwise(accumulate(lengths, initial=0))]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
     "DEFAULT_PARENT_CONFIG",
     "ChildConfig",
+    "OnHandlerErrorCallback",
     "ParentConfig",
 ]
 
 MIB = 1024 * 1024
+OnHandlerErrorCallback: TypeAlias = Callable[[Exception, str], None]
+"""Hears what a handler of the application raised, and which handler it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +39,40 @@ class ChildConfig:
     ack_timeout_ms: int = 30_000
     max_pending_batches: int = 100
     """Batches on the wire without an ack."""
+    pending_batch_ttl_ms: int = 30_000
+    """A batch without an answer for so long is announced, and `send_batch` stops waiting; it stays in the outbox."""
+    pending_batch_cleanup_interval_ms: int = 5_000
+    """So often is looked for those."""
+    high_water: float = 0.8
+    """Of the window, the outbox or the parent's buffer; reaching it is announced once."""
+    low_water: float = 0.2
+    encoding: Literal["columns", "msgpack", "arrow"] = "columns"
+    """The payload the child would like to send; what a parent does not take is not sent to it."""
+    compression: Literal["none", "zstd"] = "none"
     capture_poll_interval_ms: int = 200
     """A captured database is looked at so often for what other programs wrote."""
     outbox_bytes_max: int = 1024 * MIB
+    outbox_when_full: Literal["raise", "wait", "drop_oldest"] = "raise"
+    """Whether `send` raises, waits for the next acks, or drops what is oldest and in no batch yet, counting it."""
+    outbox_when_corrupt: Literal["raise", "keep_aside"] = "raise"
+    """Whether a damaged outbox file stops the client, or is renamed and an empty one begun."""
+    outbox_fsync_within_ms: int = 0
+    """0: each `send` is on the disk when it returns; else a power cut may cost what was sent within so many ms."""
+    on_handler_error: OnHandlerErrorCallback | None = None
+    """A handler's error never ends anything; without this it is logged."""
 
     def __post_init__(self) -> None:
         _positive(self, "max_batch_size", "max_batch_bytes", "initial_retry_delay_ms", "max_pending_batches")
         _positive(self, "handshake_timeout_ms", "ack_timeout_ms", "heartbeat_interval_ms", "outbox_bytes_max")
+        _positive(self, "pending_batch_ttl_ms", "pending_batch_cleanup_interval_ms")
+        if not 0 <= self.low_water < self.high_water <= 1:
+            raise ValueError(
+                f"low_water is {self.low_water}, high_water {self.high_water}; wanted 0 <= low_water < high_water <= 1"
+            )
+        _one_of(self, encoding=("columns", "msgpack", "arrow"), compression=("none", "zstd"))
+        _one_of(self, outbox_when_full=("raise", "wait", "drop_oldest"), outbox_when_corrupt=("raise", "keep_aside"))
+        if self.outbox_fsync_within_ms < 0:
+            raise ValueError(f"outbox_fsync_within_ms is {self.outbox_fsync_within_ms}, wanted 0 or more ms")
         if self.backoff_multiplier < 1:
             raise ValueError(f"backoff_multiplier is {self.backoff_multiplier}, wanted at least 1")
 
@@ -74,8 +104,7 @@ class ParentConfig:
                 f"max_buffer_entries is {self.max_buffer_entries}, wanted at least twice flush_threshold_entries "
                 f"({self.flush_threshold_entries})"
             )
-        if self.parquet_compression not in ("snappy", "zstd", "gzip", "none"):
-            raise ValueError(f"parquet_compression is {self.parquet_compression!r}, wanted snappy, zstd, gzip or none")
+        _one_of(self, parquet_compression=("snappy", "zstd", "gzip", "none"))
 
     @classmethod
     def with_overrides(cls, overrides: Mapping[str, Any]) -> ParentConfig:
@@ -91,6 +120,12 @@ def _positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}, wanted a whole number of at least 1")
+
+
+def _one_of(config: Any, **wanted: tuple[str, ...]) -> None:
+    for name, values in wanted.items():
+        if getattr(config, name) not in values:
+            raise ValueError(f"{name} is {getattr(config, name)!r}, wanted {', '.join(values[:-1])} or {values[-1]}")
 
 
 DEFAULT_CHILD_CONFIG = ChildConfig()

@@ -8,7 +8,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from rpc import columns, entries
-from rpc.batch import MESSAGE_BYTES_MAX, BatchFrame, Encoding
+from rpc.batch import MESSAGE_BYTES_MAX, BatchFrame, Dialect, Encoding
+from rpc.echo import echo_of
+from rpc.entries import RawEntry
 from rpc.errors import ProtocolError
 from rpc.messages import RpcMessage, UInt, WalOperation, WireEntry
 
@@ -17,15 +19,20 @@ README_ENTRIES = 2**20
 README_SEQUENCES = 2**33
 
 
-class WireBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
-    """A JSON cdc_batch as the parent reads it: values stay the bytes they came as."""
+class JsonBatch(RpcMessage, frozen=True, kw_only=True):
+    """What a JSON cdc_batch has in every dialect."""
 
     correlation_id: str | UnsetType = UNSET
     source_do_id: str
     source_shard_name: str | UnsetType = UNSET
-    entries: list[WireEntry]
     sequence_number: UInt
     is_retry: bool = False
+
+
+class WireBatch(JsonBatch, tag="cdc_batch", frozen=True, kw_only=True):
+    """A JSON cdc_batch as the parent reads it: values stay the bytes they came as."""
+
+    entries: list[WireEntry]
 
 
 class FilledBatch(WireBatch, frozen=True, kw_only=True):
@@ -45,20 +52,8 @@ class ReadmeEntry(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     timestamp: UInt | UnsetType = UNSET
 
 
-class ReadmeBatch(RpcMessage, tag="cdc_batch", frozen=True, kw_only=True):
-    correlation_id: str | UnsetType = UNSET
-    source_do_id: str
-    source_shard_name: str | UnsetType = UNSET
+class ReadmeBatch(JsonBatch, tag="cdc_batch", frozen=True, kw_only=True):
     entries: list[ReadmeEntry]
-    sequence_number: UInt
-    is_retry: bool = False
-
-
-class Echo(msgspec.Struct, rename="camel"):
-    """What a nack needs of a message that is wrong otherwise."""
-
-    sequence_number: int = 0
-    correlation_id: str | None = None
 
 
 class RowKey(msgspec.Struct):
@@ -66,26 +61,25 @@ class RowKey(msgspec.Struct):
 
 
 _readme_json = msgspec.json.Decoder(ReadmeBatch)
-_echo_json = msgspec.json.Decoder(Echo)
 _row_key_json = msgspec.json.Decoder(RowKey)
 _text_json = msgspec.json.Decoder(str)
 
 
 def read(data: str | bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     """The message that `decoder` makes of this text. Raises ProtocolError with what could be read all the same."""
-    if (size := _size_bytes(data)) > MESSAGE_BYTES_MAX:
+    if (size := size_bytes(data, MESSAGE_BYTES_MAX)) > MESSAGE_BYTES_MAX:
         raise ProtocolError(f"message has {size} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
     try:
         return decoder.decode(data)
     except (msgspec.ValidationError, UnicodeError, RecursionError) as exc:
         return _read_readme(data, exc)
     except msgspec.DecodeError as exc:
-        raise ProtocolError(f"neither an EvoDB frame nor JSON: {exc}") from None
+        _refuse(data, ProtocolError(f"neither an EvoDB frame nor JSON: {exc}"))
 
 
-def _size_bytes(data: str | bytes) -> int:
-    """As UTF-8; counted only when it matters."""
-    if isinstance(data, bytes) or data.isascii() or not MESSAGE_BYTES_MAX < 4 * len(data) <= 4 * MESSAGE_BYTES_MAX:
+def size_bytes(data: str | bytes, bound: int) -> int:
+    """As UTF-8; of text that cannot be larger than `bound` the characters are counted, which costs nothing."""
+    if isinstance(data, bytes) or data.isascii() or 4 * len(data) <= bound:
         return len(data)
     return len(data.encode("utf-8", "surrogatepass"))
 
@@ -96,14 +90,14 @@ def frame_of(batch: WireBatch) -> BatchFrame:
     """
     try:
         raw = [entries.from_wire(entry) for entry in batch.entries]
-        payload = columns.encode(raw)
+        return packed(batch, raw, dialect=Dialect.RPC, identity=_identity(batch, raw))
     except ProtocolError as exc:
         exc.sequence_number, exc.correlation_id = batch.sequence_number, batch.correlation_id or None
         raise
-    identity = None
-    if isinstance(batch, FilledBatch):
-        untimed = [entry._replace(timestamp_ms=0) if n in batch.untimed else entry for n, entry in enumerate(raw)]
-        identity = columns.encode(untimed)
+
+
+def packed(batch: JsonBatch, raw: list[RawEntry], *, dialect: Dialect, identity: bytes | None = None) -> BatchFrame:
+    """A batch with these entries in columns. Raises ProtocolError."""
     return BatchFrame(
         batch.timestamp,
         batch.correlation_id or None,
@@ -112,11 +106,21 @@ def frame_of(batch: WireBatch) -> BatchFrame:
         batch.sequence_number,
         batch.is_retry,
         Encoding.COLUMNS,
-        payload,
+        columns.encode(raw),
         len(raw),
         {entry.table for entry in raw},
         [entry.sequence for entry in raw],
         identity,
+        dialect,
+    )
+
+
+def _identity(batch: WireBatch, raw: list[RawEntry]) -> bytes | None:
+    """The payload without the times that were filled in, if any were."""
+    if not isinstance(batch, FilledBatch):
+        return None
+    return columns.encode(
+        [entry._replace(timestamp_ms=0) if n in batch.untimed else entry for n, entry in enumerate(raw)]
     )
 
 
@@ -167,12 +171,8 @@ def _row_id(data: msgspec.Raw | UnsetType) -> str:
 
 
 def _refuse(data: str | bytes, error: Exception) -> NoReturn:
-    try:
-        echo = _echo_json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        echo = Echo()
+    echo = echo_of(data)
     text = str(error)
     if "missing required field `type`" in text:
         text = "Invalid JSON message: missing type field"
-    sequence = echo.sequence_number if 0 <= echo.sequence_number <= entries.U64_MAX else 0
-    raise ProtocolError(text, sequence_number=sequence, correlation_id=echo.correlation_id) from None
+    raise ProtocolError(text, sequence_number=echo.sequence_number, correlation_id=echo.correlation_id) from None

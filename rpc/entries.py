@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -30,12 +31,15 @@ assert HEADER.size == 29
 assert HEADER_META.size == 33
 
 U16_MAX = 0xFFFF
-U32_MAX = 0xFFFF_FFFF
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 OPERATIONS = (WalOperation.INSERT, WalOperation.UPDATE, WalOperation.DELETE)
 DELETE = OPERATIONS.index(WalOperation.DELETE)
 OPERATION_CODES = {operation: code for code, operation in enumerate(OPERATIONS)}
+
+
+Fields: TypeAlias = tuple[int, int, int, bytes, bytes, bytes, bytes, bytes]
+"""Those of a RawEntry, in its order."""
 
 
 class RawEntry(NamedTuple):
@@ -65,19 +69,14 @@ class Scan:
 
 def pack(entry: RawEntry, *, with_metadata: bool = False) -> bytes:
     """The bytes of one entry. Raises ProtocolError when a field does not fit its length."""
-    _, _, _, table, row_id, before, after, metadata = entry
-    for name, value in (("table", table), ("rowId", row_id)):
+    for name, value in (("table", entry.table), ("rowId", entry.row_id)):
         if len(value) > U16_MAX:
             raise ProtocolError(f"{name} of entry {entry.sequence} has {len(value)} bytes; at most {U16_MAX} fit")
-    lengths = (len(table), len(row_id), len(before), len(after))
+    header, texts = (HEADER_META, entry[3:]) if with_metadata else (HEADER, entry[3:7])
     try:
-        if with_metadata:
-            header = HEADER_META.pack(*entry[:3], *lengths, len(metadata))
-        else:
-            header = HEADER.pack(*entry[:3], *lengths)
+        return b"".join((header.pack(*entry[:3], *map(len, texts)), *texts))
     except struct.error as exc:
         raise ProtocolError(f"entry {entry.sequence} does not fit the binary layout: {exc}") from None
-    return b"".join((header, table, row_id, before, after, metadata if with_metadata else b""))
 
 
 def payload_of(entries: Iterable[RawEntry]) -> tuple[bytes, bool]:
@@ -110,7 +109,7 @@ def join(packed: Sequence[bytes]) -> bytes:
 
 
 def scan(payload: bytes, *, with_metadata: bool = False) -> Scan:
-    """Walk a payload once and check every length and operation. 0.5 us an entry.
+    """Walk a payload once and check every length and operation. 0.3 us an entry.
 
     Raises ProtocolError on anything that is not a whole payload.
     """
@@ -122,28 +121,27 @@ def scan(payload: bytes, *, with_metadata: bool = False) -> Scan:
     operations: set[int] = set()
     tables: set[bytes] = set()
     add_start, add_sequence, add_operation, add_table = starts.append, sequences.append, operations.add, tables.add
-    position = COUNT.size
+    position, metadata = COUNT.size, 0
     try:
         for _ in range(count):
             add_start(position)
-            sequence, _, operation, table, *texts = unpack(payload, position)
+            if with_metadata:  # names instead of a list for the lengths: 0.28 us an entry, not 0.46
+                sequence, _, operation, table, row, before, after, metadata = unpack(payload, position)
+            else:
+                sequence, _, operation, table, row, before, after = unpack(payload, position)
             add_sequence(sequence)
             add_operation(operation)
             position += header_size
             add_table(payload[position : position + table])
-            position += table + sum(texts)
+            position += table + row + before + after + metadata
     except struct.error:
         position = end + 1
-    check_operations(operations)
+    if (highest := max(operations, default=0)) > DELETE:
+        raise ProtocolError(f"Invalid operation code: {highest}, wanted 0 INSERT, 1 UPDATE or 2 DELETE")
     if position != end:
         raise ProtocolError(f"payload of {end} bytes does not hold the {count} entries it announces")
     add_start(position)
     return Scan(starts, sequences, tables)
-
-
-def check_operations(codes: Iterable[int]) -> None:
-    if (highest := max(codes, default=0)) > DELETE:
-        raise ProtocolError(f"Invalid operation code: {highest}, wanted 0 INSERT, 1 UPDATE or 2 DELETE")
 
 
 def count_of(payload: bytes) -> int:
@@ -157,38 +155,37 @@ def count_of(payload: bytes) -> int:
 
 
 def walk(payload: bytes, *, with_metadata: bool = False) -> list[RawEntry]:
-    """Every entry of a payload that `scan` accepts. Raises ProtocolError otherwise."""
-    starts = scan(payload, with_metadata=with_metadata).starts
-    if with_metadata:
-        return [entry_at(payload, start, with_metadata=True) for start in starts[:-1]]
-    unpack, size, make = HEADER.unpack_from, HEADER.size, RawEntry._make
-    found = []
-    for start in starts[:-1]:
-        sequence, time, operation, table, row, before, after = unpack(payload, start)
-        at = start + size
-        row_at = at + table
-        before_at = row_at + row
-        after_at = before_at + before
-        texts = (payload[at:row_at], payload[row_at:before_at], payload[before_at:after_at])
-        found.append(make((sequence, time, operation, *texts, payload[after_at : after_at + after], b"")))
-    return found
+    """Every entry of a payload that `scan` accepts. Raises ProtocolError otherwise. 0.9 us an entry."""
+    scan(payload, with_metadata=with_metadata)
+    return raw_entries(fields(payload, with_metadata=with_metadata))
 
 
-def entry_at(payload: bytes, position: int, *, with_metadata: bool = False) -> RawEntry:
-    """The entry whose header begins at `position`."""
+def fields(payload: bytes, *, with_metadata: bool = False) -> Iterator[Fields]:
+    """The fields of one entry after the other, of a payload that `scan` has accepted. 0.4 us an entry."""
     header = HEADER_META if with_metadata else HEADER
-    sequence, timestamp_ms, operation, *lengths = header.unpack_from(payload, position)
-    at = position + header.size
-    fields = []
-    for length in lengths:
-        fields.append(payload[at : at + length])
-        at += length
-    return RawEntry(sequence, timestamp_ms, operation, *fields)
+    unpack, header_size = header.unpack_from, header.size
+    at, metadata = COUNT.size, 0
+    for _ in range(count_of(payload)):
+        if with_metadata:
+            sequence, time, operation, table, row, before, after, metadata = unpack(payload, at)
+        else:
+            sequence, time, operation, table, row, before, after = unpack(payload, at)
+        at += header_size
+        yield (
+            sequence, time, operation, payload[at : (at := at + table)], payload[at : (at := at + row)],
+            payload[at : (at := at + before)] if before else b"",
+            payload[at : (at := at + after)] if after else b"",
+            payload[at : (at := at + metadata)] if metadata else b"",
+        )  # fmt: skip
+
+
+def raw_entries(rows: Iterable[Fields]) -> list[RawEntry]:
+    return list(map(_raw_entry, rows))
 
 
 def from_wal(entry: WalEntry) -> RawEntry:
     """The bytes of an entry given as Python values."""
-    return RawEntry(
+    fields = (
         entry.sequence,
         entry.timestamp,
         OPERATION_CODES[entry.operation],
@@ -198,11 +195,12 @@ def from_wal(entry: WalEntry) -> RawEntry:
         b"" if entry.after is UNSET else dump_value(entry.after),
         dump_value(entry.metadata) if entry.metadata else b"",
     )
+    return _raw_entry(fields)
 
 
 def from_wire(entry: WireEntry) -> RawEntry:
     """The bytes of an entry that came as JSON; its values keep every digit they had."""
-    return RawEntry(
+    fields = (
         entry.sequence,
         entry.timestamp,
         OPERATION_CODES[entry.operation],
@@ -212,6 +210,7 @@ def from_wire(entry: WireEntry) -> RawEntry:
         b"" if entry.after is UNSET else bytes(entry.after),
         b"" if entry.metadata is UNSET else _metadata(bytes(entry.metadata), entry.sequence),
     )
+    return _raw_entry(fields)
 
 
 def _metadata(text: bytes, sequence: int) -> bytes:
@@ -222,19 +221,33 @@ def _metadata(text: bytes, sequence: int) -> bytes:
 
 def to_wal(entry: RawEntry) -> WalEntry:
     """An entry as Python values. Raises ProtocolError when a text is not UTF-8 or a value not JSON."""
+    return to_wals([entry])[0]
+
+
+def to_wals(rows: Iterable[Fields]) -> list[WalEntry]:
+    """Entries as Python values, 0.8 us each with a document of 8 keys. Raises ProtocolError like `to_wal`."""
+    found: list[WalEntry] = []
+    names: dict[bytes, str] = {}
+    add, known = found.append, names.get
+    sequence = 0
     try:
-        return WalEntry(
-            sequence=entry.sequence,
-            timestamp=entry.timestamp_ms,
-            operation=OPERATIONS[entry.operation],
-            table=entry.table.decode(),
-            row_id=entry.row_id.decode(),
-            before=load_value(entry.before) if entry.before else UNSET,
-            after=load_value(entry.after) if entry.after else UNSET,
-            metadata=load_value(entry.metadata) if entry.metadata else UNSET,
-        )
+        for sequence, time, operation, table, row_id, before, after, metadata in rows:
+            if (name := known(table)) is None:
+                name = names[table] = table.decode()
+            entry = WalEntry(
+                sequence=sequence,
+                timestamp=time,
+                operation=OPERATIONS[operation],
+                table=name,
+                row_id=row_id.decode(),
+                before=load_value(before) if before else UNSET,
+                after=load_value(after) if after else UNSET,
+                metadata=load_value(metadata) if metadata else UNSET,
+            )
+            add(entry)
     except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"entry {entry.sequence} is not readable: {exc}") from None
+        raise ProtocolError(f"entry {sequence} is not readable: {exc}") from None
+    return found
 
 
 def utf8(text: str, name: str) -> bytes:
@@ -277,6 +290,8 @@ def load_value(text: bytes) -> Any:
         return json.loads(text.decode())
 
 
+_raw_entry = partial(tuple.__new__, RawEntry)
+"""A RawEntry of its fields; RawEntry._make takes 0.05 us more and RawEntry(...) 0.15."""
 _READ = msgspec.json.Decoder().decode
 _FAST = msgspec.json.Encoder().encode
 _UTF8 = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=msgspec.to_builtins)

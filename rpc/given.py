@@ -30,6 +30,11 @@ def raw_entry(given: EntryLike, *, now_ms: int) -> RawEntry:
     return from_wal(_wal_entry(given, now_ms))
 
 
+def lsn_of(given: EntryLike) -> int | None:
+    """The place of the change in the log it comes from, if the README's entry says it."""
+    return given.get("lsn") if isinstance(given, Mapping) else None
+
+
 def _wal_entry(given: Mapping[str, Any], now_ms: int) -> WalEntry:
     fields = {_README_WORDS.get(name) or name: value for name, value in given.items()}
     if unknown := sorted(set(fields) - _KNOWN):

@@ -56,7 +56,7 @@ class Address:
 
 @dataclass(slots=True)
 class Keeper:
-    """`attempts` counts dials since the parent last answered; the owner of the link sets it back to 0."""
+    """`attempts` counts dials since the parent last answered."""
 
     address: Address
     config: ChildConfig
@@ -64,6 +64,16 @@ class Keeper:
     chance: Callable[[], float]
     link: Link | None = None
     attempts: int = 0
+
+    def wake(self) -> None:
+        """There is something new for whatever connection there is."""
+        if self.link is not None:
+            self.link.wake()
+
+    def added(self, entries: int, size_bytes: int) -> None:
+        """So much more waits in the outbox."""
+        if self.link is not None:
+            self.link.added(entries, size_bytes)
 
     async def keep(self, lost: Callable[[LakehouseRpcError], None]) -> None:
         """Stay connected until cancelled. Raises when there is no use in going on; `lost` hears why each one ended."""
@@ -83,6 +93,8 @@ class Keeper:
                 self.link = self.new_link(socket)
                 await self.link.run()
             finally:
+                if self.link is not None and self.link.is_welcome:
+                    self.attempts = 0
                 self.link = None
                 await _hang_up(socket)
         except LakehouseRpcError as exc:
@@ -93,14 +105,13 @@ class Keeper:
 
     def _reason(self, exc: Exception) -> LakehouseRpcError:
         url = self.address.shown
-        if isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403):
-            return AccessDeniedError(
-                f"{url} refused the handshake with HTTP {exc.response.status_code}: the access key is missing, wrong "
-                f"or not meant for child {self.address.child_id!r}, or the path is not /ws; `evodb up` prints both"
-            )
+        if isinstance(exc, InvalidStatus):
+            return self._refused(exc.response.status_code)
         if isinstance(exc, InvalidURI):
             return AccessDeniedError(f"{url} is no address of a parent, wanted ws://host:port/ws or wss://...")
         if isinstance(exc, ConnectionClosed):
+            if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION and exc.rcvd.reason:
+                return AccessDeniedError(f"{url} ended the connection: {exc.rcvd.reason}")
             if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION:
                 return AccessDeniedError(f"{url} does not let this key write as child {self.address.child_id!r}")
             if exc.rcvd is not None and exc.rcvd.code == TOO_BIG:
@@ -110,6 +121,23 @@ class Keeper:
                 )
             return ConnectionError(f"the connection to {url} closed: {exc}")
         return ConnectionError(f"cannot reach {url}: {exc or type(exc).__name__}")
+
+    def _refused(self, status: int) -> LakehouseRpcError:
+        """A handshake answered with HTTP."""
+        url, child = self.address.shown, self.address.child_id
+        if status in (401, 403):
+            return AccessDeniedError(
+                f"{url} refused the handshake with HTTP {status}: the access key is missing, wrong "
+                f"or not meant for child {child!r}, or the path is not /ws; `evodb up` prints both"
+            )
+        if status == 400:
+            return AccessDeniedError(
+                f"{url} refused the handshake with HTTP 400: it cannot store the name of child {child!r}, of its shard "
+                "or of the parent; give them names of 1 to 500 printable characters"
+            )
+        if status == 429:
+            return ConnectionError(f"{url} takes no more connections at the moment (HTTP 429)")
+        return ConnectionError(f"{url} refused the handshake with HTTP {status}; is it a parent, and its path /ws?")
 
     def _may_try_again(self) -> bool:
         limit = self.config.max_reconnect_attempts

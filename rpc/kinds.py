@@ -14,6 +14,7 @@ from rpc.messages import (
     FlushResponseMessage,
     HeartbeatMessage,
     NackMessage,
+    PersistedRequestMessage,
     PongMessage,
     RpcMessage,
     StatusMessage,
@@ -29,6 +30,7 @@ __all__ = [
     "is_flush_response_message",
     "is_heartbeat_message",
     "is_nack_message",
+    "is_persisted_request_message",
     "is_pong_message",
     "is_status_message",
 ]
@@ -39,6 +41,7 @@ class RpcMessageType(StrEnum):
     CDC_BATCH = "cdc_batch"
     HEARTBEAT = "heartbeat"
     FLUSH_REQUEST = "flush_request"
+    PERSISTED_REQUEST = "persisted_request"
     DISCONNECT = "disconnect"
     ACK = "ack"
     NACK = "nack"
@@ -61,6 +64,10 @@ def is_heartbeat_message(message: RpcMessage) -> TypeGuard[HeartbeatMessage]:
 
 def is_flush_request_message(message: RpcMessage) -> TypeGuard[FlushRequestMessage]:
     return isinstance(message, FlushRequestMessage)
+
+
+def is_persisted_request_message(message: RpcMessage) -> TypeGuard[PersistedRequestMessage]:
+    return isinstance(message, PersistedRequestMessage)
 
 
 def is_disconnect_message(message: RpcMessage) -> TypeGuard[DisconnectMessage]:

@@ -32,6 +32,7 @@ __all__ = [
     "NackMessage",
     "NackReason",
     "ParentState",
+    "PersistedRequestMessage",
     "PongMessage",
     "RpcMessage",
     "ServerRpcMessage",
@@ -195,6 +196,14 @@ class FlushRequestMessage(RpcMessage, tag="flush_request", frozen=True, kw_only=
     correlation_id: OptionalText = UNSET
 
 
+class PersistedRequestMessage(RpcMessage, tag="persisted_request", frozen=True, kw_only=True):
+    """Asks for an ack `persisted` as soon as an acknowledged batch is in its tables; again after a reconnect."""
+
+    type: ClassVar[str] = "persisted_request"
+    source_do_id: str
+    sequence_number: UInt
+
+
 class DisconnectMessage(RpcMessage, tag="disconnect", frozen=True, kw_only=True):
     type: ClassVar[str] = "disconnect"
     reason: OptionalText = UNSET
@@ -252,6 +261,8 @@ class StatusMessage(RpcMessage, tag="status", frozen=True, kw_only=True):
     """What the parent takes of the payload encodings the child offered; only sent to a child that offered some."""
     compressions: list[str] | UnsetType = UNSET
     """The same of compressions."""
+    persisted_acks: bool | UnsetType = UNSET
+    """Whether `persisted_request` is understood; only sent to a child with an epoch."""
 
 
 class PongMessage(RpcMessage, tag="pong", frozen=True, kw_only=True):
@@ -277,7 +288,12 @@ class FlushResponseMessage(RpcMessage, tag="flush_response", frozen=True, kw_onl
 
 
 ClientRpcMessage: TypeAlias = (
-    ConnectMessage | CDCBatchMessage | HeartbeatMessage | FlushRequestMessage | DisconnectMessage
+    ConnectMessage
+    | CDCBatchMessage
+    | HeartbeatMessage
+    | FlushRequestMessage
+    | PersistedRequestMessage
+    | DisconnectMessage
 )
 ServerRpcMessage: TypeAlias = AckMessage | NackMessage | StatusMessage | PongMessage | FlushResponseMessage
 AnyRpcMessage: TypeAlias = ClientRpcMessage | ServerRpcMessage

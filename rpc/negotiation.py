@@ -7,7 +7,7 @@ that is told nothing sends what every parent takes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from msgspec import UNSET, UnsetType
 
 from rpc import compression
+from rpc.batch import Encoding, Layout
 from rpc.compression import Compression
 from rpc.messages import ClientCapabilities, StatusMessage
 
@@ -35,6 +36,13 @@ class PayloadEncoding(StrEnum):
 ALWAYS_TAKEN = frozenset({PayloadEncoding.BINARY, PayloadEncoding.COLUMNS})
 """What needs no negotiation."""
 FALLBACK = PayloadEncoding.COLUMNS
+LAYOUTS: Mapping[PayloadEncoding, Encoding | Layout] = {
+    PayloadEncoding.BINARY: Encoding.BINARY,
+    PayloadEncoding.COLUMNS: Encoding.COLUMNS,
+    PayloadEncoding.MSGPACK: Layout.MSGPACK,
+    PayloadEncoding.ARROW: Encoding.COLUMNS,
+}
+"""How a frame announces each."""
 
 
 class Accepted(NamedTuple):

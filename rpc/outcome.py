@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rpc.errors import LakehouseRpcError
 from rpc.messages import AckStatus
 
 
@@ -36,6 +37,16 @@ class ClientStats:
     acked_batches: int
     duplicates: int
     refused_batches: int
+    retried_batches: int = 0
+    """Batches that were sent more than once and wait for an answer."""
+    dropped_entries: int = 0
+    """Given up for want of room, as `outbox_when_full` asked."""
+    last_ack_lsn: int = 0
+    """The highest `lsn` among acknowledged entries that brought one."""
+    is_paused: bool = False
+    """The parent's buffer is full; batches leave one by one."""
+    utilization: float = 0.0
+    """The fullest of the window, the outbox and the parent's buffer, 0 to 1."""
     error: str | None = None
     """What ended the connection for good, when the state is FAILED."""
 
@@ -46,13 +57,21 @@ class ClientStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSendResult:
-    """What became of a batch. `success` means durable at the parent; else `error` says why it is a dead letter."""
+    """What became of a batch. `success` means durable at the parent, or in its table when that was waited for.
+
+    Else `error` says why. With `kept` the entries are in the outbox or at the parent: do not hand them in again.
+    """
 
     success: bool
     sequence_numbers: list[int]
     entries: int
     status: AckStatus | None = None
     error: str | None = None
+    kept: bool = False
+    cause: LakehouseRpcError | None = None
+    """What ended the connection before there was an answer."""
+    path: str | None = None
+    """Metadata file of a table the batch is in, when that was waited for."""
 
 
 @dataclass(slots=True)

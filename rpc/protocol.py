@@ -14,7 +14,10 @@ import msgspec
 from msgspec import UNSET
 
 from rpc import arrow_payload, batch, columns, dialects, entries, replies
-from rpc.batch import KIND_BATCH, MESSAGE_BYTES_MAX, VERSION, BatchFrame, Encoding
+from rpc.batch import KIND_BATCH, MESSAGE_BYTES_MAX, VERSION, BatchFrame, Dialect, Encoding
+from rpc.dolake import reading as dolake
+from rpc.dolake.limits import DEFAULT_WIRE_LIMITS, WireLimits
+from rpc.dolake.refusals import NotTaken
 from rpc.errors import ProtocolError
 from rpc.messages import (
     AckMessage,
@@ -26,8 +29,10 @@ from rpc.messages import (
     FlushResponseMessage,
     HeartbeatMessage,
     NackMessage,
+    PersistedRequestMessage,
     PongMessage,
     StatusMessage,
+    WalEntry,
 )
 
 __all__ = ["BatchFrame", "ClientFrame", "Encoding", "decode_message", "encode_message", "is_binary_encoded", "read"]
@@ -36,16 +41,24 @@ MAGIC = b"\xc2\xcd"
 PREFIX = struct.Struct("<HBBB")
 """magic, version, kind, flags: how every binary message begins"""
 
-ClientFrame: TypeAlias = BatchFrame | ConnectMessage | HeartbeatMessage | FlushRequestMessage | DisconnectMessage
+ClientFrame: TypeAlias = (
+    BatchFrame | ConnectMessage | HeartbeatMessage | FlushRequestMessage | PersistedRequestMessage | DisconnectMessage
+)
 
 _client_json = msgspec.json.Decoder(
-    ConnectMessage | dialects.WireBatch | HeartbeatMessage | FlushRequestMessage | DisconnectMessage
+    ConnectMessage
+    | dialects.WireBatch
+    | HeartbeatMessage
+    | FlushRequestMessage
+    | PersistedRequestMessage
+    | DisconnectMessage
 )
 _any_json = msgspec.json.Decoder(
     ConnectMessage
     | dialects.WireBatch
     | HeartbeatMessage
     | FlushRequestMessage
+    | PersistedRequestMessage
     | DisconnectMessage
     | AckMessage
     | NackMessage
@@ -60,17 +73,47 @@ def is_binary_encoded(data: str | bytes) -> bool:
     return not isinstance(data, str) and bytes(data[:2]) == MAGIC
 
 
-def read(frame: str | bytes, *, documents: bool = False) -> ClientFrame:
+def read(
+    frame: str | bytes,
+    *,
+    documents: bool = False,
+    spoken: Dialect = Dialect.RPC,
+    limits: WireLimits = DEFAULT_WIRE_LIMITS,
+) -> ClientFrame:
     """A frame of a child. Raises ProtocolError with whatever of the message could be read.
 
-    `documents`: Arrow was agreed on in `connect` (rpc.negotiation).
+    `documents`: Arrow was agreed on in `connect` (rpc.negotiation). `spoken`: the dialect of a message that shows none.
+    `limits`: those of DoLake's dialect.
     """
     if is_binary_encoded(frame):
         data = bytes(frame)  # type: ignore[arg-type]
         if _kind(data) != KIND_BATCH:
             raise ProtocolError(f"Unexpected message type: {data[3]}, a child sends {KIND_BATCH}")
         return batch.read(data, documents=documents)
-    message = dialects.read(frame, _client_json)
+    return _read_json(frame, spoken, limits)
+
+
+def _read_json(text: str | bytes, spoken: Dialect, limits: WireLimits) -> ClientFrame:
+    """In the dialect that the text shows; once more in the other one only when that fails."""
+    shown = dolake.dialect_in(text)
+    if (shown or spoken) is Dialect.DOLAKE:
+        dolake.check_size(text, limits)
+    try:
+        return dolake.read(text, limits) if shown is Dialect.DOLAKE else _read_package(text)
+    except NotTaken:
+        raise
+    except ProtocolError as exc:
+        first = exc
+    try:
+        return _read_package(text) if shown is Dialect.DOLAKE else dolake.read(text, limits)
+    except NotTaken:
+        raise
+    except ProtocolError as second:
+        raise (second if shown is None and spoken is Dialect.DOLAKE else first) from None
+
+
+def _read_package(text: str | bytes) -> ClientFrame:
+    message = dialects.read(text, _client_json)
     return dialects.frame_of(message) if isinstance(message, dialects.WireBatch) else message
 
 
@@ -145,11 +188,17 @@ def _kind(data: bytes) -> int:
     return int(kind)
 
 
+def _whole(frame: BatchFrame) -> list[WalEntry]:
+    """The entries of a frame as values."""
+    if frame.encoding is not Encoding.COLUMNS:
+        return entries.to_wals(entries.fields(frame.payload, with_metadata=frame.encoding is Encoding.BINARY_METADATA))
+    if columns.has_documents(frame.payload):
+        return arrow_payload.decode(frame.payload)
+    return entries.to_wals(columns.decode(frame.payload).fields())
+
+
 def _message_of(frame: BatchFrame) -> CDCBatchMessage:
-    if frame.encoding is Encoding.COLUMNS and columns.has_documents(frame.payload):
-        whole = arrow_payload.decode(frame.payload)
-    else:
-        whole = [entries.to_wal(entry) for entry in batch.raw_entries(frame)]
+    whole = _whole(frame)
     return CDCBatchMessage(
         timestamp=frame.timestamp_ms,
         correlation_id=UNSET if frame.correlation_id is None else frame.correlation_id,

@@ -12,11 +12,13 @@ from collections.abc import Coroutine, Iterable
 from concurrent.futures import CancelledError
 from typing import Any, Self, TypeVar
 
-from rpc.client import LakehouseRpcClient, create_rpc_client
+from rpc.client import LakehouseRpcClient, Wait
+from rpc.create import create_rpc_client
 from rpc.errors import ConnectionError
 from rpc.given import EntryLike
 from rpc.messages import FlushResult
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
+from rpc.report import Status
 
 __all__ = ["SyncRpcClient", "create_sync_rpc_client"]
 
@@ -56,9 +58,12 @@ class SyncRpcClient:
         """Keep these changes, all or none; returns how many. Raises BufferOverflowError, ProtocolError."""
         return self._do(self._client.send_many(entries))
 
-    def send_batch(self, entries: Iterable[EntryLike]) -> RpcSendResult:
-        """Keep these changes, send them at once, and return when the parent has them or refused them for good."""
-        return self._do(self._client.send_batch(entries))
+    def send_batch(self, entries: Iterable[EntryLike], *, wait: Wait = "durable") -> RpcSendResult:
+        """Keep these changes, send them at once, and return when the parent has them or refused them for good.
+
+        With `wait="persisted"`: when they are in the table.
+        """
+        return self._do(self._client.send_batch(entries, wait=wait))
 
     def drain(self) -> None:
         """Send everything kept and return when all of it is acknowledged or a dead letter."""
@@ -74,6 +79,14 @@ class SyncRpcClient:
 
     def get_stats(self) -> ClientStats:
         return self._client.get_stats()
+
+    def status(self) -> Status:
+        """The integration guide's picture of a connection."""
+        return self._client.status()
+
+    def metrics_text(self) -> str:
+        """Prometheus lines, the integration guide's names first."""
+        return self._client.metrics_text()
 
     def close(self) -> None:
         """Disconnect, close the outbox if the client opened it, end the thread. Closing twice is fine."""

@@ -1,4 +1,4 @@
-"""Access keys: made here and shown once, narrowed, revoked. Never deleted: who could come in stays on record."""
+"""Access keys: made here and shown once, narrowed, rotated, revoked. Never deleted: it stays on record."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from lakehouse import clock
 from lakehouse.admin.base import EditableAdmin
 from lakehouse.admin.shown import moment
 from lakehouse.models import AccessKey
-from lakehouse.parent import access
+from lakehouse.models.access import KeyState
+from lakehouse.parent import access, key_changes
+from lakehouse.parent.key_bindings import bindings
 
 if TYPE_CHECKING:
     ModelForm = forms.ModelForm[AccessKey]
 else:
     ModelForm = forms.ModelForm
+
+PATTERNS = ("source_pattern", "parents", "namespaces")
+OPTIONAL = (*PATTERNS, "priority", "limits")
+RECORDED = ("prefix", "rotated_from", moment("created_ms"), moment("last_used_ms"), moment("revoked_ms"))
 
 
 class AccessKeyForm(ModelForm):
@@ -34,10 +40,13 @@ class AccessKeyForm(ModelForm):
 
     class Meta:
         model = AccessKey
-        fields = ("name", "scopes", "source_pattern")
+        fields = ("name", "scopes", *OPTIONAL)
+        widgets = {name: forms.Textarea(attrs={"rows": 3, "cols": 60}) for name in PATTERNS}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in OPTIONAL:
+            self.fields[name].required = False  # `clean` says more than "required"
         if self.instance.expires_ms:
             self.initial["expires"] = datetime.fromtimestamp(self.instance.expires_ms // 1000, UTC)
 
@@ -47,27 +56,61 @@ class AccessKeyForm(ModelForm):
             raise ValidationError("This moment is past; to end a key now, revoke it.")
         return expires
 
+    def clean(self) -> dict[str, Any]:
+        """One check for every way in. A field that was not sent stays as it is; one that was emptied is no pattern."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if not self.errors:
+            given = {name: cleaned[name] if name in self.data else getattr(self.instance, name) for name in OPTIONAL}
+            given["limits"] = {} if given["limits"] is None else given["limits"]
+            try:
+                cleaned |= bindings(name=cleaned["name"], scopes=cleaned["scopes"], **given)
+            except ValueError as exc:
+                raise ValidationError(str(exc)) from None
+        return cleaned
+
     def expires_ms(self) -> int | None:
         expires: datetime | None = self.cleaned_data["expires"]
         return int(expires.timestamp() * 1000) if expires else None
 
 
+class StateFilter(admin.SimpleListFilter):
+    title, parameter_name = "state", "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        return list(KeyState.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> QuerySet[AccessKey]:
+        live = access.alive(now_ms=clock.now_ms()).values("pk")
+        if self.value() == KeyState.LIVE:
+            return queryset.filter(pk__in=live)
+        if self.value() == KeyState.EXPIRED:
+            return queryset.filter(revoked_ms=None).exclude(pk__in=live)
+        return queryset.filter(revoked_ms__isnull=False) if self.value() == KeyState.REVOKED else queryset
+
+
 @admin.register(AccessKey)
 class AccessKeyAdmin(EditableAdmin):
     form = AccessKeyForm
-    fields = ("name", "scopes", "source_pattern", "expires", moment("created_ms"), moment("revoked_ms"))
-    readonly_fields = (moment("created_ms"), moment("revoked_ms"))
+    fields = ("name", "scopes", *OPTIONAL, "expires", "state", *RECORDED)
+    readonly_fields = ("state", *RECORDED)
     list_display = (
         "name",
+        "prefix",
+        "state",
         "scopes",
-        "source_pattern",
+        *PATTERNS,
+        "priority",
         moment("created_ms"),
         moment("expires_ms"),
-        moment("revoked_ms"),
+        moment("last_used_ms"),
     )
-    list_filter = (("revoked_ms", admin.EmptyFieldListFilter),)
-    search_fields = ("name", "source_pattern")
-    actions = ("revoke",)
+    list_filter = (StateFilter, "priority")
+    search_fields = ("name", "prefix", "source_pattern")
+    actions = ("revoke", "rotate")
+
+    @admin.display(description="state")
+    def state(self, key: AccessKey) -> str:
+        return key.state(now_ms=clock.now_ms()).label if key.pk else "-"
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -78,17 +121,28 @@ class AccessKeyAdmin(EditableAdmin):
             if "expires" in form.changed_data:
                 AccessKey.objects.filter(pk=obj.pk).update(expires_ms=form.expires_ms())
             return
-        made, key = access.new_key(
-            obj.name,
-            scopes=obj.scopes,
-            source_pattern=obj.source_pattern,
-            now_ms=clock.now_ms(),
-            expires_ms=form.expires_ms(),
-        )
+        columns = {name: getattr(obj, name) for name in ("scopes", *OPTIONAL)}
+        made, key = access.new_key(obj.name, **columns, now_ms=clock.now_ms(), expires_ms=form.expires_ms())
         obj.pk = made.pk
-        self.message_user(request, f"The key is {key} - copy it now, it is not shown again.", messages.WARNING)
+        self._show(request, made, key)
 
     @admin.action(description="Revoke: the key opens nothing from now on")
     def revoke(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
-        count = queryset.filter(revoked_ms=None).update(revoked_ms=clock.now_ms())
+        now_ms = clock.now_ms()
+        count = sum(key_changes.revoke(key, now_ms=now_ms) for key in queryset)
         self.message_user(request, f"{count} keys revoked.", messages.SUCCESS)
+
+    @admin.action(description="Rotate: a new key with the same bindings; the old one is good for 24 h more")
+    def rotate(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
+        """One at a time: every key has to be copied, and only a few fit into a cookie; the rest would be stored."""
+        if len(keys := list(queryset[:2])) > 1:
+            self.message_user(request, "Rotate one key at a time, to copy the new one.", messages.ERROR)
+            return
+        try:
+            self._show(request, *key_changes.rotate(keys[0], now_ms=clock.now_ms()))
+        except ValueError as exc:
+            self.message_user(request, f"Nothing was changed: {exc}", messages.ERROR)
+
+    def _show(self, request: HttpRequest, made: AccessKey, key: str) -> None:
+        text = f"The key of {made.name} is {key} - copy it now, it is not shown again."
+        self.message_user(request, text, messages.WARNING)

@@ -48,12 +48,12 @@ class ReadOnlyAdmin(ModelAdmin):
 
 
 class EditableAdmin(ModelAdmin):
-    """Rows an operator decides about. Saving writes the edited columns only: the counters beside them move."""
+    """Rows an operator decides about. Saving writes the columns of the form only: the counters beside them move."""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
             columns = {field.name for field in self.model._meta.concrete_fields}
-            obj.save(update_fields=columns & set(form.changed_data))
+            obj.save(update_fields=columns & set(form.cleaned_data))
         else:
             obj.save()
 

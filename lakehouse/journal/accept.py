@@ -53,6 +53,8 @@ class Refused:
     reason: NackReason
     message: str
     retry_delay_ms: int | None = None
+    max_size: int | None = None
+    """The bound in bytes that was in the way."""
 
 
 Verdict = Accepted | Refused
@@ -232,4 +234,5 @@ def _full(frame: BatchFrame, buffer: Buffer) -> Refused:
         f"buffer holds {buffer.entries} of {config.max_buffer_entries} entries and {buffer.size_bytes} of "
         f"{config.max_buffer_bytes} bytes; {frame.entries} entries of {len(frame.payload)} bytes do not fit",
         retry_delay_ms=1000,
+        max_size=config.max_buffer_bytes,
     )

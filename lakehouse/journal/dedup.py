@@ -7,14 +7,14 @@ by that of its payload; never by message timestamp, correlation id or retry coun
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from rpc import columns
-from rpc.batch import BatchFrame, Encoding, raw_entries
+from rpc.batch import BatchFrame, Encoding, select
 from rpc.entries import pack, scan, walk
 
 
@@ -71,23 +71,45 @@ def remember(frame: BatchFrame, *, own_epoch: bool) -> Stored:
 def rest_of(frame: BatchFrame, known: set[int], *, own_epoch: bool) -> Content | None:
     """The batch without the entries whose digests are known, or None when nothing is left."""
     digests = entry_digests(frame.encoding, _identity(frame))
-    rest = [(entry, digest) for entry, digest in zip(raw_entries(frame), digests, strict=True) if digest not in known]
+    rest = [index for index, digest in enumerate(digests) if digest not in known]
     if len(rest) == frame.entries:
         return content(frame, own_epoch=own_epoch)
     if not rest:
         return None
-    entries = [entry for entry, _ in rest]
-    sequences = [entry.sequence for entry in entries]
-    remembered = Stored(min(sequences), max(sequences), array("Q", [digest for _, digest in rest]).tobytes())
-    return Content(Encoding.COLUMNS, columns.encode(entries), digest_of(frame), len(entries), remembered)
+    left = select(frame, rest)
+    sequences = left.entry_sequences
+    remembered = Stored(min(sequences), max(sequences), array("Q", [digests[index] for index in rest]).tobytes())
+    return Content(left.encoding, left.payload, digest_of(frame), left.entries, remembered)
 
 
 def entry_digests(encoding: Encoding, payload: bytes) -> list[int]:
-    """xxh3-64 over the bytes of each entry in the version 1 layout, which old clients send as it is."""
+    """xxh3-64 over the bytes of each entry in the version 1 layout, which old clients send as it is.
+
+    A typed document has no bytes of its own: its entry is known by the whole stream and its row there, so that the same
+    entry in another batch counts as another one rather than be lost.
+    """
     if encoding is Encoding.BINARY:
         return [xxh3_64_intdigest(payload[start:end]) for start, end in pairwise(scan(payload).starts)]
-    decoded = columns.decode(payload).entries() if encoding is Encoding.COLUMNS else walk(payload, with_metadata=True)
-    return [xxh3_64_intdigest(pack(entry, with_metadata=bool(entry.metadata))) for entry in decoded]
+    if encoding is Encoding.COLUMNS:
+        whole = columns.decode(payload)
+        entries, documents = whole.entries(), _documents(whole)
+    else:
+        entries, documents = walk(payload, with_metadata=True), repeat(b"")
+    return [
+        xxh3_64_intdigest(pack(entry, with_metadata=bool(entry.metadata)) + document)
+        for entry, document in zip(entries, documents, strict=False)
+    ]
+
+
+def _documents(whole: columns.Columns) -> Iterable[bytes]:
+    """What tells the typed documents of two entries apart; empty without one."""
+    if not whole.streams:
+        return repeat(b"")
+    streams = [xxh3_128_digest(stream) for stream in whole.streams]
+    return [
+        streams[table] + row.to_bytes(4, "little") if row else b""
+        for table, row in zip(whole.table_index, whole.documents, strict=True)
+    ]
 
 
 def digests_in(stored: bytes) -> array[int]:

@@ -43,6 +43,10 @@ class Parent(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        """An emptied form field is None; it means the defaults."""
+        self.config = self.config or {}
+
     @property
     def settings(self) -> ParentConfig:
         return ParentConfig.with_overrides(self.config)

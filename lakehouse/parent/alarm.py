@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Ask = Callable[[int, FlushTrigger], None]
 """Ask a worker to flush a parent; may block, so it runs in a thread."""
 
+KNOWN_MS = 1000
 ASK_AGAIN_MS = 1000
 """A buffer above its threshold asks once per so many ms, not once per group."""
 
@@ -31,6 +32,7 @@ class Alarm:
     buffer: Buffer
     timer: asyncio.TimerHandle | None = None
     asked_ms: int = 0
+    noted_ms: int = 0
 
 
 class Alarms:
@@ -55,9 +57,22 @@ class Alarms:
             oldest_ms = now_ms if before is None or shrank else before.waiting.oldest_ms
             waiting = Waiting(buffer.entries, buffer.size_bytes, oldest_ms, last_flush_ms=oldest_ms)
             alarm = before or Alarm(waiting, buffer)
-            alarm.waiting, alarm.buffer = waiting, buffer
+            alarm.waiting, alarm.buffer, alarm.noted_ms = waiting, buffer, now_ms
             self._alarms[parent_id] = alarm
             self._look(parent_id, alarm, now_ms)
+
+    def utilization(self, parent_id: int) -> float:
+        """How full this parent's buffer was within the last second, else 0: what is older may be flushed by now."""
+        alarm = self._alarms.get(parent_id)
+        is_new = alarm is not None and self._now_ms() - alarm.noted_ms < KNOWN_MS
+        return alarm.buffer.utilization if alarm is not None and is_new else 0.0
+
+    def time_until_flush_ms(self, parent_id: int) -> int:
+        """When time alone makes a flush of what waits due; 0 when nothing waits as far as this process knows."""
+        alarm = self._alarms.get(parent_id)
+        if alarm is None:
+            return 0
+        return max(0, due_at_ms(alarm.waiting, alarm.buffer.config) - self._now_ms())
 
     def ask(self, parent_id: int, trigger: FlushTrigger) -> None:
         """Ask now, whatever this process knows of the buffer."""

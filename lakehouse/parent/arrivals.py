@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from django.conf import settings as django_settings
 from django.db import transaction
 from django.db.models import Max, Min
 
 from lakehouse.journal.accept import Source
-from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
+from lakehouse.key_limits import HOUSE_LIMITS, KeyLimits
+from lakehouse.models import AccessKey, Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.models.parents import PARENT_NAME
 from lakehouse.parent import access
+from lakehouse.parent.attachment import Attachment
+from lakehouse.parent.grants import EVERYBODY, INGEST, Grant, Refusal, Refused, shown
 from rpc.names import is_name
+
+log = logging.getLogger(__name__)
 
 PARENT = re.compile(rf"{PARENT_NAME}\Z")
 
@@ -22,17 +29,24 @@ class Knock:
     """What a handshake says: which parent, as whom, with which key."""
 
     parent: str
-    token: str
+    token: str = field(repr=False)
     child: str | None
     shard: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A handshake that was let in. `key_id` None means that the house is open."""
+    """A handshake that was let in. `key_id` None means that the house is open.
+
+    What the key gives was read at the handshake; a change of priority or limits counts from the next connection on.
+    """
 
     parent_id: int
     key_id: int | None
+    parent: str | None = None
+    namespace: str | None = None
+    priority: str = "normal"
+    limits: KeyLimits = HOUSE_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,15 @@ class Arrival:
     """Every batch up to it is durable."""
     highest_sequence: int | None = None
     """The highest batch known to be durable; forgotten islands may lie above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A connection that slept and goes on."""
+
+    admitted: Admitted
+    child: str | None
+    shard: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +83,22 @@ class Held:
 
 
 def admit(knock: Knock, *, is_open: bool, now_ms: int) -> Admitted | None:
-    """Let a handshake in, or say None. A parent nobody named before begins to exist here."""
-    if PARENT.match(knock.parent) is None or not all(is_name(name) for name in (knock.child, knock.shard) if name):
-        return None
-    key = None
-    if not is_open:
-        key = access.find(knock.token, now_ms=now_ms) if knock.token else None
-        if key is None or "ingest" not in key.scopes:
-            return None
-        if knock.child is not None and not access.allows(key, scope="ingest", source=knock.child):
-            return None
-    parent, _ = Parent.objects.get_or_create(name=knock.parent, defaults={"created_ms": now_ms})
-    return Admitted(parent.pk, None if key is None else key.pk)
+    """Let a handshake in, or say None; the log says why."""
+    verdict = judge(knock, is_open=is_open, now_ms=now_ms)
+    return None if isinstance(verdict, Refused) else verdict
+
+
+def judge(knock: Knock, *, is_open: bool, now_ms: int, parents_max: int | None = None) -> Admitted | Refused:
+    """Let a handshake in, or refuse it. A parent nobody named before begins to exist here, if there is room for it.
+
+    `parents_max` None is the setting of this process.
+    """
+    verdict = _judge(knock, is_open, now_ms, django_settings.EVODB.parents_max if parents_max is None else parents_max)
+    if isinstance(verdict, Refused):
+        who = "" if knock.child is None else f" of child {shown(knock.child)}"
+        why = (verdict.reason.value, verdict.why)
+        log.warning("a handshake%s at parent %s was refused (%s): %s", who, shown(knock.parent), *why)
+    return verdict
 
 
 def arrive(admitted: Admitted, name: str, *, shard: str | None, epoch: int | None, now_ms: int) -> Arrival | None:
@@ -91,11 +118,26 @@ def may_write(admitted: Admitted, name: str, *, now_ms: int) -> bool:
     if admitted.key_id is None:
         return True
     key = access.by_id(admitted.key_id, now_ms=now_ms)
-    return key is not None and access.allows(key, scope="ingest", source=name)
+    if key is None:
+        return False
+    access.note_used(key, now_ms=now_ms)
+    return access.allows(key, scope=INGEST, source=name, parent=admitted.parent, namespace=admitted.namespace)
 
 
-def leave(child_id: int, *, now_ms: int) -> None:
-    Child.objects.filter(pk=child_id).update(state=ConnectionState.GONE, last_seen_ms=now_ms)
+def come_back(kept: Attachment, *, now_ms: int) -> Returned | None:
+    """What a connection that slept needs to go on; None when its key, its parent or its child is not what it was."""
+    parent = Parent.objects.filter(pk=kept.parent_id).first()
+    child = None if kept.child_id is None else Child.objects.filter(pk=kept.child_id, parent=kept.parent_id).first()
+    key = None if kept.key_id is None else access.by_id(kept.key_id, now_ms=now_ms)
+    grant = EVERYBODY if key is None else access.grant_of(key)
+    is_gone = parent is None or (child is None) != (kept.child_id is None) or (key is None) != (kept.key_id is None)
+    if parent is None or is_gone or isinstance(grant, Refused):
+        return None
+    name = kept.source if child is None else child.name
+    if not grant.allows(scope=INGEST, source=name, parent=parent.name, namespace=parent.namespace):
+        return None
+    admitted = Admitted(parent.pk, grant.key_id, parent.name, parent.namespace, grant.priority, grant.limits)
+    return Returned(admitted, name, kept.shard if child is None else child.shard or None)
 
 
 def held(parent_id: int) -> Held:
@@ -112,6 +154,44 @@ def held(parent_id: int) -> Held:
         max(parent.pending_entries / config.max_buffer_entries, parent.pending_bytes / config.max_buffer_bytes),
         parent.last_flush_ms,
     )
+
+
+def _judge(knock: Knock, is_open: bool, now_ms: int, parents_max: int) -> Admitted | Refused:
+    if PARENT.match(knock.parent) is None or not all(is_name(name) for name in (knock.child, knock.shard) if name):
+        return Refused(Refusal.BAD_NAME, "a parent, child or shard cannot be stored under the name it was given")
+    key = None if is_open else access.recognize(knock.token, now_ms=now_ms)
+    grant = EVERYBODY if key is None else key if isinstance(key, Refused) else access.grant_of(key)
+    if isinstance(grant, Refused):
+        return grant
+    # The name is asked about first: whoever may not reach a parent shall not hear whether there is one.
+    if refused := grant.refusal(scope=INGEST, source=knock.child, parent=knock.parent):
+        return refused
+    parent = _parent(knock.parent, grant, now_ms, parents_max)
+    if isinstance(parent, Refused):
+        return parent
+    if isinstance(key, AccessKey):
+        access.note_used(key, now_ms=now_ms)
+    return Admitted(parent.pk, grant.key_id, parent.name, parent.namespace, grant.priority, grant.limits)
+
+
+def _parent(name: str, grant: Grant, now_ms: int, parents_max: int) -> Parent | Refused:
+    """The parent of this name, in a namespace of the grant.
+
+    Processes that count in the same moment may exceed the bound, by one each.
+    """
+    found = next(iter(Parent.objects.filter(name=name)), None)
+    parent = found or Parent(name=name, created_ms=now_ms)
+    if refused := grant.refusal(scope=INGEST, namespace=parent.namespace):
+        return refused
+    if found is None:
+        if (there_are := Parent.objects.count()) >= parents_max:
+            return Refused(
+                Refusal.TOO_MANY_PARENTS,
+                f"it does not exist, there are {there_are} parents, and only up to EVODB_PARENTS_MAX ({parents_max}) "
+                "begin by being named; make it in the admin, or raise the setting",
+            )
+        parent, _ = Parent.objects.get_or_create(name=name, defaults={"created_ms": now_ms})
+    return parent
 
 
 def _sequences(child: Child, epoch: int) -> tuple[int, int]:

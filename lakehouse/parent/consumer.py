@@ -1,7 +1,8 @@
-"""A child's connection: frames in, replies out. It decides nothing about the data.
+"""A child's WebSocket: from the handshake to the goodbye, awake or asleep. What is said on it is `connection`'s.
 
 A Channels consumer for routing and tests that runs its own receive loop: the stock one costs a thread hop and two tasks
-per frame (8 400 against 36 000 frames/s on daphne). Replies of a group leave in one task per connection.
+per frame (8 400 against 36 000 frames/s on daphne). Replies of a group leave in one task per connection. Asleep it is
+this object, a few bytes and one parked coroutine.
 """
 
 from __future__ import annotations
@@ -14,215 +15,210 @@ from typing import Any
 from channels.consumer import AsyncConsumer
 from django.db import Error as DatabaseError
 
-from lakehouse.journal.accept import Accepted, Source, Verdict
-from lakehouse.journal.intake import RETRY_DELAY_MS, Offer
-from lakehouse.parent import arrivals, flush_requests, greeting
-from lakehouse.parent.arrivals import Admitted, Arrival
+from lakehouse.limits.gate import Guest, Refusal
+from lakehouse.limits.refusal import rate_limit_headers
+from lakehouse.parent import arrivals, door, greeting
+from lakehouse.parent.arrivals import Admitted, Knock
+from lakehouse.parent.attachment import Attachment
+from lakehouse.parent.connection import GOING_AWAY, TRY_AGAIN_LATER, Closed, Connection
+from lakehouse.parent.grants import Refusal as KeyRefusal
+from lakehouse.parent.grants import Refused
+from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House, house
 from lakehouse.parent.outflow import Outflow, Send, hold_back_slow_readers
-from rpc.batch import BatchFrame
-from rpc.messages import ConnectMessage, DisconnectMessage, FlushRequestMessage, NackReason
-from rpc.session import ParentSession
 
 log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-NORMAL, GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1000, 1001, 1008, 1013
-INTAKE_RETRY_MS = 100
-"""What waits for the journal is written within so long."""
-ACCESS_CHECK_MS = 10_000
-"""A key that was revoked or expired ends its open connections within this, at the next batch."""
-
-
-class Closed(Exception):
-    """This side ends the connection with `code`."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
+BEATS_MAX = 100
+"""Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
+NOT_NEEDED = ("headers", "query_string", "raw_path", "extensions", "subprotocols", "path", "client", "server")
+"""Of a scope, once a child is in: 2 KiB."""
 
 
 class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no types
-    """One child's socket, from handshake to goodbye."""
+    """One child's socket."""
 
     _house: House
-    _session: ParentSession
-    _admitted: Admitted
+    _guest: Guest
+    _parent_id: int
+    _child_id: int | None
+    _is_parked: bool
+    """Nothing is going on but waiting for the child."""
+    _connection: Connection | None
+    """None while it sleeps; then `_kept` is there."""
+    _outflow: Outflow
+    _kept: bytes | None
+    _beats: int
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        self.scope, self._send = scope, send
-        self._house, self._outflow = house(), Outflow(send)
-        self._source: Source | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self.scope, self._send, self._house = scope, send, house()
+        self._task, self._goodbye = asyncio.current_task(), GOING_AWAY
         await receive()
-        if not await self._enter():
+        guest = await self._house.doorman.enter(scope, evict=self._be_replaced)
+        if isinstance(guest, Refusal):
+            await door.too_many(scope, send, guest)
             return
+        self._guest = guest
         try:
-            self._house.enter(self._admitted.parent_id)
-            await self._send({"type": "websocket.accept"})
-            hold_back_slow_readers(send)
-            await self._listen(receive)
-        except Closed as closed:
-            await self._close(closed.code)
-        except asyncio.CancelledError:
-            # The process stops: whatever was handed in is answered first, then the child is told to come back later.
-            await self._close(GOING_AWAY)
+            knock = greeting.knock_of(scope)
+            admitted = await self._admit(knock)
+            if admitted is not None:
+                await self._serve(admitted, knock, receive)
         finally:
-            self._leave()
+            self._house.doorman.leave(guest)
 
-    async def _enter(self) -> bool:
-        """Answer the handshake. A refused one never becomes a WebSocket (HTTP 403)."""
-        knock = greeting.knock_of(self.scope)
+    @property
+    def idle_since_ms(self) -> int:
+        return 0 if self._connection is None else self._connection.active_ms
+
+    def fall_asleep(self) -> bool:
+        """Keep a few bytes of the connection, if it waits for its child and has nothing to tell it."""
+        connection = self._connection
+        if connection is None or not self._is_parked or not self._outflow.is_empty:
+            return False
+        kept = connection.attachment()
+        self._kept = None if kept is None else kept.pack()
+        if self._kept is None:
+            return False
+        self._child_id, self._connection, self._beats = connection.child_id, None, 0
+        del self._outflow
+        if self._child_id is not None:
+            self._house.presence.slept(self._child_id)
+        return True
+
+    async def _admit(self, knock: Knock) -> Admitted | None:
+        """Answer the handshake. A refused one never becomes a WebSocket."""
         is_open, now_ms = self._house.settings.open, self._house.now_ms()
+        parents_max = self._house.settings.parents_max
         try:
-            admitted = await self._house.intake.run(lambda: arrivals.admit(knock, is_open=is_open, now_ms=now_ms))
+            verdict: Admitted | Refused = await self._house.intake.run(
+                lambda: arrivals.judge(knock, is_open=is_open, now_ms=now_ms, parents_max=parents_max)
+            )
         except DatabaseError as exc:
             log.error("cannot look up a key, the child is asked to come back: %s", exc)
             await self._send({"type": "websocket.accept"})
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
-            return False
-        if admitted is None:
-            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION})
-            return False
-        self._admitted, self._shard = admitted, knock.shard
-        self._session = ParentSession(source=knock.child, window_batches_max=self._house.settings.window_batches_max)
-        self._checked_ms = now_ms
-        return True
+            return None
+        if isinstance(verdict, Refused):
+            if verdict.reason is KeyRefusal.UNKNOWN_KEY:
+                self._house.doorman.key_failed(self._guest)
+            await door.not_admitted(self.scope, self._send, verdict)
+            return None
+        return verdict
+
+    async def _serve(self, admitted: Admitted, knock: Knock, receive: Receive) -> None:
+        self._parent_id, self._child_id = admitted.parent_id, None
+        self._is_parked, self._outflow = False, Outflow(self._send)
+        self._connection = Connection(
+            self._house, admitted, self._outflow.put, child=knock.child, shard=knock.shard, claim=self._claim
+        )
+        self._house.enter(self._parent_id)
+        self._house.dormitory.up(self)
+        try:
+            await self._send({"type": "websocket.accept", "headers": rate_limit_headers(self._guest.headroom)})
+            hold_back_slow_readers(self._send)
+            for name in NOT_NEEDED:
+                self.scope.pop(name, None)
+            del admitted, knock
+            await self._listen(receive)
+        except Closed as closed:
+            await self._close(closed.code, closed.reason)
+        except asyncio.CancelledError:
+            # The process stops, or a newer connection took this one's place: what was handed in is answered first.
+            await self._refuse_rest(receive)
+            await self._close(self._goodbye)
+        finally:
+            self._leave()
 
     async def _listen(self, receive: Receive) -> None:
         while True:
+            self._is_parked = True
             message = await receive()
+            self._is_parked = False
             if message["type"] == "websocket.disconnect":
                 return
             frame = message.get("text")
-            step = self._session.receive(message["bytes"] if frame is None else frame, now_ms=self._house.now_ms())
-            if self._outflow.is_overfull:
-                raise Closed(TRY_AGAIN_LATER)
-            if isinstance(step, BatchFrame):
-                if self._access_is_stale():
-                    await self._check_access()
-                if self._source is not None:
-                    self._offer(step, self._source)
-                else:
-                    await self._first_batch(step)
-            elif isinstance(step, (str, bytes)):
-                self._reply(step)
-            elif isinstance(step, ConnectMessage):
-                await self._connect(step)
-            elif isinstance(step, FlushRequestMessage):
-                self._flush(step)
-            elif isinstance(step, DisconnectMessage):
-                raise Closed(NORMAL)
+            await self._take(message["bytes"] if frame is None else frame)
+            del message, frame  # a parked coroutine would hold on to them
 
-    async def _connect(self, message: ConnectMessage) -> None:
-        epoch = message.epoch or None
+    async def _take(self, frame: str | bytes) -> None:
+        if self._connection is None:
+            if await self._is_answered_asleep(frame):
+                return
+            await self._wake()
+        assert self._connection is not None
+        waited = self._connection.take(frame)
+        if waited is not None:
+            await waited
+        if self._outflow.is_overfull:
+            raise Closed(TRY_AGAIN_LATER)
+
+    async def _is_answered_asleep(self, frame: str | bytes) -> bool:
+        answer = answer_asleep(frame, now_ms=self._house.now_ms()) if self._beats < BEATS_MAX else None
+        if answer is None:
+            return False
+        self._beats += 1
+        if self._child_id is not None:
+            self._house.presence.heard(self._child_id)
+        await self._send({"type": "websocket.send", "text": answer})
+        return True
+
+    async def _wake(self) -> None:
+        assert self._kept is not None
+        self._outflow = Outflow(self._send)
         try:
-            arrival = await self._arrive(message.source_shard_name or self._shard, epoch)
-            held = await self._house.intake.run(lambda: arrivals.held(self._admitted.parent_id))
+            self._connection = await Connection.wake(
+                self._house, Attachment.unpack(self._kept), self._outflow.put, claim=self._claim
+            )
         except DatabaseError as exc:
-            log.error("cannot open child %r, it is asked to come back: %s", self._session.source, exc)
+            log.error("cannot wake a connection, its child is asked to come back: %s", exc)
             raise Closed(TRY_AGAIN_LATER) from None
-        connected = self._house.connections[self._admitted.parent_id]
-        self._reply(greeting.status(held, arrival, connected=connected, now_ms=self._house.now_ms()))
+        self._kept = None
+        self._house.dormitory.up(self, woke=True)
+        if self._child_id is not None:
+            self._house.presence.woke(self._child_id)
 
-    async def _first_batch(self, frame: BatchFrame) -> None:
-        """A batch without a `connect` before it: a child that keeps no epoch."""
-        try:
-            await self._arrive(frame.shard or self._shard, None)
-        except DatabaseError as exc:
-            log.error("cannot open child %r, its batch is refused for now: %s", self._session.source, exc)
-            self._nack(frame, NackReason.INTERNAL_ERROR, "the journal is not available", RETRY_DELAY_MS)
-        else:
-            assert self._source is not None
-            self._offer(frame, self._source)
+    def _claim(self, child: str) -> None:
+        self._house.doorman.claim(self._guest, f"{self._parent_id}/{child}")
 
-    async def _arrive(self, shard: str | None, epoch: int | None) -> Arrival:
-        """Become the child the session names. Raises Closed, DatabaseError."""
-        name, now_ms, admitted = self._session.source, self._house.now_ms(), self._admitted
-        assert name is not None
-        arrival: Arrival | None = await self._house.intake.run(
-            lambda: arrivals.arrive(admitted, name, shard=shard, epoch=epoch, now_ms=now_ms)
-        )
-        if arrival is None:
-            log.warning("child %r is not one its access key may write as", name)
-            raise Closed(POLICY_VIOLATION)
-        if self._source is None:
-            self._house.by_child[arrival.source.child_id] += 1
-        self._source = arrival.source
-        return arrival
+    def _be_replaced(self) -> None:
+        self._goodbye = TRY_AGAIN_LATER
+        if self._task is not None:
+            self._task.cancel()
 
-    def _access_is_stale(self) -> bool:
-        return self._admitted.key_id is not None and self._house.now_ms() - self._checked_ms >= ACCESS_CHECK_MS
-
-    async def _check_access(self) -> None:
-        """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
-        self._checked_ms = now_ms = self._house.now_ms()
-        admitted, name = self._admitted, self._session.source
-        try:
-            allowed = await self._house.intake.run(lambda: arrivals.may_write(admitted, name or "", now_ms=now_ms))
-        except DatabaseError:
+    async def _refuse_rest(self, receive: Receive) -> None:
+        """Tell those batches that are here already and were not looked at to come back."""
+        if self._connection is None:
             return
-        if not allowed:
-            log.warning("the access key of child %r was revoked or expired", name)
-            raise Closed(POLICY_VIOLATION)
-
-    def _offer(self, frame: BatchFrame, source: Source) -> None:
-        if self._house.intake.has_room(len(frame.payload)):
-            self._house.intake.offer(Offer(source, frame, self._answer))
-        else:
-            text = (
-                f"{self._house.intake.waiting_bytes} bytes wait for the journal; {len(frame.payload)} more do not fit"
-            )
-            self._nack(frame, NackReason.BUFFER_FULL, text, INTAKE_RETRY_MS)
-
-    def _answer(self, frame: BatchFrame, verdict: Verdict) -> None:
-        if isinstance(verdict, Accepted):
-            self._reply(
-                self._session.ack(
-                    frame,
-                    verdict.status,
-                    entries=verdict.entries,
-                    utilization=verdict.utilization,
-                    now_ms=self._house.now_ms(),
-                )
-            )
-        else:
-            self._nack(frame, verdict.reason, verdict.message, verdict.retry_delay_ms)
-
-    def _nack(self, frame: BatchFrame, reason: NackReason, text: str, retry_delay_ms: int | None) -> None:
-        now_ms = self._house.now_ms()
-        self._reply(self._session.nack(frame, reason, text, retry_delay_ms=retry_delay_ms, now_ms=now_ms))
-
-    def _flush(self, message: FlushRequestMessage) -> None:
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush_and_tell(message))
-        else:
-            self._reply(flush_requests.busy(message, now_ms=self._house.now_ms()))
-
-    async def _flush_and_tell(self, message: FlushRequestMessage) -> None:
-        self._reply(await flush_requests.serve(message, self._admitted.parent_id, self._house))
-
-    def _reply(self, frame: str | bytes) -> None:
-        self._outflow.put(frame)
-
-    async def _close(self, code: int) -> None:
-        """Answer what was handed in, within `drain_ms`, then say goodbye."""
+        self._connection.stop()
         try:
-            async with asyncio.timeout(self._house.settings.drain_ms / 1000):
-                await self._house.intake.drained()
-                await self._outflow.drained()
-        except TimeoutError:
-            log.error("%d batches of %r were not answered in time", self._session.unanswered, self._session.source)
-        await self._send({"type": "websocket.close", "code": code})
+            while True:
+                async with asyncio.timeout(0):
+                    message = await receive()
+                if message["type"] != "websocket.receive":
+                    return
+                self._connection.take(message.get("text") or message.get("bytes") or "")
+        except (TimeoutError, Closed):
+            return
+
+    async def _close(self, code: int, reason: str = "") -> None:
+        """Answer what was handed in, within `drain_ms`, then say goodbye."""
+        if self._connection is not None:
+            try:
+                async with asyncio.timeout(self._house.settings.drain_ms / 1000):
+                    await self._connection.drained()
+                    await self._outflow.drained()
+            except TimeoutError:
+                session = self._connection.session
+                log.error("%d batches of %r were not answered in time", session.unanswered, session.source)
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def _leave(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-        self._house.leave(self._admitted.parent_id)
-        if self._source is None:
-            return
-        child_id, now_ms = self._source.child_id, self._house.now_ms()
-        self._house.by_child[child_id] -= 1
-        if not self._house.by_child[child_id]:
-            del self._house.by_child[child_id]
-            self._house.intake.post(lambda: arrivals.leave(child_id, now_ms=now_ms))
+        if self._connection is not None:
+            self._connection.leave()
+            self._child_id = self._connection.child_id
+        self._house.dormitory.gone(self)
+        self._house.leave(self._parent_id)
+        if self._child_id is not None:
+            self._house.presence.left(self._child_id)

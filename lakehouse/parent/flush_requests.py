@@ -12,14 +12,13 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Flush, FlushState, FlushTable
 from lakehouse.parent.house import House
 from rpc.messages import FlushRequestMessage, FlushResponseMessage, FlushResult
-from rpc.protocol import encode_message
 
 LOOK_EVERY_MS = 100
 WAIT_MS_MAX = 120_000
 PATHS_MAX = 1000
 
 
-async def serve(message: FlushRequestMessage, parent_id: int, house: House) -> str:
+async def serve(message: FlushRequestMessage, parent_id: int, house: House) -> FlushResponseMessage:
     """Ask a worker and wait for the tables. The answer is always a flush_response, also when it failed."""
     begun_ms, run = house.now_ms(), house.intake.run
     try:
@@ -38,7 +37,7 @@ async def serve(message: FlushRequestMessage, parent_id: int, house: House) -> s
     return _response(message, result, house.now_ms())
 
 
-def busy(message: FlushRequestMessage, *, now_ms: int) -> str:
+def busy(message: FlushRequestMessage, *, now_ms: int) -> FlushResponseMessage:
     """The answer to a second request while the first one runs."""
     return _response(message, _failed("a flush asked for by this connection is running already"), now_ms)
 
@@ -67,7 +66,5 @@ def _failed(error: str) -> FlushResult:
     return FlushResult(success=False, error=error)
 
 
-def _response(message: FlushRequestMessage, result: FlushResult, now_ms: int) -> str:
-    return str(
-        encode_message(FlushResponseMessage(timestamp=now_ms, correlation_id=message.correlation_id, result=result))
-    )
+def _response(message: FlushRequestMessage, result: FlushResult, now_ms: int) -> FlushResponseMessage:
+    return FlushResponseMessage(timestamp=now_ms, correlation_id=message.correlation_id, result=result)

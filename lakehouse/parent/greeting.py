@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from lakehouse.parent.arrivals import Arrival, Held, Knock
 from rpc.messages import BufferStats, ParentState, StatusMessage
-from rpc.protocol import encode_message
+from rpc.negotiation import Accepted
 
 DEFAULT_PARENT = "default"
 
@@ -31,9 +31,9 @@ def knock_of(scope: dict[str, Any]) -> Knock:
     )
 
 
-def status(held: Held, arrival: Arrival, *, connected: int, now_ms: int) -> str:
+def status(held: Held, arrival: Arrival, accepted: Accepted, *, connected: int, now_ms: int) -> StatusMessage:
     """The parent's answer to `connect`."""
-    message = StatusMessage(
+    return StatusMessage(
         timestamp=now_ms,
         state=ParentState.RECEIVING if held.batches else ParentState.IDLE,
         buffer=BufferStats(
@@ -48,5 +48,6 @@ def status(held: Held, arrival: Arrival, *, connected: int, now_ms: int) -> str:
         last_flush_time=held.last_flush_ms or UNSET,
         resume_sequence=UNSET if arrival.resume_sequence is None else arrival.resume_sequence,
         highest_sequence=UNSET if arrival.highest_sequence is None else arrival.highest_sequence,
+        persisted_acks=True if arrival.source.own_epoch else UNSET,
+        **accepted._asdict(),
     )
-    return str(encode_message(message))

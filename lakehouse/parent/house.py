@@ -1,8 +1,9 @@
-"""What all connections of a process share: one intake, the alarms, and who is here."""
+"""What all connections of a process share: one intake, the alarms, the doorman, and who is here."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,12 @@ from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.intake import Intake
+from lakehouse.limits.doorman import Doorman, open_doorman
+from lakehouse.limits.lag import Lag
 from lakehouse.parent.alarm import Alarms
+from lakehouse.parent.hibernation import Dormitory
+from lakehouse.parent.persisted import PersistedWatch
+from lakehouse.parent.presence import Presence
 
 
 @dataclass(slots=True)
@@ -23,10 +29,14 @@ class House:
     intake: Intake
     alarms: Alarms
     now_ms: Callable[[], int]
+    persisted: PersistedWatch
+    presence: Presence
+    dormitory: Dormitory
+    doorman: Doorman
+    lag: Lag
+    chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
-    by_child: Counter[int] = field(default_factory=Counter)
-    """Open connections per child; more than one while an old socket has not noticed that it is dead."""
 
     def enter(self, parent_id: int) -> None:
         self.connections[parent_id] += 1
@@ -40,14 +50,27 @@ class House:
 
     async def close(self) -> None:
         """Journal and answer what was handed in; ask for a last flush."""
+        await self.presence.stop()
         await self.intake.stop()
         await self.alarms.stop()
+        await self.doorman.stop()
 
 
 def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) -> House:
     """A house in the running event loop."""
     alarms = Alarms(ask, now_ms=now_ms)
-    return House(settings, Intake(settings, now_ms=now_ms, on_commit=alarms.note), alarms, now_ms)
+    intake = Intake(settings, now_ms=now_ms, on_commit=alarms.note)
+    return House(
+        settings,
+        intake,
+        alarms,
+        now_ms,
+        PersistedWatch(intake.run),
+        Presence(intake.run, interval_ms=settings.presence_interval_ms, now_ms=now_ms),
+        Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms),
+        open_doorman(settings, now_ms=now_ms),
+        Lag(asyncio.get_running_loop()),
+    )
 
 
 def house() -> House:

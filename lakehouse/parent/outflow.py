@@ -23,6 +23,10 @@ class Outflow:
         self._sender: asyncio.Task[None] | None = None
 
     @property
+    def is_empty(self) -> bool:
+        return not self._frames and (self._sender is None or self._sender.done())
+
+    @property
     def is_overfull(self) -> bool:
         return self._size_bytes > BYTES_MAX
 

@@ -27,12 +27,14 @@ from rpc import columns
 from rpc.capture import postgres_sql as sql
 from rpc.capture.postgres_door import PostgresDoor
 from rpc.config import MIB
+from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.entries import U16_MAX, RawEntry
 from rpc.errors import BufferOverflowError, CaptureError
 from rpc.names import is_table, table_complaint
 from rpc.outbox import DeadLetter, Outbox, OutboxBatch, wall_clock_ms
 from rpc.outbox_meter import ENTRY_BYTES
 from rpc.outbox_rows import ENTRY_BYTES_MAX, checked_bytes
+from rpc.shapes import Shape
 
 __all__ = ["PostgresCapture"]
 
@@ -129,9 +131,12 @@ class PostgresCapture(Outbox):
     @property
     def pending_bytes(self) -> int:
         """About; of the uncut entries those that are counted, as PostgreSQL stores them."""
-        uncut = f"(SELECT c FROM _evodb_change c ORDER BY id LIMIT {COUNT_MAX}) AS c"
         batches = self._door.one("SELECT coalesce(sum(octet_length(payload)), 0) FROM _evodb_batch")
-        return int(batches) + int(self._door.one(f"SELECT coalesce(sum(pg_column_size(c)), 0) FROM {uncut}"))
+        return int(batches) + self.uncut_bytes()
+
+    def uncut_bytes(self) -> int:
+        uncut = f"(SELECT c FROM _evodb_change c ORDER BY id LIMIT {COUNT_MAX}) AS c"
+        return int(self._door.one(f"SELECT coalesce(sum(pg_column_size(c)), 0) FROM {uncut}"))
 
     def uncut_entries(self) -> int:
         """How many entries are in no batch yet, counted up to 100 000."""
@@ -140,7 +145,17 @@ class PostgresCapture(Outbox):
     def changed(self) -> bool:
         return bool(self._door.one("SELECT EXISTS (SELECT 1 FROM _evodb_change)"))
 
-    def append(self, entries: Iterable[RawEntry]) -> int:
+    def append(
+        self,
+        entries: Iterable[RawEntry],
+        *,
+        wait_s: float | None = None,
+        lsns: Sequence[int | None] | None = None,
+        dedup: DedupConfig | None = DEFAULT_DEDUP_CONFIG,
+    ) -> int:
+        """As an outbox does, but nothing waits for room here and no entry has an lsn: the database has its own."""
+        if lsns is not None or wait_s is not None:
+            raise CaptureError("a captured PostgreSQL takes no lsn and does not wait; send these with an outbox file")
         given = list(entries)
         size_bytes = sum(map(checked_bytes, given))
         with self._door.writing() as connection:
@@ -153,7 +168,8 @@ class PostgresCapture(Outbox):
             self._insert_entries(connection, given)
         return len(given)
 
-    def cut(self, *, entries_max: int, bytes_max: int) -> OutboxBatch | None:
+    def cut(self, *, entries_max: int, bytes_max: int, shape: Shape | None = None) -> OutboxBatch | None:
+        """As an outbox does; a batch is kept whole here, and always in columns."""
         with self._door.draining():
             while (batch := self._cut_visible(entries_max, bytes_max)) is not None:
                 if len(batch.payload) <= ENTRY_BYTES_MAX + 2 * U16_MAX:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from rpc import outbox_repeats as repeats
 from rpc.capture import attached, following, leftovers, triggers
 from rpc.capture import snapshot as snapshots
 from rpc.capture import tables as user_tables
@@ -75,7 +76,6 @@ class SqliteCapture(Outbox):
         tables: Sequence[str] | None = None,
         bytes_max: int = 1024 * MIB,
         now_ms: Callable[[], int] = wall_clock_ms,
-        sync: bool = True,
     ) -> None:
         if sqlite3.sqlite_version_info < VERSION_MIN:
             raise CaptureError(f"SQLite is {sqlite3.sqlite_version}, capture wants at least 3.37 to attach and drain")
@@ -88,13 +88,24 @@ class SqliteCapture(Outbox):
         self._held_s = 0.0
         self._paused = threading.Event()
         self.acked_entries = 0
-        super().__init__(path, bytes_max=bytes_max, now_ms=now_ms, sync=sync)
+        super().__init__(path, bytes_max=bytes_max, now_ms=now_ms)
 
     def _open(self) -> None:
         self._file.prepare(own=False)
         with self._file.reading() as connection:
             if has_tables(connection):
                 check_format(connection, str(self.path))
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether changes are noted in this database, by whomever it was attached."""
+        with self._file.reading() as connection:
+            return has_tables(connection) and following.noted(connection) is not None
+
+    def claim(self) -> None:
+        """Be the one process that drains this. Raises OutboxBusyError when another one is."""
+        with self._file.draining():
+            pass
 
     def attach(self, *, snapshot: bool = False) -> list[str]:
         """Capture the tables from now on and return their names; done again it only follows what changed in them.
@@ -104,6 +115,8 @@ class SqliteCapture(Outbox):
         """
         with self._file.reading() as connection:
             found = user_tables.read(connection, self._tables)
+            if not found and has_tables(connection) and following.noted(connection) is None:
+                raise CaptureError(f"{self.path} is the outbox of a client; name the database of an application")
             if not attached.is_attached(connection, found):
                 self._attach()
             if snapshot:
@@ -168,7 +181,7 @@ class SqliteCapture(Outbox):
                 )
             with self._file.writing():
                 attached.drop_triggers(connection)
-                for name in (*SCHEMA, f"{PREFIX}replaced"):
+                for name in (*SCHEMA, *repeats.TABLES, f"{PREFIX}replaced"):
                     connection.execute(f"DROP TABLE IF EXISTS {name}")
                 leftovers.remove(connection)
         self._meter = Meter()

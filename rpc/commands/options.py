@@ -1,51 +1,76 @@
-"""What the commands of a child share on the command line: the parent, the child, the key, and how an end is told.
-
-A command ends with 0, with 1 when something went wrong while it ran, with 2 when it was asked for the wrong thing. The
-key never appears in any text.
-"""
+"""What the commands of a child share on the command line: the parent, the child, the key, and the files they name."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Callable
+import re
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from rpc.errors import LakehouseRpcError
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
+
+from rpc.commands.endings import CODES, UsageError
 from rpc.names import is_name, is_table
 
-OK, FAILURE, USAGE_ERROR = 0, 1, 2
+EXAMPLE = "ws://127.0.0.1:8800/ws"
 
 
-class UsageError(Exception):
-    """What was asked for cannot be meant; the message says what to type."""
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; type {self.prog} --help to see what it takes")
 
 
-def parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """Of one command; `about` is the docstring of its module."""
-    made = argparse.ArgumentParser(
+def parser(name: str, about: str | None, *, codes: str = "") -> Parser:
+    """Of one command; `about` is the docstring of its module, `codes` are exit codes only it has."""
+    made = Parser(
         prog=f"evodb {name}",
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit codes: 0 done, 1 something failed while running, 2 wrong usage",
+        epilog=CODES + codes,
+        allow_abbrev=False,
     )
-    made.add_argument("--json", action="store_true", help="one JSON object per line, for programs")
+    made.add_argument(
+        "--json", action="store_true", help="one JSON object per line, for programs; errors on stderr likewise"
+    )
     return made
 
 
 def with_parent(made: argparse.ArgumentParser) -> None:
     made.add_argument("--parent", metavar="URL", help="ws://host:port/ws of the parent, or wss://... (EVODB_PARENT)")
-    made.add_argument("--token", help="access key; safer in EVODB_TOKEN, where `ps` does not show it")
+    made.add_argument("--token", metavar="KEY", help="access key; safer in EVODB_TOKEN, where `ps` does not show it")
+
+
+def with_wait(made: argparse.ArgumentParser, what: str, *, default_s: int) -> None:
+    made.add_argument("--wait", metavar="SECONDS", type=_seconds, default=default_s, help=f"{what} ({default_s})")
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no time to wait, wanted 0 or more seconds")
 
 
 def parent_of(options: argparse.Namespace) -> str:
     url: str = options.parent or os.environ.get("EVODB_PARENT", "")
-    if not url.startswith(("ws://", "wss://")):
-        found = f"--parent is {url!r}" if url else "no parent is named"
-        raise UsageError(f"{found}; type --parent ws://127.0.0.1:8800/ws (`evodb up` prints the address)")
+    if not url:
+        raise UsageError(f"no parent is named; type --parent {EXAMPLE} (`evodb up` prints the address)")
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError):
+        raise UsageError(f"--parent is {url!r}; type --parent {_meant(url)} (`evodb up` prints the address)") from None
     return url
+
+
+def _meant(url: str) -> str:
+    """The address of a parent that somebody may have had in mind."""
+    found = re.fullmatch(r"(?:(?:http|ws)(s?)://)?([\w.-]+(?::\d{1,4})?)(?:/.*)?", url)
+    return f"ws{found[1] or ''}://{found[2]}/ws" if found else EXAMPLE
 
 
 def token_of(options: argparse.Namespace) -> str | None:
@@ -64,32 +89,19 @@ def table_of(name: str) -> str:
     return name
 
 
-def existing(path: str) -> Path:
-    if not Path(path).is_file():
+def folder_of(path: str) -> Path:
+    """The folder a file is to be made in."""
+    found = Path(path).absolute().parent
+    if not found.is_dir():
+        raise UsageError(f"there is no folder {found}; make it, or type the path of one that exists")
+    return found
+
+
+def readable(path: str) -> Path:
+    """A file or a pipe that is there."""
+    found = Path(path)
+    if found.is_dir():
+        raise UsageError(f"{path} is a folder, wanted a file; type the path of one")
+    if not found.exists():
         raise UsageError(f"there is no file {path}; type the path of one that exists")
-    return Path(path)
-
-
-def ended(name: str, run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """Run a command and tell what ended it; returns the exit code."""
-    try:
-        return run(options)
-    except UsageError as exc:
-        return _told(name, exc, "USAGE", options, USAGE_ERROR)
-    except LakehouseRpcError as exc:
-        return _told(name, exc, exc.code, options, FAILURE)
-    except BrokenPipeError:
-        # Whoever read our lines has had enough; nothing may be written any more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
-    except OSError as exc:
-        return _told(name, exc, "OS_ERROR", options, FAILURE)
-
-
-def _told(name: str, exc: Exception, code: str, options: argparse.Namespace, status: int) -> int:
-    if options.json:
-        sys.stdout.write(json.dumps({"event": "error", "error": str(exc), "code": code}) + "\n")
-        sys.stdout.flush()
-    else:
-        sys.stderr.write(f"evodb {name}: {exc}\n")
-    return status
+    return found

@@ -15,13 +15,12 @@ from statistics import median
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from rpc.commands import endings, parents, screen
 from rpc.commands import options as given
-from rpc.commands import screen
+from rpc.commands.parents import NoParentError
 from rpc.commands.screen import Screen
-from rpc.config import DEFAULT_CHILD_CONFIG
-from rpc.errors import AccessDeniedError, ConnectionError, ProtocolError
+from rpc.errors import ProtocolError
 from rpc.keeper import Address
 from rpc.messages import HeartbeatMessage, PongMessage
 from rpc.protocol import decode_message, encode_message
@@ -30,7 +29,7 @@ ANSWER_S = 10
 
 
 def command(argv: list[str]) -> int:
-    return given.ended("ping", run, _parser().parse_args(argv))
+    return endings.ended(_parser(), run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,57 +42,38 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     if options.count < 1:
-        raise given.UsageError(f"--count is {options.count}, wanted at least 1")
+        raise endings.UsageError(f"--count is {options.count}, wanted at least 1; type --count 1")
     address = Address(given.parent_of(options), given.child_of(options.child), given.token_of(options))
     shown = screen.of(as_json=options.json)
     try:
         asyncio.run(_ping(address, shown, options.count))
     finally:
         shown.close()
-    return given.OK
+    return endings.OK
 
 
 async def _ping(address: Address, shown: Screen, count: int) -> None:
     rounds = []
-    try:
-        async with asyncio.timeout(ANSWER_S * (count + 1)), address.dial(DEFAULT_CHILD_CONFIG) as socket:
-            for number in range(1, count + 1):
-                text_ms = await _timed(lambda: _text_ping(socket))
-                heartbeat_ms = await _timed(lambda: _heartbeat(socket, address.child_id))
-                rounds.append((text_ms, heartbeat_ms))
-                shown.event(
-                    "pong", f"{number}: ping {text_ms:.2f} ms, heartbeat {heartbeat_ms:.2f} ms",
-                    number=number, ping_ms=round(text_ms, 3), heartbeat_ms=round(heartbeat_ms, 3),
-                )  # fmt: skip
-    except InvalidStatus as exc:
-        raise _refused(address, exc.response.status_code) from None
-    except InvalidURI as exc:
-        raise given.UsageError(f"{exc}; type --parent ws://host:port/ws") from None
-    except ConnectionClosed as exc:
-        if exc.rcvd is not None and exc.rcvd.code == 1008:
-            raise AccessDeniedError(f"{address.url} does not let this key in as child {address.child_id!r}") from None
-        raise ConnectionError(f"the connection to {address.url} closed: {exc}") from None
-    except (OSError, TimeoutError, InvalidHandshake) as exc:
-        raise ConnectionError(f"cannot reach {address.url}: {exc or 'no answer in time'}") from None
+    async with parents.opened(address, within_s=ANSWER_S) as socket:
+        for number in range(1, count + 1):
+            text_ms = await _timed(lambda: _text_ping(socket))
+            heartbeat_ms = await _timed(lambda: _heartbeat(socket, address.child_id))
+            rounds.append((text_ms, heartbeat_ms))
+            shown.event(
+                "pong", f"{number}: ping {text_ms:.2f} ms, heartbeat {heartbeat_ms:.2f} ms",
+                number=number, ping_ms=round(text_ms, 3), heartbeat_ms=round(heartbeat_ms, 3),
+            )  # fmt: skip
     text_ms, heartbeat_ms = (median(column) for column in zip(*rounds, strict=True))
     shown.event(
-        "summary", f"{address.url} answers; median ping {text_ms:.2f} ms, heartbeat {heartbeat_ms:.2f} ms",
+        "summary", f"{address.shown} answers; median ping {text_ms:.2f} ms, heartbeat {heartbeat_ms:.2f} ms",
         ping_ms=round(text_ms, 3), heartbeat_ms=round(heartbeat_ms, 3),
     )  # fmt: skip
 
 
-def _refused(address: Address, status: int) -> Exception:
-    if status in (401, 403):
-        return AccessDeniedError(
-            f"{address.url} refused the handshake with HTTP {status}: the access key is missing, wrong or not meant "
-            f"for child {address.child_id!r}; set EVODB_TOKEN, `evodb up` prints a key"
-        )
-    return ConnectionError(f"{address.url} answered the handshake with HTTP {status}, wanted a WebSocket at /ws")
-
-
 async def _timed(work: Callable[[], Coroutine[Any, Any, None]]) -> float:
     began = time.perf_counter()
-    await work()
+    async with asyncio.timeout(ANSWER_S):
+        await work()
     return (time.perf_counter() - began) * 1000
 
 
@@ -110,6 +90,6 @@ async def _heartbeat(socket: ClientConnection, child: str) -> None:
         try:
             message = decode_message(await socket.recv())
         except ProtocolError as exc:
-            raise ConnectionError(f"the other side does not speak this protocol: {exc}") from None
+            raise NoParentError(f"the other side does not speak this protocol: {exc}") from None
         if isinstance(message, PongMessage):
             return

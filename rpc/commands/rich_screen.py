@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console, Group
@@ -16,27 +17,32 @@ class RichScreen:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}"),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
         self._line = Text()
-        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+        # Else what is told on stderr, to a file maybe, would come out here.
+        watched = sys.stderr.isatty()
+        self._live = Live(console=self._console, refresh_per_second=8, transient=True, redirect_stderr=watched)
         self._live.start()
 
     def event(self, kind: str, text: str, **fields: Any) -> None:
         self._console.print(Text(text))
 
     def status(self, text: str, **fields: Any) -> None:
-        self._line = Text(text)
+        self._line = Text(text, no_wrap=True, overflow="ellipsis")
         self._show()
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        # An estimated total may turn out too small.
-        self._bars.update(self._tasks[what], completed=done, total=None if total is None else max(done, total))
+            self._tasks[what] = self._bars.add_task(what, total=total, count="")
+        if total is None:
+            self._bars.update(self._tasks[what], completed=done, count=f"{done:,}")
+        else:
+            total = max(done, total)  # an estimate may turn out too small
+            self._bars.update(self._tasks[what], completed=done, total=total, count=f"{done:,} of {total:,}")
         self._show()
 
     def close(self) -> None:

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing
 
 from rpc.capture.onlooker import Onlooker, View
+from rpc.commands import endings, screen
 from rpc.commands import options as given
-from rpc.commands import screen
+from rpc.commands.database_files import database
+from rpc.commands.endings import UsageError
 from rpc.commands.screen import Screen
+from rpc.commands.stopping import Stopping
+from rpc.errors import LakehouseRpcError
 
 
 def command(argv: list[str]) -> int:
-    return given.ended("tail", run, _parser().parse_args(argv))
+    return endings.ended(_parser(), run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,34 +36,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.every <= 0:
-        raise given.UsageError(f"--every is {options.every:g}, wanted more than 0 seconds")
-    shown = screen.of(as_json=options.json)
-    try:
-        with Onlooker(given.existing(options.outbox)) as onlooker:
-            asyncio.run(_watch(onlooker, shown, once=options.once, every_s=options.every))
-    finally:
-        shown.close()
-    return given.OK
+    if not 0 < options.every < float("inf"):
+        raise UsageError(f"--every is {options.every:g}, wanted more than 0 seconds; type --every 0.2")
+    path = database(options.outbox, wanted="an outbox or a captured database")
+    with Onlooker(path) as onlooker, closing(screen.of(as_json=options.json, quiet_s=0)) as shown:
+        asyncio.run(_watch(onlooker, shown, once=options.once, every_s=options.every))
+    return endings.OK
 
 
 async def _watch(onlooker: Onlooker, shown: Screen, *, once: bool, every_s: float) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stopping = Stopping(shown.close)
     before, acked = None, 0
-    while not stopping.is_set():
-        view = onlooker.look()
+    while not stopping.signal:
+        view = await asyncio.to_thread(_look, onlooker)
         if view is not None:
             if before is not None and before.epoch == view.epoch:
                 acked += _tell(before, view, shown)
-            _show(view, acked, shown)
             before = view
-        if once:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(every_s):
-                await stopping.wait()
+        if before is not None:
+            _show(before, acked, shown)
+            if once:
+                return
+        await stopping.within(every_s)
+
+
+def _look(onlooker: Onlooker) -> View | None:
+    """How things are; None when that is not new, or a writer keeps everybody out for the moment."""
+    try:
+        return onlooker.look()
+    except LakehouseRpcError as exc:
+        if getattr(exc.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            return None
+        raise
 
 
 def _tell(before: View, view: View, shown: Screen) -> int:

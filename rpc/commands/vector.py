@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rpc.commands import endings
 from rpc.commands import options as given
+from rpc.commands.endings import UsageError
 from rpc.frames import encode_batch, encode_frame
 from rpc.messages import (
     AckMessage,
@@ -46,16 +48,16 @@ EVENT = {
 def command(argv: list[str]) -> int:
     made = given.parser("vector", __doc__)
     made.add_argument("name", nargs="?", help="one of those that are listed without a name")
-    return given.ended("vector", run, made.parse_args(argv))
+    return endings.ended(made, run, argv)
 
 
 def run(options: argparse.Namespace) -> int:
     if options.name is None:
         lines = [json.dumps({"event": "vector", "name": name}) if options.json else name for name in VECTORS]
         sys.stdout.write("\n".join(lines) + "\n")
-        return given.OK
+        return endings.OK
     if options.name not in VECTORS:
-        raise given.UsageError(f"there is no vector {options.name!r}; known are {', '.join(VECTORS)}")
+        raise UsageError(f"there is no vector {options.name!r}; type one of {', '.join(VECTORS)}")
     data = VECTORS[options.name]()
     shown = data.hex() if isinstance(data, bytes) else data
     if options.json:
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         form = "hex" if isinstance(data, bytes) else "text"
         shown = json.dumps({"event": "vector", "name": options.name, form: shown, "length": size_bytes})
     sys.stdout.write(shown + "\n")
-    return given.OK
+    return endings.OK
 
 
 def batch(*changes: Change, correlation_id: str | None = "corr-1", is_retry: bool = False) -> CDCBatchMessage:

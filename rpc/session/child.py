@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
-from rpc import batch
+from rpc import batch, negotiation
 from rpc.backoff import delay_ms
-from rpc.batch import Encoding
+from rpc.compression import Compression
 from rpc.config import ChildConfig
 from rpc.errors import ProtocolError
 from rpc.messages import (
@@ -28,8 +28,10 @@ from rpc.messages import (
     HeartbeatMessage,
     NackMessage,
     NackReason,
+    PersistedRequestMessage,
     StatusMessage,
 )
+from rpc.negotiation import FALLBACK, PayloadEncoding, Terms
 from rpc.protocol import decode_message, encode_message
 
 
@@ -58,12 +60,22 @@ class Refusal(NamedTuple):
     final: bool
 
 
+class Persisted(NamedTuple):
+    """A batch is in its tables; `path` is the metadata file of one of them."""
+
+    sequence: int
+    path: str | None
+
+
 class Flushed(NamedTuple):
     correlation_id: str
     result: FlushResult
 
 
-Event: TypeAlias = Welcome | Resolved | Refusal | Flushed
+Event: TypeAlias = Welcome | Resolved | Refusal | Persisted | Flushed
+
+RESUMED_BELOW = 0.5
+"""A child that was told to wait sends batch by batch until an ack says that the parent's buffer is below this."""
 
 
 @dataclass(slots=True)
@@ -83,6 +95,11 @@ class ChildSession:
         self._shard = shard
         self._config = config
         self._on_the_wire: dict[int, OnTheWire] = {}
+        self._capabilities = self._offered()
+        self.terms = Terms(FALLBACK, Compression.NONE)
+        """What may be sent on this connection; known with the welcome."""
+        self.is_paused = False
+        """The parent's buffer was full, and no ack said since that it has room again."""
         self._paused_until_ms = 0
         self._heard_ms: int | None = None
         self._pinged_ms: int | None = None
@@ -99,9 +116,7 @@ class ChildSession:
             source_do_id=self.child_id,
             source_shard_name=self._shard or UNSET,
             last_ack_sequence=last_ack_sequence,
-            capabilities=ClientCapabilities(
-                max_batch_size=self._config.max_batch_size, max_message_size=batch.MESSAGE_BYTES_MAX
-            ),
+            capabilities=self._capabilities,
             epoch=self.epoch,
         )
         return str(encode_message(message))
@@ -110,22 +125,40 @@ class ChildSession:
         """How many more batches may leave now."""
         if now_ms < self._paused_until_ms:
             return 0
-        return max(0, self._config.max_pending_batches - len(self._on_the_wire))
+        window = 1 if self.is_paused else self._config.max_pending_batches
+        return max(0, window - len(self._on_the_wire))
 
-    def batch(self, sequence: int, payload: bytes, *, entries: int, now_ms: int) -> bytes:
-        """The frame of a batch, sent for the first time or again; from now on an answer is expected."""
+    def batch(
+        self,
+        sequence: int,
+        payload: bytes,
+        *,
+        entries: int,
+        now_ms: int,
+        encoding: PayloadEncoding = FALLBACK,
+    ) -> bytes:
+        """The frame of a batch, sent for the first time or again; from now on an answer is expected.
+
+        Raises ProtocolError when the parent does not take a payload of this encoding.
+        """
+        if encoding is not self.terms.encoding and encoding not in negotiation.ALWAYS_TAKEN:
+            raise ProtocolError(
+                f"batch {sequence} was cut with an {encoding} payload, which this parent does not take any more; "
+                "connect to one that does, or upgrade it"
+            )
         sent = self._on_the_wire.get(sequence)
         attempts = 1 if sent is None else sent.attempts + 1
         self._on_the_wire[sequence] = OnTheWire(now_ms, now_ms + self._config.ack_timeout_ms, attempts)
         return batch.encode(
             payload,
-            encoding=Encoding.COLUMNS,
+            encoding=negotiation.LAYOUTS[encoding],
             entry_count=entries,
             source=self.child_id,
             sequence=sequence,
             timestamp_ms=now_ms,
             is_retry=attempts > 1,
             strict_crc=True,
+            compress_with=self.terms.compression,
         )
 
     def forget(self, sequence: int) -> None:
@@ -136,6 +169,10 @@ class ChildSession:
         message = FlushRequestMessage(
             timestamp=now_ms, source_do_id=self.child_id, reason=FlushReason.MANUAL, correlation_id=correlation_id
         )
+        return str(encode_message(message))
+
+    def persisted_request(self, sequence: int, *, now_ms: int) -> str:
+        message = PersistedRequestMessage(timestamp=now_ms, source_do_id=self.child_id, sequence_number=sequence)
         return str(encode_message(message))
 
     def heartbeat(self, *, last_ack_sequence: int, pending_entries: int, now_ms: int) -> str:
@@ -159,6 +196,7 @@ class ChildSession:
         if isinstance(message, NackMessage):
             return self._refused(message, now_ms, chance)
         if isinstance(message, StatusMessage):
+            self.terms = negotiation.settle(self._capabilities, message)
             resume = message.resume_sequence or 0
             return Welcome(message, resume, max(resume, message.highest_sequence or 0))
         if isinstance(message, FlushResponseMessage):
@@ -169,7 +207,10 @@ class ChildSession:
         """Sequences to send again now, ascending: their answer did not come, or a nack said to wait until now."""
         if now_ms < self._paused_until_ms:
             return []
-        return sorted(sequence for sequence, sent in self._on_the_wire.items() if sent.due_ms <= now_ms)
+        due = sorted(sequence for sequence, sent in self._on_the_wire.items() if sent.due_ms <= now_ms)
+        if not self.is_paused:
+            return due
+        return due[:1] if len(due) == len(self._on_the_wire) else []
 
     def wants_heartbeat(self, *, now_ms: int) -> bool:
         silent_ms = now_ms - (self._heard_ms if self._heard_ms is not None else now_ms)
@@ -186,6 +227,8 @@ class ChildSession:
     def due_in_ms(self, *, now_ms: int) -> int:
         """Milliseconds until something of the above may become true."""
         times = [max(sent.due_ms, self._paused_until_ms) for sent in self._on_the_wire.values()]
+        if self.is_paused:  # what is due waits for the one that is under way
+            times = [time_ms for time_ms in times if time_ms > now_ms] or times
         if self._pinged_ms is not None:
             times.append(self._pinged_ms + self._config.heartbeat_timeout_ms)
         else:
@@ -194,10 +237,26 @@ class ChildSession:
             times.append(self._paused_until_ms)
         return max(0, min(times) - now_ms)
 
-    def _resolve(self, ack: AckMessage) -> Resolved | None:
+    def _offered(self) -> ClientCapabilities:
+        """What `connect` says; a child that wants nothing special offers nothing."""
+        capabilities = ClientCapabilities(
+            max_batch_size=self._config.max_batch_size, max_message_size=batch.MESSAGE_BYTES_MAX
+        )
+        encodings, compressions = negotiation.offers(wanted=(PayloadEncoding(self._config.encoding),))
+        if self._config.encoding != FALLBACK:
+            capabilities = structs.replace(capabilities, encodings=encodings)
+        if self._config.compression == "zstd":
+            capabilities = structs.replace(capabilities, compression=True, compressions=compressions)
+        return capabilities
+
+    def _resolve(self, ack: AckMessage) -> Resolved | Persisted | None:
         if self._on_the_wire.pop(ack.sequence_number, None) is None:
-            return None
+            if ack.status is not AckStatus.PERSISTED:
+                return None
+            return Persisted(ack.sequence_number, ack.details.persisted_path or None if ack.details else None)
         utilization = None if ack.details is UNSET else ack.details.buffer_utilization
+        if utilization is not None and utilization < RESUMED_BELOW:
+            self.is_paused = False
         return Resolved(ack.sequence_number, ack.status, utilization)
 
     def _refused(self, nack: NackMessage, now_ms: int, chance: float) -> Refusal | None:
@@ -213,6 +272,7 @@ class ChildSession:
         sent.due_ms, sent.attempts = now_ms + wait_ms, 0
         # What was refused for want of room is not helped by more of it.
         self._paused_until_ms = max(self._paused_until_ms, now_ms + wait_ms)
+        self.is_paused |= nack.reason is NackReason.BUFFER_FULL
         return Refusal(nack.sequence_number, nack.reason, nack.error_message, final=False)
 
     def _retry_delay_ms(self, nack: NackMessage, attempts: int, chance: float) -> int:

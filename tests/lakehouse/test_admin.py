@@ -236,6 +236,15 @@ def test_a_parent_name_that_cannot_be_an_address_is_refused(admin_client: Client
     assert not Parent.objects.exists()
 
 
+def test_an_emptied_config_means_the_defaults(admin_client: Client) -> None:
+    parent = Parent.objects.create(name="shop", config={"flush_threshold_ms": 5000})
+    form = {"name": "shop", "namespace": "lake", "config": ""}
+    response = admin_client.post(url(Parent, "change", parent.pk), form)
+    assert response.status_code == 302, response.content.decode()
+    parent.refresh_from_db()
+    assert parent.config == {}
+
+
 def test_tuning_a_parent_leaves_the_counters_alone_that_moved_meanwhile(admin_client: Client) -> None:
     parent = Parent.objects.create(name="shop", pending_entries=1)
     form = {"name": "shop", "namespace": "other", "config": "{}", "pending_entries": 0, "lease_epoch": 0}

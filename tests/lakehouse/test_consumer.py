@@ -273,7 +273,7 @@ async def test_an_idle_parent_has_no_timer():
 
 
 async def test_a_key_that_was_revoked_ends_its_open_connections(monkeypatch):
-    monkeypatch.setattr("lakehouse.parent.consumer.ACCESS_CHECK_MS", 0)
+    monkeypatch.setattr("lakehouse.parent.connection.ACCESS_CHECK_MS", 0)
     row, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], now_ms=NOW_MS))
     async with home(open=False):
         child = Socket(token=token)

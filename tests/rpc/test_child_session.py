@@ -3,11 +3,22 @@ from msgspec import UNSET
 
 from rpc.batch import Flag, read
 from rpc.columns import encode
+from rpc.compression import Compression
 from rpc.config import ChildConfig
 from rpc.errors import ProtocolError
-from rpc.messages import AckDetails, AckMessage, AckStatus, NackMessage, NackReason, PongMessage, StatusMessage
+from rpc.messages import (
+    AckDetails,
+    AckMessage,
+    AckStatus,
+    BufferStats,
+    NackMessage,
+    NackReason,
+    PongMessage,
+    StatusMessage,
+)
+from rpc.negotiation import PayloadEncoding, accept
 from rpc.protocol import decode_message, encode_message
-from rpc.session import ChildSession, Refusal, Resolved, Welcome
+from rpc.session import ChildSession, Persisted, Refusal, Resolved, Welcome
 from tests.builders import NOW_MS, run
 
 PAYLOAD = encode(run(1, 3))
@@ -27,8 +38,8 @@ def hear(child, message, now_ms=NOW_MS):
     return child.receive(encode_message(message, binary=False), now_ms=now_ms, chance=0.5)
 
 
-def ack(sequence, status=AckStatus.OK):
-    details = AckDetails(entries_processed=3, buffer_utilization=0.5)
+def ack(sequence, status=AckStatus.OK, utilization=0.5):
+    details = AckDetails(entries_processed=3, buffer_utilization=utilization)
     return AckMessage(timestamp=1, sequence_number=sequence, status=status, details=details)
 
 
@@ -97,7 +108,26 @@ def test_a_full_parent_pauses_all_sending_for_the_time_it_gives():
     assert child.overdue(now_ms=NOW_MS + 4999) == []
     assert child.due_in_ms(now_ms=NOW_MS) == 5000
     assert child.overdue(now_ms=NOW_MS + 5000) == [1]
-    assert child.room(now_ms=NOW_MS + 5000) > 0
+
+
+def test_a_child_that_was_told_to_wait_sends_one_by_one_until_the_parent_has_room_again():
+    child = session()
+    for sequence in (1, 2, 3):
+        send(child, sequence)
+        hear(child, nack(sequence, delay_ms=1000))
+    assert child.is_paused
+    later = NOW_MS + 2000
+    assert (child.overdue(now_ms=later), child.room(now_ms=later)) == ([1], 0)
+    send(child, 1, later)
+    assert child.overdue(now_ms=later) == []
+    assert child.due_in_ms(now_ms=later) > 0
+    hear(child, ack(1, utilization=0.5), later)
+    assert child.overdue(now_ms=later) == [2]
+    send(child, 2, later)
+    hear(child, ack(2, utilization=0.49), later)
+    assert not child.is_paused
+    assert child.overdue(now_ms=later) == [3]
+    assert child.room(now_ms=later) > 50
 
 
 def test_a_patient_child_outlives_any_number_of_full_buffers():
@@ -115,6 +145,41 @@ def test_a_final_refusal_ends_the_batch():
     send(child, 1)
     assert hear(child, nack(1, NackReason.INVALID_FORMAT, retry=False)).final
     assert child.on_the_wire == 0
+
+
+def test_a_child_that_wants_nothing_special_offers_nothing():
+    child = ChildSession(child_id="shop-1", epoch=7, config=ChildConfig())
+    capabilities = decode_message(child.hello(last_ack_sequence=0, now_ms=NOW_MS)).capabilities
+    assert (capabilities.encodings, capabilities.compressions) == (UNSET, UNSET)
+
+
+def test_what_both_sides_know_is_sent_from_the_welcome_on():
+    child = session(encoding="arrow", compression="zstd")
+    capabilities = decode_message(child.hello(last_ack_sequence=0, now_ms=NOW_MS)).capabilities
+    accepted = accept(capabilities, has_epoch=True)
+    buffer = BufferStats(batch_count=0, entry_count=0, total_size_bytes=0, utilization=0.0)
+    assert not send(child, 1)[4] & Flag.COMPRESSED
+    status = StatusMessage(timestamp=1, state="idle", buffer=buffer, connected_children=1, **accepted._asdict())
+    hear(child, status)
+    assert child.terms == (PayloadEncoding.ARROW, Compression.ZSTD)
+    long = encode(run(1, 100))
+    frame = child.batch(2, long, entries=100, now_ms=NOW_MS)
+    assert frame[4] & Flag.COMPRESSED
+    assert read(frame).payload == long
+
+
+def test_a_payload_the_parent_does_not_take_any_more_is_not_sent():
+    with pytest.raises(ProtocolError, match="cut with an arrow payload, which this parent does not take any more"):
+        session().batch(1, PAYLOAD, entries=3, now_ms=NOW_MS, encoding=PayloadEncoding.ARROW)
+
+
+def test_an_ack_persisted_after_the_ack_says_where_the_batch_is():
+    child = session()
+    asked = decode_message(child.persisted_request(1, now_ms=NOW_MS))
+    assert (asked.source_do_id, asked.sequence_number) == ("shop-1", 1)
+    details = AckDetails(entries_processed=0, buffer_utilization=0.0, persisted_path="s3://lake/v3.json")
+    heard = AckMessage(timestamp=1, sequence_number=1, status=AckStatus.PERSISTED, details=details)
+    assert hear(child, heard) == Persisted(1, "s3://lake/v3.json")
 
 
 def test_a_refusal_of_something_unreadable_is_reported():

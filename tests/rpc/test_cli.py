@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,11 +64,24 @@ def test_every_command_is_listed_with_what_it_is_for(argv: list[str], capsys: py
         assert [line for line in out.splitlines() if line.startswith(f"  {name} ") and len(line.split()) > 3]
 
 
-def test_an_unknown_command_is_wrong_usage_and_those_there_are_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_wrong_usage_and_what_was_meant_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["sned"], capsys)
     assert code == 2
     assert "no command 'sned'" in err
-    assert "  send" in err
+    assert "did you mean evodb send?" in err
+
+
+def test_an_unknown_command_is_told_to_a_program_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["frobnicate", "--json"], capsys)
+    assert (code, out) == (2, "")
+    error = json.loads(err)
+    assert (error["error"], error["code"]) == ("there is no command 'frobnicate'", "USAGE")
+    assert "capture, ping, send, tail, up, vector" in error["hint"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["--version"], capsys)
+    assert (code, out) == (0, f"evodb {version('evodb')}\n")
 
 
 @pytest.mark.parametrize(("value", "extra"), [("lakehouse_gone.up:command", "evodb[server]"), ("rpc.gone:x", "evodb")])
@@ -114,8 +127,29 @@ def test_a_parent_that_is_no_address_is_wrong_usage(
     assert "type --parent ws://" in err
 
 
-def test_an_error_for_a_program_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(["ping", "--json", "--parent", "localhost"], capsys)
-    assert (code, err) == (2, "")
-    (event,) = Ended(code, out, err).events
-    assert (event["event"], event["code"]) == ("error", "USAGE")
+@pytest.mark.parametrize(
+    ("argv", "code", "hint"),
+    [
+        (
+            ["ping", "--parent", "localhost:8800"],
+            2,
+            "type --parent ws://localhost:8800/ws (`evodb up` prints the address)",
+        ),
+        (["ping", "--parent", "https://lake.example/ws"], 2, "type --parent wss://lake.example/ws"),
+        (["send", "--parent", "ws://x/ws"], 2, "type evodb send --help"),
+        (["capture", "gone.db"], 2, "type the path of one"),
+        (["tail", "gone.db"], 2, "type the path of one"),
+        (["tail"], 2, "type evodb tail --help"),
+        (["vector", "nope"], 2, "type one of batch_min_nocorr"),
+        (["ping", "--parent", "ws://127.0.0.1:1/ws"], 1, "`evodb up` starts a parent"),
+    ],
+)
+def test_an_error_for_a_program_is_one_object_on_stderr_with_what_to_type(
+    argv: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = run([*argv, "--json"], capsys)
+    assert (ended.code, ended.out) == (code, "")
+    error = json.loads(ended.err)
+    assert list(error) == ["error", "hint", "code"]
+    assert error["error"]
+    assert error["hint"].startswith(hint)

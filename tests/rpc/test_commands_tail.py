@@ -4,12 +4,14 @@ import asyncio
 import json
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from rpc.capture.onlooker import Onlooker
 from rpc.capture.sqlite import SqliteCapture
+from rpc.commands import tail
 from rpc.entries import RawEntry
 from rpc.outbox import Outbox
 from tests.rpc.test_cli import end_of, run, started
@@ -82,7 +84,7 @@ def test_a_captured_database_is_an_outbox_too(path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     ("content", "code", "said"),
-    [(None, 2, "there is no file"), (b"", 1, "neither an outbox nor captured"), (b"text" * 400, 1, "not a SQLite")],
+    [(None, 2, "there is no file"), (b"", 1, "neither an outbox nor captured"), (b"text" * 400, 2, "not a SQLite")],
 )
 def test_a_file_that_is_no_outbox_is_said(
     path: Path, content: bytes | None, code: int, said: str, capsys: pytest.CaptureFixture[str]
@@ -92,3 +94,17 @@ def test_a_file_that_is_no_outbox_is_said(
     ended = run(["tail", str(path)], capsys)
     assert (ended.code, ended.out) == (code, "")
     assert said in ended.err
+
+
+def test_a_database_that_somebody_locks_is_looked_at_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as user, SqliteCapture(path) as capture:
+        user.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+        capture.attach()
+        with Onlooker(path) as onlooker:
+            onlooker._connection.execute("PRAGMA busy_timeout = 0")
+            user.execute("BEGIN EXCLUSIVE")
+            assert tail._look(onlooker) is None
+            user.execute("ROLLBACK")
+            view = tail._look(onlooker)
+            assert view is not None
+            assert view.pending == 0

@@ -34,4 +34,4 @@ def test_without_a_name_the_names_are_listed(capsys: pytest.CaptureFixture[str])
 def test_an_unknown_vector_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["vector", "nope"], capsys)
     assert code == 2
-    assert "known are batch_min_nocorr" in err
+    assert "type one of batch_min_nocorr" in err

@@ -111,6 +111,40 @@ def test_a_payload_cut_off_anywhere_is_a_protocol_error(raw: list[RawEntry], dat
         entries.walk(payload + b"x", with_metadata=with_metadata)
 
 
+TEXTS = VALUES.map(dump_value) | st.sampled_from([b"", b"NaN", b'{"a":[1e999,"\\ud800"]}', b"1" * 40, b"-0.0", b"null"])
+ROWS = st.builds(
+    RawEntry, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2),
+    st.sampled_from([b"t", b"u", "\u00fc".encode()]), st.text(max_size=5).map(str.encode), TEXTS, TEXTS,
+    st.sampled_from([b"", b'{"a":1}']),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(ROWS, max_size=5))
+def test_a_batch_has_the_values_that_its_entries_have_one_by_one(raw: list[RawEntry]) -> None:
+    payload, with_metadata = entries.payload_of(raw)
+    whole = entries.to_wals(entries.fields(payload, with_metadata=with_metadata))
+    assert [repr(one) for one in whole] == [repr(value_of(entry)) for entry in raw]
+    assert [repr(entries.to_wal(entry)) for entry in raw] == [repr(one) for one in whole]
+
+
+def value_of(entry: RawEntry) -> WalEntry:
+    """As Python's json reads it, which keeps every digit."""
+    operation = (WalOperation.INSERT, WalOperation.UPDATE, WalOperation.DELETE)[entry.operation]
+    values = [json.loads(text) if text else UNSET for text in entry[5:]]
+    return WalEntry(
+        sequence=entry.sequence, timestamp=entry.timestamp_ms, operation=operation, table=entry.table.decode(),
+        row_id=entry.row_id.decode(), before=values[0], after=values[1], metadata=values[2],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [(b"[1", b"2]"), (b"1,2", b"[3", b"4]"), (b"1", b""), (b"{}", b"{")])
+def test_texts_that_are_json_only_side_by_side_are_not_json(texts: tuple[bytes, ...]) -> None:
+    rows = [RawEntry(7 + n, 2, 0, b"t", b"r", b"", text or b" ") for n, text in enumerate(texts)]
+    with pytest.raises(ProtocolError, match=r"entry (7|8) is not readable"):
+        entries.to_wals(entries.fields(entries.payload_of(rows)[0]))
+
+
 def test_an_unknown_operation_is_a_protocol_error() -> None:
     payload, _ = entries.payload_of([RawEntry(1, 2, 3, b"t", b"r")])
     with pytest.raises(ProtocolError, match="Invalid operation code: 3"):
@@ -150,3 +184,5 @@ def test_a_text_without_utf8_is_a_protocol_error_both_ways() -> None:
     for raw in (RawEntry(1, 2, 0, b"\xff", b"r"), RawEntry(1, 2, 0, b"t", b"r", b"{")):
         with pytest.raises(ProtocolError, match="entry 1 is not readable"):
             entries.to_wal(raw)
+        with pytest.raises(ProtocolError, match="entry 1 is not readable"):
+            entries.to_wals([RawEntry(0, 2, 0, b"t", b"r"), raw, RawEntry(3, 2, 0, b"t", b"r")])

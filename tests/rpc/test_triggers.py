@@ -31,7 +31,7 @@ class Database:
         self.connection.execute("PRAGMA synchronous = OFF")
         for statement in schema:
             self.connection.execute(statement)
-        self.capture = SqliteCapture(path, tables=tables, sync=False)
+        self.capture = SqliteCapture(path, tables=tables)
         self.capture.attach()
 
     def run(self, *statements: str) -> list[Change]:

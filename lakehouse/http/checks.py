@@ -1,0 +1,94 @@
+"""What a parent cannot work without, each asked once and cheaply. A check returns, or raises whatever was wrong.
+
+The object store is asked without the lake's libraries, whose 60 MiB this process never needs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+from lakehouse.conf import Settings
+from lakehouse.models import IcebergTable, Parent
+
+Check = Callable[[], None]
+CONNECT_S = 1
+
+
+def checks_of(settings: Settings) -> dict[str, Check]:
+    return {
+        "database": _with_connection(lambda: Parent.objects.exists()),
+        "broker": broker,
+        "object_store": partial(object_store, settings),
+        "catalog": _with_connection(lambda: IcebergTable.objects.values("metadata_location").first()),
+    }
+
+
+def broker() -> None:
+    """A connection is made and given back; the one of a laptop is a folder, which has to take files."""
+    from celery import current_app
+
+    with current_app.connection_for_write() as connection:
+        if connection.transport_cls == "filesystem":
+            _write_into(Path((connection.transport_options or {})["data_folder_out"]))
+        else:
+            connection.connect()
+
+
+def object_store(settings: Settings) -> None:
+    """A folder takes a file without a name; a bucket says whether it is there for our keys, which costs one read."""
+    warehouse = settings.resolved_warehouse
+    scheme, found, rest = warehouse.partition("://")
+    if not found:
+        _write_into(next(folder for folder in (Path(warehouse), *Path(warehouse).parents) if folder.exists()))
+    elif scheme == "s3":
+        _s3(settings).head_bucket(Bucket=rest.partition("/")[0])
+    else:
+        raise ValueError(f"EVODB_WAREHOUSE is {warehouse!r}, wanted a folder or s3://bucket/prefix")
+
+
+@cache
+def _s3(settings: Settings) -> Any:
+    import boto3  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    region = settings.s3_region if settings.s3_endpoint or settings.s3_region != "auto" else None
+    style = "path" if settings.s3_endpoint else "auto"
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint or None,
+        region_name=region,
+        aws_access_key_id=settings.s3_access_key_id or None,
+        aws_secret_access_key=settings.s3_secret_access_key or None,
+        config=Config(
+            connect_timeout=CONNECT_S,
+            read_timeout=CONNECT_S,
+            retries={"max_attempts": 0},
+            s3={"addressing_style": style},
+        ),
+    )
+
+
+def _write_into(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"1")
+        file.flush()
+        os.fstat(file.fileno())
+
+
+def _with_connection(look: Callable[[], object]) -> Check:
+    """For a thread of its own, which keeps nothing open."""
+
+    def check() -> None:
+        try:
+            look()
+        finally:
+            connections.close_all()
+
+    return check

@@ -1,0 +1,73 @@
+"""Who may ask: an access key with one of several scopes, at the door that also counts handshakes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from django.http import HttpRequest
+
+from lakehouse.http.visits import at_the_door
+from lakehouse.limits.refusal import Response
+from lakehouse.models import AccessKey
+from lakehouse.parent import access
+from lakehouse.parent.grants import ADMIN, EVERYBODY, Grant, Refused, token_of
+from lakehouse.parent.greeting import DEFAULT_PARENT
+from lakehouse.parent.house import house
+
+log = logging.getLogger(__name__)
+
+
+class SentAway(Exception):
+    """A request that is answered with this and nothing else."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class AccessKeyAuth:
+    """A key with one of these scopes, good for the parent that is asked about, unless it is asked about all."""
+
+    openapi_security_schema = {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "evodb_...",
+        "description": "An access key (docs/access-keys.md); as `?token=` where headers cannot be set.",
+    }
+
+    def __init__(self, *scopes: str, of_all_parents: bool = False) -> None:
+        self._scopes = scopes
+        self._of_all_parents = of_all_parents
+
+    async def __call__(self, request: HttpRequest) -> Grant:
+        opened = house()
+        token = token_of(request.headers, request.GET.dict())
+        parent = None if self._of_all_parents else request.GET.get("parent", DEFAULT_PARENT)
+        granted = await at_the_door(
+            opened,
+            request.scope,  # type: ignore[attr-defined]  # an ASGI request
+            lambda: permit(token, self._scopes, parent=parent, is_open=opened.settings.open, now_ms=opened.now_ms()),
+        )
+        if isinstance(granted, Response):
+            raise SentAway(granted)
+        return granted
+
+
+def permit(token: str, scopes: Sequence[str], *, parent: str | None, is_open: bool, now_ms: int) -> Grant | Refused:
+    """What the holder may do, if one of the scopes is his, or the refusal; the log has the reason.
+
+    An open house asks nobody for a key, unless only the scope `admin` would do.
+    """
+    if is_open and any(scope != ADMIN for scope in scopes):
+        return EVERYBODY
+    key = access.recognize(token, now_ms=now_ms)
+    verdict = access.grant_of(key) if isinstance(key, AccessKey) else key
+    if isinstance(verdict, Grant):
+        scope = next((scope for scope in scopes if scope in verdict.scopes), scopes[0])
+        verdict = verdict.refusal(scope=scope, parent=parent) or verdict
+    if isinstance(verdict, Refused):
+        log.warning("a request was refused (%s): %s", verdict.reason, verdict.why)
+    elif isinstance(key, AccessKey):
+        access.note_used(key, now_ms=now_ms)
+    return verdict

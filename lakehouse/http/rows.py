@@ -1,0 +1,69 @@
+"""What the database says about one parent for GET /status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Min, Q, Sum
+from django.db.models.functions import Length
+
+from lakehouse.models import Child, ConnectionState, FallbackBatch, Flush, FlushState, Parent
+from lakehouse.parent import arrivals
+from lakehouse.parent.arrivals import Held
+
+NOTHING = Held(0, 0, 0, None, None, 0.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One moment of a parent. What `counts` and `fallback` hold is named after its fields."""
+
+    parent: Parent
+    held: Held
+    sources: list[Child]
+    counts: dict[str, int]
+    fallback: dict[str, Any]
+    last_flush: Flush | None
+    is_flushing: bool
+
+
+def find(name: str, *, default: str) -> Parent | None:
+    """The parent of this name; the default one is there before the first child names it, and empty."""
+    found = Parent.objects.filter(name=name).first()
+    return Parent(name=name) if found is None and name == default else found
+
+
+def picture(name: str, *, default: str, sources_max: int, now_ms: int) -> Picture | None:
+    """None when there is no such parent."""
+    parent = find(name, default=default)
+    if parent is None:
+        return None
+    children = Child.objects.filter(parent=parent.pk)
+    flushes = Flush.objects.filter(parent=parent.pk)
+    return Picture(
+        parent,
+        NOTHING if parent.pk is None else arrivals.held(parent.pk),
+        list(children.order_by("-last_seen_ms", "-pk")[:sources_max]),
+        children.aggregate(
+            sources=Count("pk"),
+            connected=Count("pk", filter=~Q(state=ConnectionState.GONE)),
+            batches=Sum("batches", default=0),
+            duplicates=Sum("duplicates", default=0),
+        ),
+        _fallback(parent),
+        flushes.filter(state=FlushState.COMMITTED, commit_number=parent.commit_number).first(),
+        parent.lease_until_ms > now_ms and flushes.filter(state=FlushState.OPEN).exists(),
+    )
+
+
+def _fallback(parent: Parent) -> dict[str, Any]:
+    waiting = FallbackBatch.objects.filter(parent=parent.pk)
+    found = waiting.aggregate(
+        batches=Count("pk"),
+        rows=Sum("rows", default=0),
+        bytes=Sum(Length("payload"), default=0),
+        oldest_time=Min("created_ms"),
+    )
+    newest = waiting.order_by("-pk").values_list("last_error", flat=True).first()
+    return found | {"last_error": newest or None}

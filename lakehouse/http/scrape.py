@@ -1,0 +1,43 @@
+"""GET /metrics: what the database says of the parents a key may see, and what this process counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+from asgiref.sync import sync_to_async
+
+from lakehouse import metrics
+from lakehouse.http import samples
+from lakehouse.http.totals import Totals
+from lakehouse.journal.intake import Intake
+from lakehouse.metrics import Sample
+from lakehouse.parent.house import House
+
+
+async def scrape(house: House, *, patterns: Iterable[str]) -> str:
+    totals = _totals.get(house.intake)
+    if totals is None:
+        totals = _totals[house.intake] = Totals()
+    of_parents = await sync_to_async(samples.of_parents)(totals, patterns=patterns, now_ms=house.now_ms())
+    return metrics.text([*of_parents, *_of_process(house)])
+
+
+def _of_process(house: House) -> list[Sample]:
+    tally = house.doorman.tally
+    counted = {
+        "dolake_active_connections": len(house.doorman.gate.guests),
+        "dolake_hibernating_connections": house.dormitory.asleep,
+        "dolake_peak_connections": tally.peak_connections,
+        "dolake_intake_bytes": house.intake.waiting_bytes,
+        "dolake_rate_limited_total": tally.messages_rate_limited,
+        "dolake_payload_rejections": tally.payload_rejections,
+        "dolake_event_size_rejections": tally.event_size_rejections,
+        "dolake_connections_rate_limited": tally.connections_rate_limited,
+        "dolake_ip_rejections": tally.ip_rejections,
+        "dolake_load_shedding_events": tally.load_shedding_events,
+    }
+    return [Sample(name, (), value) for name, value in counted.items()]
+
+
+_totals: WeakKeyDictionary[Intake, Totals] = WeakKeyDictionary()

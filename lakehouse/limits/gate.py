@@ -1,0 +1,193 @@
+"""The gate of one process: who may open a connection, and whose is closed when a child has too many. Pure and exact.
+
+Every handshake passes here first, also when Redis counts for several processes: what is too much for one is too much
+for all, and when Redis is away nothing has to be learned. What is remembered has a bound: open connections (and their
+addresses and children) by `max_connections`, addresses with wrong keys by `tracked_addresses_max`.
+
+A child with too many connections loses its oldest and never the new one. After a crash its old sockets may look alive
+for hours, and whoever refuses the new one locks the child out for as long; the newest is the one that surely lives.
+So a child has to be known by its key before it counts as a source.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from lakehouse.conf import Settings
+from lakehouse.limits.addresses import Address
+from lakehouse.limits.allowance import Headroom, headroom
+from lakehouse.limits.bucket import TokenBucket
+
+SECONDS = 60
+"""Of a minute. A bucket per minute is one per second whose clock runs so many times slower."""
+
+
+class Reason(StrEnum):
+    RATE_LIMITED = "rate_limited"
+    CONNECTION_LIMIT = "connection_limit"
+    IP_LIMIT = "ip_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A handshake that is sent away."""
+
+    reason: Reason
+    headroom: Headroom
+    retry_after_s: int = 1
+    client_ip: str | None = None
+    """Masked."""
+
+
+@dataclass(slots=True, eq=False)
+class Guest:
+    """A connection that came in. `evict` ends it; the headroom is of the moment it came."""
+
+    number: int
+    address: Address | None
+    opened_ms: int
+    headroom: Headroom
+    evict: Callable[[], None] = lambda: None
+    source: str | None = None
+
+    @property
+    def counted(self) -> Address | None:
+        """The address it is counted by, if any."""
+        return None if self.address is None or self.address.is_whitelisted else self.address
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the limits did since the process began."""
+
+    connections_rate_limited: int = 0
+    ip_rejections: int = 0
+    connections_evicted: int = 0
+    peak_connections: int = 0
+    messages_rate_limited: int = 0
+    payload_rejections: int = 0
+    event_size_rejections: int = 0
+    connections_closed: int = 0
+    load_shedding_events: int = 0
+
+    def refused(self, refusal: Refusal) -> None:
+        if refusal.reason is Reason.IP_LIMIT:
+            self.ip_rejections += 1
+        else:
+            self.connections_rate_limited += 1
+
+
+@dataclass(slots=True)
+class Gate:
+    settings: Settings
+    tally: Tally = field(default_factory=Tally)
+    guests: dict[int, Guest] = field(default_factory=dict)
+    """Open connections by number, oldest first."""
+    by_ip: Counter[str] = field(default_factory=Counter)
+    by_subnet: Counter[str] = field(default_factory=Counter)
+    by_source: dict[str, dict[int, Guest]] = field(default_factory=dict)
+    failures: dict[str, TokenBucket] = field(default_factory=dict)
+    """Of the households whose keys were wrong lately, the longest ago first."""
+    _arrivals: TokenBucket | None = None
+    _number: int = 0
+
+    def enter(self, address: Address | None, *, now_ms: int) -> Guest | Refusal:
+        """Let a connection in and count it, or say why not. A refused one counts nowhere."""
+        if self._arrivals is None:
+            per_second = self.settings.connections_per_second
+            self._arrivals = TokenBucket(per_second, per_second, now_ms=now_ms)
+        counted = None if address is None or address.is_whitelisted else address
+        reason, retry_after_s = self._full(counted), 1
+        if reason is None and counted is not None and (wait_s := self._key_wait_s(counted, now_ms)):
+            reason, retry_after_s = Reason.RATE_LIMITED, wait_s
+        if reason is None and not self._arrivals.take(now_ms):
+            reason = Reason.RATE_LIMITED
+        left = headroom(self._arrivals, limit=self.settings.connections_per_second, now_ms=now_ms)
+        if reason is not None:
+            return self.refuse(reason, address, left, retry_after_s=retry_after_s)
+        return self._welcome(address, left, now_ms)
+
+    def refuse(self, reason: Reason, address: Address | None, left: Headroom, *, retry_after_s: int = 1) -> Refusal:
+        masked = None if address is None else address.masked
+        refusal = Refusal(reason, replace(left, remaining=0), retry_after_s, masked)
+        self.tally.refused(refusal)
+        return refusal
+
+    def leave(self, guest: Guest) -> bool:
+        """Forget a connection; whether it was still here."""
+        if self.guests.pop(guest.number, None) is None:
+            return False
+        if guest.counted is not None:
+            _uncount(self.by_ip, guest.counted.ip)
+            _uncount(self.by_subnet, guest.counted.subnet)
+        if guest.source is not None:
+            siblings = self.by_source[guest.source]
+            del siblings[guest.number]
+            if not siblings:
+                del self.by_source[guest.source]
+        return True
+
+    def claim(self, guest: Guest, source: str) -> None:
+        """This connection is that child's, once and for all; its key says so."""
+        if guest.source is None and guest.number in self.guests:
+            guest.source = source
+            self.by_source.setdefault(source, {})[guest.number] = guest
+
+    def surplus(self, source: str) -> list[Guest]:
+        """The connections a child has too many, its oldest."""
+        siblings = self.by_source.get(source, {})
+        return list(siblings.values())[: max(0, len(siblings) - self.settings.max_connections_per_source)]
+
+    def key_failed(self, guest: Guest, *, now_ms: int) -> None:
+        """This connection showed a key that does not exist."""
+        if guest.counted is None:
+            return
+        household, per_minute = guest.counted.household, self.settings.key_failures_per_minute
+        bucket = self.failures.pop(household, None)
+        bucket = bucket or TokenBucket(per_minute, per_minute, now_ms=now_ms // SECONDS)
+        bucket.take(now_ms // SECONDS)
+        self.failures[household] = bucket
+        self._forget(now_ms)
+
+    def _full(self, counted: Address | None) -> Reason | None:
+        """Which count leaves no room for one more."""
+        settings = self.settings
+        if len(self.guests) >= settings.max_connections:
+            return Reason.CONNECTION_LIMIT
+        if counted is None:
+            return None
+        if self.by_ip[counted.ip] >= settings.max_connections_per_ip:
+            return Reason.IP_LIMIT
+        return Reason.IP_LIMIT if self.by_subnet[counted.subnet] >= settings.subnet_rate_limit_threshold else None
+
+    def _key_wait_s(self, counted: Address, now_ms: int) -> int:
+        """How long until a key of this household is looked up again."""
+        bucket = self.failures.get(counted.household)
+        wait_ms = 0 if bucket is None else bucket.wait_ms(now_ms // SECONDS, tokens=1) * SECONDS
+        return -(-wait_ms // 1000)
+
+    def _welcome(self, address: Address | None, left: Headroom, now_ms: int) -> Guest:
+        self._number += 1
+        guest = self.guests[self._number] = Guest(self._number, address, now_ms, left)
+        if guest.counted is not None:
+            self.by_ip[guest.counted.ip] += 1
+            self.by_subnet[guest.counted.subnet] += 1
+        self.tally.peak_connections = max(self.tally.peak_connections, len(self.guests))
+        return guest
+
+    def _forget(self, now_ms: int) -> None:
+        """Households that have their keys back, and the longest silent when there are too many."""
+        while self.failures:
+            household, bucket = next(iter(self.failures.items()))
+            if len(self.failures) <= self.settings.tracked_addresses_max and bucket.wait_ms(now_ms // SECONDS):
+                return
+            del self.failures[household]
+
+
+def _uncount(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]

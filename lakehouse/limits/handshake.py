@@ -1,0 +1,69 @@
+"""daphne's handshakes, mended: headers on the 101, and a refusal that is a real HTTP answer.
+
+daphne 4.2 knows neither the headers of `websocket.accept` nor the ASGI extension `websocket.http.response`: it drops
+both without a word, and all it can refuse with is a bare 403. autobahn below it takes headers for a 101, and the bytes
+of any other answer. Two methods are wrapped here; nothing else of daphne is touched, and uvicorn, which can do both, is
+not affected.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
+
+from lakehouse.limits.refusal import EXTENSION
+
+
+def mend() -> None:
+    """Harmless when it is done twice."""
+    Server.create_application = _create_application
+    WebSocketProtocol.handle_reply = _handle_reply
+
+
+def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
+    if scope["type"] == "websocket":
+        scope.setdefault("extensions", {})[EXTENSION] = {}
+    return _create(server, protocol, scope)
+
+
+def _handle_reply(protocol: Any, message: dict[str, Any]) -> None:
+    is_connecting = protocol.state == protocol.STATE_CONNECTING
+    if message["type"] == "websocket.accept" and is_connecting and message.get("headers"):
+        _accept(protocol, message)
+    elif message["type"] == f"{EXTENSION}.start" and is_connecting:
+        protocol.refusal = [_head(message["status"], message.get("headers", ()))]
+    elif message["type"] == f"{EXTENSION}.body" and is_connecting:
+        protocol.refusal.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            _refuse(protocol)
+    else:
+        _reply(protocol, message)
+
+
+def _accept(protocol: Any, message: dict[str, Any]) -> None:
+    headers: dict[str, list[str]] = {}
+    for name, value in message["headers"]:
+        headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    protocol.handshake_deferred.callback((message.get("subprotocol"), headers))
+    del protocol.handshake_deferred
+
+
+def _refuse(protocol: Any) -> None:
+    """As daphne's own `serverReject` does it, with another answer."""
+    del protocol.handshake_deferred
+    protocol.wasNotCleanReason = "refused by the application"
+    protocol.sendData(b"".join(protocol.refusal))
+    protocol.dropConnection(abort=False)
+    protocol.server.protocol_disconnected(protocol)
+
+
+def _head(status: int, headers: Any) -> bytes:
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    return b"\r\n".join([*lines, *(name + b": " + value for name, value in headers), b"", b""])
+
+
+_create = Server.create_application
+_reply = WebSocketProtocol.handle_reply

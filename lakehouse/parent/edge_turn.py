@@ -1,0 +1,146 @@
+"""One request's worth of a socket that a proxy holds: awake until it is answered, then nothing of it is left here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from django.db import Error as DatabaseError
+
+from lakehouse.parent import edge_events
+from lakehouse.parent.arrivals import Admitted, Knock
+from lakehouse.parent.attachment import Attachment
+from lakehouse.parent.connection import POLICY_VIOLATION, TRY_AGAIN_LATER, Closed, Connection
+from lakehouse.parent.edge_answers import through_proxy
+from lakehouse.parent.edge_events import Event, Kind, NotEvents
+from lakehouse.parent.flush_requests import LOOK_EVERY_MS, WAIT_MS_MAX
+from lakehouse.parent.hibernation import answer_asleep
+from lakehouse.parent.house import House
+
+log = logging.getLogger(__name__)
+
+NOT_UTF8 = 1007
+HELD_MS_MAX = WAIT_MS_MAX + 10_000
+"""A request is answered within this; a flush that a child waits for takes longest."""
+PONG_EVERY_S = 20
+"""A proxy that says `pong` to a silent child is asked for nothing: children send a heartbeat after 30 s of silence."""
+NAMES_TOO_LONG = "the names of child and shard are too long for a connection that sleeps"
+FRAMES = {Kind.TEXT, Kind.BINARY}
+ENDS = {Kind.CLOSE, Kind.DISCONNECT}
+
+
+class Turn:
+    """`heard` is what the child shall hear; `kept` what is remembered of its socket, None when that has ended."""
+
+    def __init__(self, house: House, before: Attachment | None = None) -> None:
+        self.heard: list[Event] = []
+        self.kept: Attachment | None = None
+        self._house = house
+        self._before = before
+        self._connection: Connection | None = None
+
+    def open(self, admitted: Admitted, knock: Knock) -> None:
+        """A new socket, let in."""
+        self.heard.append(Event(Kind.OPEN))
+        self._connection = Connection(self._house, admitted, self._hear, child=knock.child, shard=knock.shard)
+
+    async def serve(self, events: Sequence[Event]) -> None:
+        """What happened on the socket, in order; returns when everything is answered."""
+        try:
+            if not (events and events[0].kind in ENDS):
+                await self._serve(events)
+            self.heard += [event for event in events if event.kind is Kind.CLOSE][:1]
+        except Closed as closed:
+            if self._connection is not None:
+                await self._connection.drained()
+            self.heard.append(edge_events.close(closed.code, closed.reason))
+        finally:
+            self._leave()
+
+    async def _serve(self, events: Sequence[Event]) -> None:
+        connection = self._connection = self._connection or await self._wake()
+        for event in events:
+            if event.kind in ENDS:
+                await connection.drained()
+                return
+            if event.kind in FRAMES:
+                await _take(connection, event)
+            elif event.kind is Kind.PING:
+                self.heard.append(Event(Kind.PONG, event.content))
+        self.kept = await self._settled(connection)
+
+    async def _wake(self) -> Connection:
+        assert self._before is not None
+        if self._before.key_id is None and not self._house.settings.open:
+            raise Closed(POLICY_VIOLATION)  # the house was open when it came
+        try:
+            return await Connection.wake(self._house, self._before, self._hear)
+        except DatabaseError as exc:
+            log.error("cannot wake a connection, its child is asked to come back: %s", exc)
+            raise Closed(TRY_AGAIN_LATER) from None
+
+    async def _settled(self, connection: Connection) -> Attachment:
+        """What to remember, once nothing is under way. Raises Closed when that never comes."""
+        await connection.drained()
+        try:
+            async with asyncio.timeout(HELD_MS_MAX / 1000):
+                while (kept := connection.attachment()) is None:
+                    await asyncio.sleep(LOOK_EVERY_MS / 1000)
+        except TimeoutError:
+            raise Closed(TRY_AGAIN_LATER) from None
+        if kept.pack() is None:
+            raise Closed(POLICY_VIOLATION, NAMES_TOO_LONG)
+        if kept.own_epoch and not (self._before and self._before.own_epoch):
+            # Only children that keep an epoch are known to take a pong they did not ask for.
+            self.heard.append(edge_events.order(type="keep-alive", content="pong", timeout=PONG_EVERY_S))
+        return kept
+
+    def _hear(self, frame: str | bytes) -> None:
+        self.heard.append(edge_events.say(through_proxy(frame)))
+
+    def _leave(self) -> None:
+        """Tell who is here; this process counts only sockets of its own."""
+        known = None if self._before is None else self._before.child_id
+        child_id = known
+        if self._connection is not None:
+            child_id = self._connection.child_id
+            self._connection.leave()
+        if child_id is None:
+            return
+        if known is not None:
+            self._house.presence.arrived(child_id)
+        self._house.presence.left(child_id)
+        if self.kept is not None:
+            self._house.presence.heard(child_id)
+
+
+def answers_asleep(events: Sequence[Event], *, now_ms: int) -> list[Event] | None:
+    """The answers when all of it can be answered without waking the connection, else None."""
+    heard: list[Event] = []
+    for event in events:
+        if event.kind is Kind.PING:
+            heard.append(Event(Kind.PONG, event.content))
+        elif event.kind is not Kind.PONG:
+            answer = answer_asleep(_text(event), now_ms=now_ms) if event.kind is Kind.TEXT else None
+            if answer is None:
+                return None
+            heard.append(edge_events.say(answer))
+    return heard
+
+
+async def _take(connection: Connection, event: Event) -> None:
+    try:
+        frame = event.frame
+    except NotEvents:
+        raise Closed(NOT_UTF8) from None
+    waited = connection.take(frame)
+    if waited is not None:
+        await waited
+
+
+def _text(event: Event) -> str | bytes:
+    try:
+        return event.frame
+    except NotEvents:
+        return event.content

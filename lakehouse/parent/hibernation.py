@@ -1,0 +1,88 @@
+"""Connections that fall asleep when nothing was said for a while, and what is answered without waking them.
+
+One task for a process looks at those that are awake, every quarter of the time it takes to fall asleep, and ends when
+all of them sleep. A sleeping connection has no timer, no session and no row in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from rpc.messages import HeartbeatMessage
+
+LOOKS = 4
+"""So often within `hibernate_after_ms`."""
+HEARTBEAT_BYTES_MAX = 2048
+
+
+class Napper(Protocol):
+    """A connection that is awake."""
+
+    @property
+    def idle_since_ms(self) -> int: ...
+    def fall_asleep(self) -> bool:
+        """Keep only what has to be remembered; False when something is under way."""
+        ...
+
+
+class Dormitory:
+    """For one process: who is awake. `after_ms` of silence put a connection to sleep; 0 never does."""
+
+    def __init__(self, *, after_ms: int, now_ms: Callable[[], int]) -> None:
+        self._after_ms = after_ms
+        self._now_ms = now_ms
+        self._awake: set[Napper] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self.asleep = 0
+        """Connections that sleep."""
+
+    @property
+    def awake(self) -> int:
+        return len(self._awake)
+
+    def up(self, napper: Napper, *, woke: bool = False) -> None:
+        """This connection is awake now, after a sleep or for the first time."""
+        self.asleep -= woke
+        self._awake.add(napper)
+        if self._after_ms and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look_until_all_sleep())
+
+    def gone(self, napper: Napper) -> None:
+        """This connection ended."""
+        if napper in self._awake:
+            self._awake.discard(napper)
+        else:
+            self.asleep -= 1
+
+    def look(self) -> None:
+        """Put to sleep who has been silent long enough."""
+        now_ms = self._now_ms()
+        for napper in [one for one in self._awake if now_ms - one.idle_since_ms >= self._after_ms]:
+            if napper.fall_asleep():
+                self._awake.discard(napper)
+                self.asleep += 1
+
+    async def _look_until_all_sleep(self) -> None:
+        while self._awake:
+            await asyncio.sleep(self._after_ms / LOOKS / 1000)
+            self.look()
+
+
+def answer_asleep(frame: str | bytes, *, now_ms: int) -> str | None:
+    """The answer to a ping or a heartbeat; None when only a connection that is awake can tell."""
+    if frame == "ping":
+        return "pong"
+    if len(frame) > HEARTBEAT_BYTES_MAX:
+        return None
+    try:
+        heartbeat = _heartbeat(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return f'{{"type":"pong","timestamp":{heartbeat.timestamp},"serverTime":{now_ms}}}'
+
+
+_heartbeat = msgspec.json.Decoder(HeartbeatMessage).decode
