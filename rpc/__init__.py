@@ -17,6 +17,7 @@ from rpc.config import (
     DEFAULT_CHILD_CONFIG,
     DEFAULT_PARENT_CONFIG,
     ChildConfig,
+    EventEmitterConfig,
     OnHandlerErrorCallback,
     ParentConfig,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "DedupStats",
     "DeduplicationTracker",
     "DisconnectMessage",
+    "EventEmitterConfig",
     "FlushError",
     "FlushReason",
     "FlushRequestMessage",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
     "DEFAULT_PARENT_CONFIG",
     "ChildConfig",
+    "EventEmitterConfig",
     "OnHandlerErrorCallback",
     "ParentConfig",
 ]
@@ -75,6 +76,31 @@ class ChildConfig:
             raise ValueError(f"outbox_fsync_within_ms is {self.outbox_fsync_within_ms}, wanted 0 or more ms")
         if self.backoff_multiplier < 1:
             raise ValueError(f"backoff_multiplier is {self.backoff_multiplier}, wanted at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventEmitterConfig:
+    """How events of an application reach its parent over HTTP."""
+
+    endpoint: str
+    api_key: str = field(default="", repr=False)
+    batch_size: int = 100
+    flush_interval_ms: int = 1000
+    cdc: bool = False
+    """Changes of collections become events too."""
+    track_previous: bool = False
+    """Such an event brings the document as it was."""
+    max_retry_queue_size: int = 10_000
+    max_consecutive_failures: int = 10
+    """So many open the circuit, for `circuit_breaker_reset_ms`."""
+    circuit_breaker_reset_ms: int = 300_000
+    fetch_timeout_ms: int = 30_000
+
+    def __post_init__(self) -> None:
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint is {self.endpoint!r}, wanted a URL beginning with http:// or https://")
+        _positive(self, "batch_size", "flush_interval_ms", "max_retry_queue_size", "max_consecutive_failures")
+        _positive(self, "circuit_breaker_reset_ms", "fetch_timeout_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,7 @@ FLOORS = {
         "lakehouse.parent.farewell",
         "lakehouse.parent.greeting",
         "lakehouse.parent.house",
+        "lakehouse.parent.inflow",
         "lakehouse.parent.outflow",
         "lakehouse.parent.persisted",
         "lakehouse.routing",

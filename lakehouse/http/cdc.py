@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -39,6 +39,8 @@ DEFAULT_CHILD = "http"
 """The child of events that nobody put his name to."""
 INTAKE_RETRY_MS = 100
 """What waits for the journal is written within so long."""
+ANSWER_MS_MAX = 10_000
+"""The journal has so long; twice what SQLite waits for a lock."""
 
 ReadBody = Callable[[int], Awaitable[bytes]]
 """The body, or as much of it as shows that it has more than so many bytes."""
@@ -60,6 +62,11 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
         return answers.refused(exc.refusal, *_rate_limit(house, visit))
 
 
+def unused_number() -> int:
+    """Nobody can ask for such a number, so it need not be a secret, which costs 140 us beside a busy thread."""
+    return random.getrandbits(cdc_request.NUMBER_BITS)
+
+
 def knock_of(scope: dict[str, Any]) -> Knock:
     """As the handshake of a socket, with the parent as `?parent=`."""
     knock = greeting.knock_of(scope)
@@ -70,7 +77,7 @@ def knock_of(scope: dict[str, Any]) -> Knock:
 async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: str | None) -> Response:
     """Raises NotTaken."""
     body = cdc_request.read(data)
-    sequence = cdc_request.sequence_of(body, key, number=secrets.randbelow(cdc_request.NUMBERS))
+    sequence = cdc_request.sequence_of(body, key, number=unused_number())
     child = knock.child or body.source_do_id or DEFAULT_CHILD
     shard = body.source_shard_name or knock.shard or None
     frame = cdc_request.frame(
@@ -120,10 +127,10 @@ async def _store(house: House, source: Source, frame: BatchFrame) -> Verdict:
 
     house.intake.offer(Offer(source, frame, tell))
     try:
-        async with asyncio.timeout(house.settings.drain_ms / 1000):
+        async with asyncio.timeout(ANSWER_MS_MAX / 1000):
             return await verdict
     except TimeoutError:
-        log.error("the journal said nothing about a request of %r within %d ms", frame.source, house.settings.drain_ms)
+        log.error("the journal said nothing about a request of %r within %d ms", frame.source, ANSWER_MS_MAX)
         text = "the journal gave no answer; the events may be stored or not"
         delay_ms = retry_delay_ms(Reason.INTERNAL_ERROR, refusals=0, chance=0)
         return accept.Refused(NackReason.INTERNAL_ERROR, text, delay_ms)

@@ -29,9 +29,9 @@ from rpc.names import NAME_CHARS_MAX, is_name
 EPOCH = 0
 """Of all that comes over HTTP; a socket never has it."""
 KEY_CHARS_MAX = 255
-BY_KEY, BY_CHANCE = 2**62, 2**62 + 2**61
+NUMBER_BITS = 61
+BY_KEY, BY_CHANCE = 2 << NUMBER_BITS, 3 << NUMBER_BITS
 """From here on numbers are made of keys, and by chance; those that JSON can say end at 2**53."""
-NUMBERS = 2**61
 
 
 class CdcBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
@@ -74,14 +74,14 @@ def frame(
 
 
 def sequence_of(body: CdcBody, key: str | None, *, number: int) -> int:
-    """The number of this request. `number` is one by chance, below NUMBERS. Raises NotTaken for a key that is none."""
+    """The number of this request. `number` is one of NUMBER_BITS by chance. Raises NotTaken for a key that is none."""
     if body.sequence_number is not UNSET:
         return body.sequence_number
     if key is None:
         return BY_CHANCE + number
-    if not 0 < len(key) <= KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
+    if not key.strip() or len(key) > KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
         raise not_taken(f"Idempotency-Key: is {key[:60]!r}, wanted 1 to {KEY_CHARS_MAX} printable ASCII characters")
-    return BY_KEY + int.from_bytes(sha256(key.encode()).digest()[:8], "big") % NUMBERS
+    return BY_KEY + (int.from_bytes(sha256(key.encode()).digest()[:8], "big") >> (64 - NUMBER_BITS))
 
 
 def too_large(size: int, limits: WireLimits) -> NotTaken:

@@ -214,7 +214,7 @@ class Status(Schema):
     connected_sources: int
     source_states: list[SourceState] = Field(description="Those heard of last, the newest first.")
     dedup_stats: DedupStats
-    rate_limits: dict[str, float] = Field(description="The limits of this process (docs/settings.md).")
+    rate_limits: dict[str, int | float] = Field(description="The limits of this process (docs/settings.md).")
     rate_limit_metrics: dict[str, int] = Field(description="What they did in this process since it began.")
     degraded_mode: bool
     load_level: str = Field(description="normal, elevated, high or critical.")

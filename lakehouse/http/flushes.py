@@ -18,7 +18,10 @@ WAITING_MAX = 8
 REQUESTED_BY = "http"
 
 
-async def flush(house: House, parent_id: int) -> FlushResult:
+async def flush(house: House, parent_id: int | None) -> FlushResult:
+    """A parent nobody named yet has nothing to flush."""
+    if parent_id is None:
+        return FlushResult(success=True)
     waiting = _waiting.setdefault(house.intake, Counter())
     if waiting.total() >= WAITING_MAX:
         return FlushResult(success=False, error=f"{WAITING_MAX} requests wait for a flush already; come back later")

@@ -7,6 +7,7 @@ Django's own stack costs a thread of its own and a dozen hops per request: 230 r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,8 @@ class Gone(Exception):
 
 
 class Front:
+    """An ASGI application over Django's."""
+
     def __init__(self, django: Application) -> None:
         self._django = django
 
@@ -39,10 +42,16 @@ class Front:
         asked = scope["method"], scope["path"]
         if asked not in OURS or not _is_our_host(scope):
             await self._django(scope, receive, send)
-        elif asked == ("POST", "/cdc"):
-            await _serve_cdc(scope, receive, send)
-        else:
+        elif scope["path"] == "/health":
             await _send(send, OK, is_head=scope["method"] == "HEAD")
+        else:
+            served = asyncio.ensure_future(_serve_cdc(scope, receive, send))
+            try:
+                await asyncio.shield(served)
+            except asyncio.CancelledError:
+                # The process stops, or the client hung up: what was handed in is answered first.
+                await asyncio.wait([served], timeout=house().settings.drain_ms / 1000)
+                raise
 
 
 OURS = {("POST", "/cdc"), ("GET", "/health"), ("HEAD", "/health")}
@@ -50,7 +59,7 @@ OURS = {("POST", "/cdc"), ("GET", "/health"), ("HEAD", "/health")}
 
 async def _serve_cdc(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     async def read_body(bytes_max: int) -> bytes:
-        return await _read(scope, receive, bytes_max)
+        return await _read(receive, bytes_max)
 
     try:
         response = await cdc.answer(scope, read_body, house())
@@ -59,7 +68,7 @@ async def _serve_cdc(scope: dict[str, Any], receive: Receive, send: Send) -> Non
     await _send(send, response)
 
 
-async def _read(scope: dict[str, Any], receive: Receive, bytes_max: int) -> bytes:
+async def _read(receive: Receive, bytes_max: int) -> bytes:
     """Raises Gone."""
     chunks: list[bytes] = []
     size = 0

@@ -37,7 +37,7 @@ def status(house: House, seen: Picture, *, now_ms: int) -> Status:
     )
 
 
-def limits_of(house: House) -> dict[str, float]:
+def limits_of(house: House) -> dict[str, int | float]:
     """The numbers among the limits; addresses and networks are nobody's business."""
     named = {row.name: getattr(house.settings, row.name) for row in fields(RateLimitConfig)}
     return {to_camel(name): value for name, value in named.items() if isinstance(value, (int, float))}

@@ -2,8 +2,8 @@
 
 daphne 4.2 knows neither the headers of `websocket.accept` nor the ASGI extension `websocket.http.response`: it drops
 both without a word, and all it can refuse with is a bare 403. autobahn below it takes headers for a 101, and the bytes
-of any other answer. Two methods are wrapped here; nothing else of daphne is touched, and uvicorn, which can do both, is
-not affected.
+of any other answer. And whoever sends a request line by line may take hours: every line gives it a minute more. Here a
+request has `HEAD_S` to be complete. Nothing else of daphne is touched, and uvicorn is not affected.
 """
 
 from __future__ import annotations
@@ -11,16 +11,33 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from daphne.http_protocol import HTTPFactory
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
+from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 
 from lakehouse.limits.refusal import EXTENSION
+
+HEAD_S = 10
+"""For a request up to its body, from the connection or the request before it; also for every pause in a body."""
 
 
 def mend() -> None:
     """Harmless when it is done twice."""
+    HTTPFactory.protocol = staticmethod(lambda: _GenericHTTPChannelProtocol(_Channel()))
     Server.create_application = _create_application
     WebSocketProtocol.handle_reply = _handle_reply
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # Twisted has no types for it
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        self.timeOut = HEAD_S
+        super().connectionMade()
+
+    def resetTimeout(self) -> None:  # noqa: N802 - Twisted's name
+        """Something arrived; a line of a head is no reason to wait longer."""
+        if self._transferDecoder is not None:
+            super().resetTimeout()
 
 
 def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -30,6 +47,8 @@ def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> An
 
 
 def _handle_reply(protocol: Any, message: dict[str, Any]) -> None:
+    if protocol.state in (protocol.STATE_CLOSING, protocol.STATE_CLOSED):
+        return  # autobahn would raise; daphne does not know yet that the conversation is over
     is_connecting = protocol.state == protocol.STATE_CONNECTING
     if message["type"] == "websocket.accept" and is_connecting and message.get("headers"):
         _accept(protocol, message)
@@ -40,6 +59,8 @@ def _handle_reply(protocol: Any, message: dict[str, Any]) -> None:
         if not message.get("more_body", False):
             _refuse(protocol)
     else:
+        if message["type"] == "websocket.close":
+            protocol.goodbye = message.get("reason", "")  # daphne drops it
         _reply(protocol, message)
 
 

@@ -18,7 +18,7 @@ from lakehouse.parent import arrivals, flush_requests, greeting, persisted
 from lakehouse.parent.arrivals import Admitted, Arrival
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.house import House
-from lakehouse.parent.teller import Reply, Teller
+from lakehouse.parent.teller import STOPS, Reply, Teller
 from rpc import negotiation
 from rpc.batch import BatchFrame, Dialect
 from rpc.dolake.refusals import Reason
@@ -26,7 +26,7 @@ from rpc.messages import ConnectMessage, DisconnectMessage, FlushRequestMessage,
 
 log = logging.getLogger(__name__)
 
-NORMAL, GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1000, 1001, 1008, 1013
+NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1008, 1011, 1013
 ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
 TOO_LARGE_TOO_OFTEN = "Too many size violations"
@@ -75,7 +75,11 @@ class Connection:
         """Serve a frame; what is returned has to be awaited before the next one. Raises Closed."""
         now_ms = self.active_ms = self._house.now_ms()
         self._house.lag.probe()
-        step = self.session.receive(frame, now_ms=now_ms)
+        try:
+            step = self.session.receive(frame, now_ms=now_ms)
+        except Exception:
+            self._teller.fail(frame, now_ms)
+            return None
         if isinstance(step, BatchFrame):
             return self._batch(step, now_ms)
         if isinstance(step, (str, bytes)):
@@ -84,15 +88,17 @@ class Connection:
             return None
         if isinstance(step, DisconnectMessage):
             raise Closed(NORMAL)
+        if self._teller.is_stopping:
+            return None
+        if isinstance(step, PersistedRequestMessage):
+            return self._watch(step)
         if not self._teller.may_speak(now_ms):
             self._teller.reply(self.session.too_fast(self._teller.delay_ms(), now_ms=now_ms))
             return None
         if isinstance(step, ConnectMessage):
             return self._connect(step)
-        if isinstance(step, FlushRequestMessage):
-            self._flush(step)
-            return None
-        return self._watch(step)
+        self._flush(step)
+        return None
 
     async def drained(self) -> None:
         """Everything that was handed in is answered."""
@@ -151,14 +157,32 @@ class Connection:
         self._house.persisted.forget(self)
 
     def _batch(self, frame: BatchFrame, now_ms: int) -> Awaitable[None] | None:
-        if not self._teller.is_welcome(frame, now_ms):
-            return None
-        if self._source is None:
-            return self._first_batch(frame)
-        if self._admitted.key_id is not None and now_ms - self._checked_ms >= ACCESS_CHECK_MS:
-            return self._check_access_and_offer(frame, self._source)
-        self._teller.offer(frame, self._source)
+        try:
+            if not self._teller.is_welcome(frame, now_ms):
+                return None
+            if self._source is None:
+                return self._after(self._first_batch(frame), frame)
+            if self._admitted.key_id is not None and now_ms - self._checked_ms >= ACCESS_CHECK_MS:
+                return self._after(self._check_access(), frame)
+            self._teller.offer(frame, self._source)
+        except Exception:
+            self._teller.fail_batch(frame)
         return None
+
+    async def _after(self, looked_up: Awaitable[bool], frame: BatchFrame) -> None:
+        """Offer a batch whose child had to be looked up; whatever comes in between, the batch has its answer."""
+        try:
+            if await looked_up:
+                assert self._source is not None
+                self._teller.offer(frame, self._source)
+        except asyncio.CancelledError:
+            self.stop()
+            self._teller.refuse(frame, Reason.SHUTTING_DOWN, STOPS)
+            raise
+        except Closed:
+            raise
+        except Exception:
+            self._teller.fail_batch(frame)
 
     async def _connect(self, message: ConnectMessage) -> None:
         try:
@@ -171,16 +195,15 @@ class Connection:
         status = greeting.status(held, arrival, self.session.accepted, connected=connected, now_ms=now_ms)
         self._teller.reply(self.session.say(status))
 
-    async def _first_batch(self, frame: BatchFrame) -> None:
+    async def _first_batch(self, frame: BatchFrame) -> bool:
         """A batch without a `connect` before it: a child that keeps no epoch."""
         try:
             await self._arrive(frame.shard or self._shard, None)
         except DatabaseError as exc:
             log.error("cannot open child %r, its batch is refused for now: %s", self.session.source, exc)
             self._teller.refuse(frame, Reason.INTERNAL_ERROR, "the journal is not available")
-        else:
-            assert self._source is not None
-            self._teller.offer(frame, self._source)
+            return False
+        return True
 
     async def _arrive(self, shard: str | None, epoch: int | None) -> Arrival:
         """Become the child the session names. Raises Closed, DatabaseError."""
@@ -198,7 +221,7 @@ class Connection:
         self._source = arrival.source
         return arrival
 
-    async def _check_access_and_offer(self, frame: BatchFrame, source: Source) -> None:
+    async def _check_access(self) -> bool:
         """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
         self._checked_ms = now_ms = self._house.now_ms()
         admitted, name = self._admitted, self.session.source
@@ -209,7 +232,7 @@ class Connection:
         if not allowed:
             log.warning("the access key of child %r was revoked or expired", name)
             raise Closed(POLICY_VIOLATION)
-        self._teller.offer(frame, source)
+        return True
 
     def _flush(self, message: FlushRequestMessage) -> None:
         if self._flushing is None or self._flushing.done():
@@ -222,7 +245,9 @@ class Connection:
         self._teller.reply(self.session.say(answer))
 
     async def _watch(self, message: PersistedRequestMessage) -> None:
-        """Say when this batch is in its tables."""
+        """Say when this batch is in its tables. It waits for a token: who asks does so once and is not refused."""
+        while not self._teller.may_speak(now_ms := self._house.now_ms()):
+            await asyncio.sleep(self._teller.allowance.messages.wait_ms(now_ms, tokens=1) / 1000)
         source, sequence, batch_id = self._source, message.sequence_number, None
         if source is not None:
             try:
@@ -233,7 +258,9 @@ class Connection:
         if batch_id is None:
             self._teller.reply(self.session.never_seen(sequence, now_ms=self._house.now_ms()))
             return
-        session, now_ms, reply = self.session, self._house.now_ms, self._teller.reply
-        self._house.persisted.watch(
-            batch_id, self, lambda path: reply(session.persisted(sequence, path, now_ms=now_ms()))
-        )
+        if not self._house.persisted.watch(batch_id, self, sequence, self._tell_persisted):
+            log.warning("child %r waits for the tables of more batches than anybody may", self.session.source)
+            raise Closed(TRY_AGAIN_LATER)
+
+    def _tell_persisted(self, sequence: int, path: str) -> None:
+        self._teller.reply(self.session.persisted(sequence, path, now_ms=self._house.now_ms()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from channels.consumer import AsyncConsumer
@@ -20,18 +21,21 @@ from lakehouse.limits.refusal import rate_limit_headers
 from lakehouse.parent import arrivals, door, greeting
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
-from lakehouse.parent.connection import GOING_AWAY, TRY_AGAIN_LATER, Closed, Connection
+from lakehouse.parent.connection import GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Closed, Connection
 from lakehouse.parent.grants import Refusal as KeyRefusal
 from lakehouse.parent.grants import Refused
 from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House, house
-from lakehouse.parent.outflow import Outflow, Send, hold_back_slow_readers
+from lakehouse.parent.inflow import Inflow
+from lakehouse.parent.outflow import Outflow, Send
 
 log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 BEATS_MAX = 100
 """Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
+GOODBYE_S = 1.0
+"""A child that does not read is not waited for any longer to be told that it has to go."""
 NOT_NEEDED = ("headers", "query_string", "raw_path", "extensions", "subprotocols", "path", "client", "server")
 """Of a scope, once a child is in: 2 KiB."""
 
@@ -47,13 +51,14 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     """Nothing is going on but waiting for the child."""
     _connection: Connection | None
     """None while it sleeps; then `_kept` is there."""
+    _inflow: Inflow
     _outflow: Outflow
     _kept: bytes | None
     _beats: int
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.scope, self._send, self._house = scope, send, house()
-        self._task, self._goodbye = asyncio.current_task(), GOING_AWAY
+        self._task, self._goodbye, self._inflow = asyncio.current_task(), GOING_AWAY, Inflow(send)
         await receive()
         guest = await self._house.doorman.enter(scope, evict=self._be_replaced)
         if isinstance(guest, Refusal):
@@ -62,7 +67,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._guest = guest
         try:
             knock = greeting.knock_of(scope)
-            admitted = await self._admit(knock)
+            admitted = await self._inflow.closed_until(self._admit(knock))
             if admitted is not None:
                 await self._serve(admitted, knock, receive)
         finally:
@@ -97,7 +102,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             )
         except DatabaseError as exc:
             log.error("cannot look up a key, the child is asked to come back: %s", exc)
-            await self._send({"type": "websocket.accept"})
+            await self._accept()
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return None
         if isinstance(verdict, Refused):
@@ -106,6 +111,9 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             await door.not_admitted(self.scope, self._send, verdict)
             return None
         return verdict
+
+    async def _accept(self) -> None:
+        await self._send({"type": "websocket.accept", "headers": rate_limit_headers(self._guest.headroom)})
 
     async def _serve(self, admitted: Admitted, knock: Knock, receive: Receive) -> None:
         self._parent_id, self._child_id = admitted.parent_id, None
@@ -116,8 +124,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._house.enter(self._parent_id)
         self._house.dormitory.up(self)
         try:
-            await self._send({"type": "websocket.accept", "headers": rate_limit_headers(self._guest.headroom)})
-            hold_back_slow_readers(self._send)
+            await self._accept()
+            self._inflow.hold_back_slow_readers()
             for name in NOT_NEEDED:
                 self.scope.pop(name, None)
             del admitted, knock
@@ -126,8 +134,14 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             await self._close(closed.code, closed.reason)
         except asyncio.CancelledError:
             # The process stops, or a newer connection took this one's place: what was handed in is answered first.
-            await self._refuse_rest(receive)
+            refusing = asyncio.create_task(self._refuse_all(receive))
             await self._close(self._goodbye)
+            refusing.cancel()
+        except OSError:
+            log.info("a connection was lost while it was answered")
+        except Exception:
+            log.exception("a connection ends by a mistake of ours")
+            await self._close(INTERNAL_ERROR)
         finally:
             self._leave()
 
@@ -146,11 +160,11 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         if self._connection is None:
             if await self._is_answered_asleep(frame):
                 return
-            await self._wake()
+            await self._inflow.closed_until(self._wake())
         assert self._connection is not None
         waited = self._connection.take(frame)
         if waited is not None:
-            await waited
+            await self._inflow.closed_until(waited)
         if self._outflow.is_overfull:
             raise Closed(TRY_AGAIN_LATER)
 
@@ -187,20 +201,14 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         if self._task is not None:
             self._task.cancel()
 
-    async def _refuse_rest(self, receive: Receive) -> None:
-        """Tell those batches that are here already and were not looked at to come back."""
+    async def _refuse_all(self, receive: Receive) -> None:
+        """Tell batches that were not looked at, and those that still come, to come back."""
         if self._connection is None:
             return
         self._connection.stop()
-        try:
-            while True:
-                async with asyncio.timeout(0):
-                    message = await receive()
-                if message["type"] != "websocket.receive":
-                    return
+        with suppress(Closed):
+            while (message := await receive())["type"] == "websocket.receive":
                 self._connection.take(message.get("text") or message.get("bytes") or "")
-        except (TimeoutError, Closed):
-            return
 
     async def _close(self, code: int, reason: str = "") -> None:
         """Answer what was handed in, within `drain_ms`, then say goodbye."""
@@ -212,11 +220,16 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             except TimeoutError:
                 session = self._connection.session
                 log.error("%d batches of %r were not answered in time", session.unanswered, session.source)
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            except asyncio.CancelledError:
+                log.info("a connection of %r was ended twice", self._connection.session.source)
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def _leave(self) -> None:
         if self._connection is not None:
             self._connection.leave()
+            self._outflow.close()
             self._child_id = self._connection.child_id
         self._house.dormitory.gone(self)
         self._house.leave(self._parent_id)

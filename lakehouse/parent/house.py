@@ -85,6 +85,13 @@ def move_in(opened: House) -> House:
     return opened
 
 
+async def move_out() -> None:
+    """Close the house of the running event loop, if there is one."""
+    opened = _houses.pop(asyncio.get_running_loop(), None)
+    if opened is not None:
+        await opened.close()
+
+
 def ask_worker(parent_id: int, trigger: FlushTrigger) -> None:
     """Through the broker; the task is named, not imported, so that this process never loads the lake's libraries."""
     from celery import current_app

@@ -1,15 +1,17 @@
 """Replies on their way to one child: in order, and never more of them than the child reads.
 
-An ASGI server may take replies without end while the child does not read; daphne does. Where the socket is Twisted's,
-we stop reading from a child that does not read from us, so that TCP itself holds it back. Elsewhere `send` waits, and a
-child that makes more than `BYTES_MAX` of replies wait is cut off.
+An ASGI server may take replies without end while the child does not read; daphne does, and `inflow` holds such a child
+back. Elsewhere `send` waits, and a child that makes more than `BYTES_MAX` of replies wait is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 BYTES_MAX = 4 * 1024 * 1024
@@ -21,6 +23,7 @@ class Outflow:
         self._frames: list[str | bytes] = []
         self._size_bytes = 0
         self._sender: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def is_empty(self) -> bool:
@@ -32,6 +35,8 @@ class Outflow:
 
     def put(self, frame: str | bytes) -> None:
         """Send this after everything put before. One task sends what a whole group brought."""
+        if self._is_closed:
+            return
         self._frames.append(frame)
         self._size_bytes += len(frame)
         if self._sender is None or self._sender.done():
@@ -41,37 +46,23 @@ class Outflow:
         if self._sender is not None:
             await self._sender
 
+    def close(self) -> None:
+        """Nobody is there any more: what waits and what comes is forgotten."""
+        self._is_closed = True
+        self._frames.clear()
+        if self._sender is not None:
+            self._sender.cancel()
+
     async def _run(self) -> None:
         while self._frames:
             frames, self._frames = self._frames, []
             for frame in frames:
                 kind = "text" if isinstance(frame, str) else "bytes"
-                await self._send({"type": "websocket.send", kind: frame})
+                try:
+                    await self._send({"type": "websocket.send", kind: frame})
+                except OSError:  # a server may say that nobody is there; the receiving side hears it too
+                    self._is_closed = True
+                    return
+                except Exception:
+                    log.exception("an answer of %d bytes was not sent", len(frame))
                 self._size_bytes -= len(frame)
-
-
-class ReadOnlyWhileWritable:
-    """A Twisted push producer that reads from the socket only while the socket takes what we write."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-
-    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
-        self._transport.pauseProducing()
-
-    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
-        self._transport.resumeProducing()
-
-    def stopProducing(self) -> None:  # noqa: N802 - Twisted's name
-        self._transport.stopProducing()
-
-
-def hold_back_slow_readers(send: Send) -> bool:
-    """Tie reading to writing if this `send` leads to a socket of Twisted; returns whether it does."""
-    [protocol, *_] = getattr(send, "args", None) or [None]
-    transport: Any = getattr(protocol, "transport", None)
-    if not hasattr(transport, "registerProducer"):
-        return False
-    transport.unregisterProducer()  # the HTTP channel's, whose request is over
-    transport.registerProducer(ReadOnlyWhileWritable(transport), True)
-    return True

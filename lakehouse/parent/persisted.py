@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
@@ -22,9 +23,11 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_MS = 200
 LOOKED_AT_MAX = 500
 """Batches in one query; the oldest first."""
+WATCHED_MAX = 20_000
+"""Of one connection, 7 MiB; a child that wants to hear of more is asked to come back."""
 
-Tell = Callable[[str], None]
-"""Hears the metadata file of a table the batch is in, or nothing when none is known any more."""
+Tell = Callable[[int, str], None]
+"""Hears for which sequence it waited and the metadata file of a table that batch is in, empty when none is known."""
 
 
 class PersistedWatch:
@@ -32,7 +35,9 @@ class PersistedWatch:
 
     def __init__(self, run: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
         self._run = run
-        self._waiting: dict[int, dict[object, list[Tell]]] = {}
+        self._waiting: dict[int, dict[tuple[object, int], Tell]] = {}
+        self._watched: Counter[object] = Counter()
+        """How many of them are each owner's."""
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -40,21 +45,30 @@ class PersistedWatch:
         """Batches somebody waits for."""
         return len(self._waiting)
 
-    def watch(self, batch_id: int, owner: object, tell: Tell) -> None:
-        """Tell when this batch is in its tables, unless the owner is forgotten first."""
-        self._waiting.setdefault(batch_id, {}).setdefault(owner, []).append(tell)
+    def watch(self, batch_id: int, owner: object, sequence: int, tell: Tell) -> bool:
+        """Tell when this batch is in its tables, unless the owner is forgotten first; False when it has too many."""
+        watches = self._waiting.get(batch_id, {})
+        if (owner, sequence) not in watches:
+            if self._watched[owner] >= WATCHED_MAX:
+                return False
+            self._watched[owner] += 1
+        self._waiting[batch_id] = watches
+        watches[owner, sequence] = tell
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_until_told())
+        return True
 
     def is_watched_by(self, owner: object) -> bool:
-        return any(owner in owners for owners in self._waiting.values())
+        return owner in self._watched
 
     def forget(self, owner: object) -> None:
         """A connection that ended waits for nothing."""
-        for batch_id in [batch_id for batch_id, owners in self._waiting.items() if owner in owners]:
-            del self._waiting[batch_id][owner]
-            if not self._waiting[batch_id]:
-                del self._waiting[batch_id]
+        if self._watched.pop(owner, 0):
+            for batch_id, watches in list(self._waiting.items()):
+                for watch in [watch for watch in watches if watch[0] is owner]:
+                    del watches[watch]
+                if not watches:
+                    del self._waiting[batch_id]
 
     async def _look_until_told(self) -> None:
         while self._waiting:
@@ -65,10 +79,15 @@ class PersistedWatch:
                 log.warning("cannot look for batches in tables, trying again: %s", exc)
                 found = {}
             for batch_id, path in found.items():
-                for tells in self._waiting.pop(batch_id, {}).values():
-                    for tell in tells:
-                        tell(path)
+                for (owner, sequence), tell in self._waiting.pop(batch_id, {}).items():
+                    self._told(owner)
+                    tell(sequence, path)
             await asyncio.sleep(LOOK_EVERY_MS / 1000)
+
+    def _told(self, owner: object) -> None:
+        self._watched[owner] -= 1
+        if not self._watched[owner]:
+            del self._watched[owner]
 
 
 def batch_of(source: Source, sequence: int) -> int | None:

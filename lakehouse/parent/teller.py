@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from lakehouse.journal.accept import Accepted, Source, Verdict
@@ -17,8 +18,10 @@ from rpc.dolake.limits import WireLimits
 from rpc.dolake.refusals import Gauges, Reason, retry_delay_ms
 from rpc.session import ParentSession
 
-INTAKE_RETRY_MS = 100
-"""What waits for the journal is written within so long."""
+log = logging.getLogger(__name__)
+
+STOPS = "this process stops; another one takes over"
+MISTAKE = "the batch was not stored, through no fault of its own"
 NO_BREAKER = "closed"
 """Nothing keeps flushes away from the object store yet."""
 
@@ -56,12 +59,12 @@ class Teller:
         else:
             waiting = house.intake.waiting_bytes
             text = f"{waiting} bytes wait for the journal; {len(frame.payload)} more do not fit"
-            self.refuse(frame, Reason.BUFFER_FULL, text, INTAKE_RETRY_MS)
+            self.refuse(frame, Reason.BUFFER_FULL, text, max_size=house.settings.intake_bytes_max)
 
     def is_welcome(self, frame: BatchFrame, now_ms: int) -> bool:
         """Whether this batch may be offered now; if not it was told why."""
         if self.is_stopping:
-            self.refuse(frame, Reason.SHUTTING_DOWN, "this process stops; another one takes over")
+            self.refuse(frame, Reason.SHUTTING_DOWN, STOPS)
         elif not self.may_speak(now_ms):
             self._house.doorman.tally.messages_rate_limited += 1
             text = f"more than {self.allowance.messages.per_second} messages/s of this connection"
@@ -104,6 +107,18 @@ class Teller:
         else:
             tally.payload_rejections += 1
         return not self.allowance.violate()
+
+    def fail(self, frame: str | bytes, now_ms: int) -> None:
+        """A mistake of ours about a frame, just caught: it is logged, and the child tries again."""
+        self.allowance.take(now_ms)
+        echo, answer = self.session.failed(frame, now_ms=now_ms)
+        log.exception("a frame of %r was not understood (%s)", self.session.source, echo.correlation_id)
+        self.reply(answer)
+
+    def fail_batch(self, frame: BatchFrame) -> None:
+        """The same about a batch."""
+        log.exception("batch %d of %r was not taken (%s)", frame.sequence, self.session.source, frame.correlation_id)
+        self.refuse(frame, Reason.INTERNAL_ERROR, MISTAKE)
 
     def refuse(
         self, frame: BatchFrame, reason: Reason, text: str, delay_ms: int | None = None, *, max_size: int | None = None

@@ -12,8 +12,8 @@ from rpc.batch import BatchFrame, Dialect
 from rpc.dolake import replying
 from rpc.dolake.limits import DEFAULT_WIRE_LIMITS, WireLimits
 from rpc.dolake.reading import dialect_of
-from rpc.dolake.refusals import Gauges, NotTaken, Reason, Refusal
-from rpc.echo import Echo
+from rpc.dolake.refusals import SOON_MS, Gauges, NotTaken, Reason, Refusal
+from rpc.echo import Echo, echo_of
 from rpc.errors import ProtocolError
 from rpc.messages import (
     AckDetails,
@@ -32,7 +32,7 @@ from rpc.messages import (
 )
 from rpc.names import NAME_CHARS_MAX, is_name, is_table, table_complaint
 from rpc.negotiation import Accepted, accept, takes_documents
-from rpc.protocol import encode_message, read
+from rpc.protocol import encode_message, is_binary_encoded, read
 
 SEQUENCE_MAX = 2**63 - 1
 """The wire carries 64 bits; what is stored are signed 64."""
@@ -135,6 +135,13 @@ class ParentSession:
                 AckMessage(timestamp=now_ms, sequence_number=sequence, status=status, details=details), binary=False
             )
         )
+
+    def failed(self, frame: str | bytes, *, now_ms: int) -> tuple[Echo, str | bytes]:
+        """The answer to a frame that `receive` could not bear, and which batch it was, as far as that can be read."""
+        echo = Echo() if is_binary_encoded(frame) else echo_of(frame)
+        echo = echo if _is_echoed(echo.correlation_id) else Echo(echo.sequence_number)
+        refusal = Refusal(Reason.INTERNAL_ERROR, "the message was not understood, through no fault of its own", SOON_MS)
+        return echo, self._nack(self.dialect, refusal, echo, now_ms)
 
     def too_fast(self, retry_delay_ms: int, *, now_ms: int) -> str | bytes:
         """The answer to a message that is no batch and came when no token was left."""

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.acceptance.processes import ROOT, Process, environment, until
+from tests.acceptance.processes import ROOT, Process, environment, is_alive, until
 from tests.services import free_port
 
 EXAMPLE = ROOT / "examples/pushpin"
@@ -41,7 +42,7 @@ class Pushpin:
             (folder / name).mkdir()
         for name in ("pushpin.conf", "routes", "zurl.conf"):
             (folder / name).write_text(_replaced((EXAMPLE / name).read_text(), places))
-        self.zurl = self._process("zurl", "zurl", f"--config={folder}/zurl.conf")
+        self.zurl = self._process("zurl", "zurl", f"--config={folder}/zurl.conf", "--loglevel=1")
         self.pushpin = self._process("pushpin", "pushpin", "--config", f"{folder}/pushpin.conf", "--merge-output")
 
     @property
@@ -61,15 +62,19 @@ class Pushpin:
     def start(self) -> None:
         self.zurl.start()
         self.pushpin.start()
-        until(lambda: _listens(self.port), "Pushpin listens", self.pushpin, self.zurl)
+        until(lambda: listens(self.port), "Pushpin listens", self.pushpin, self.zurl)
 
     def clean_up(self) -> None:
         self.pushpin.clean_up()
         self.zurl.clean_up()
 
+    def processes(self) -> list[psutil.Process]:
+        """All that live now."""
+        return [one for process in (self.pushpin, self.zurl) for one in process.tree() if is_alive(one)]
+
     def memory_bytes(self) -> int:
-        """What all of its processes hold now."""
-        return sum(one.memory_info().rss for process in (self.pushpin, self.zurl) for one in process.tree())
+        """What they hold."""
+        return sum(one.memory_info().rss for one in self.processes())
 
     def _process(self, name: str, *argv: str) -> Process:
         return Process(name, argv, environment({}), self._folder / "cwd")
@@ -96,6 +101,6 @@ def _replaced(text: str, places: dict[str, str]) -> str:
     return text
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

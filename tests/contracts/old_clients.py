@@ -115,7 +115,8 @@ class DosqlClient:
         self._url, self._child, self._shard = url, child, shard
         self.batch_sequence = batch_sequence
         self.event_sequence = 0
-        self.statuses: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []
+        """What is no answer to a batch."""
         self._last_ack = 0
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
@@ -158,9 +159,6 @@ class DosqlClient:
     async def heartbeat(self) -> None:
         await self._say("heartbeat", lastAckSequence=self._last_ack, pendingEvents=0)
 
-    async def request_flush(self) -> None:
-        await self._say("flush_request", reason="shutdown", correlationId=str(uuid.uuid4()))
-
     async def _send(self, events: list[Entry], sequence: int, *, retry_count: int, **more: Any) -> dict[str, Any]:
         answered = self._pending[sequence] = asyncio.get_running_loop().create_future()
         await self._say(
@@ -178,9 +176,7 @@ class DosqlClient:
         return await answered
 
     async def _say(self, kind: str, **fields: Any) -> None:
-        await self._socket.send(
-            json.dumps({"type": kind, "timestamp": now_ms(), "sourceDoId": self._child, **fields})
-        )
+        await self._socket.send(json.dumps({"type": kind, "timestamp": now_ms(), "sourceDoId": self._child, **fields}))
 
     async def _listen(self) -> None:
         async for text in self._socket:
@@ -189,8 +185,8 @@ class DosqlClient:
                 self._pending.pop(message["sequenceNumber"]).set_result(message)
                 if message["type"] == "ack":
                     self._last_ack = message["sequenceNumber"]
-            elif message["type"] == "status":
-                self.statuses.append(message)
+            else:
+                self.told.append(message)
 
 
 def _entry(entry: Entry) -> bytes:

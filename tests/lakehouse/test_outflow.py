@@ -1,53 +1,7 @@
-# ruff: noqa: N802 - Twisted names its methods so
-from lakehouse.parent.outflow import Outflow, hold_back_slow_readers
+import asyncio
+import logging
 
-
-class Transport:
-    """A socket of Twisted's, as far as flow control goes."""
-
-    producer = "the HTTP channel"
-    is_reading = True
-
-    def unregisterProducer(self):
-        self.producer = None
-
-    def registerProducer(self, producer, streaming):
-        assert streaming
-        assert self.producer is None
-        self.producer = producer
-
-    def pauseProducing(self):
-        self.is_reading = False
-
-    def resumeProducing(self):
-        self.is_reading = True
-
-
-class Protocol:
-    def __init__(self):
-        self.transport = Transport()
-
-
-class Send:
-    def __init__(self, *args):
-        self.args = args
-
-
-def test_a_child_that_does_not_read_is_not_read_from_until_it_does():
-    protocol = Protocol()
-    assert hold_back_slow_readers(Send(protocol))
-    protocol.transport.producer.pauseProducing()
-    assert not protocol.transport.is_reading
-    protocol.transport.producer.resumeProducing()
-    assert protocol.transport.is_reading
-
-
-def test_another_servers_send_is_left_alone():
-    async def send(_):
-        pass
-
-    assert not hold_back_slow_readers(send)
-    assert not hold_back_slow_readers(Send())
+from lakehouse.parent.outflow import Outflow
 
 
 async def test_frames_leave_in_their_order_and_are_counted_until_they_left():
@@ -62,3 +16,49 @@ async def test_frames_leave_in_their_order_and_are_counted_until_they_left():
     assert not outflow.is_overfull
     await outflow.drained()
     assert sent == ["a", b"b", "c"]
+
+
+async def test_a_socket_that_is_gone_is_told_nothing_more_and_nobody_hears_of_it(caplog):
+    tried = []
+
+    async def send(message):
+        tried.append(message["text"])
+        raise ConnectionResetError
+
+    outflow = Outflow(send)
+    outflow.put("a")
+    outflow.put("b")
+    await outflow.drained()
+    outflow.put("c")
+    await outflow.drained()
+    assert tried == ["a"]
+    assert outflow.is_empty
+    assert not caplog.records
+
+
+async def test_an_answer_that_cannot_be_sent_is_logged_and_those_after_it_arrive(caplog):
+    sent = []
+
+    async def send(message):
+        sent.append(message["text"].encode())
+
+    outflow = Outflow(send)
+    for frame in ("a", "\ud800", "b"):
+        outflow.put(frame)
+    with caplog.at_level(logging.ERROR):
+        await outflow.drained()
+    assert sent == [b"a", b"b"]
+    assert "an answer of 1 bytes was not sent" in caplog.text
+
+
+async def test_after_the_end_nothing_is_sent_and_no_task_is_left():
+    async def send(_):
+        await asyncio.Event().wait()
+
+    outflow = Outflow(send)
+    outflow.put("a")
+    await asyncio.sleep(0)
+    outflow.close()
+    outflow.put("b")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

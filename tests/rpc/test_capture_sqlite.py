@@ -370,7 +370,7 @@ def test_only_one_capture_drains_while_others_may_look_and_attach(capture: Sqlit
 
 
 WRITER = """
-import sqlite3, sys
+import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 number = 0
 while True:
@@ -381,6 +381,7 @@ while True:
     connection.execute("COMMIT")
     print(number, flush=True)
     number += 1
+    time.sleep(0.001)  # SQLite's lock is not fair; who never rests keeps everybody out
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rpc.batch import BatchFrame
@@ -75,7 +75,7 @@ OF_AN_EVENT = ["sequence", "timestamp", "operation", "table", "rowId", "before",
 TYPES = ["connect", "cdc_batch", "heartbeat", "flush_request", "disconnect", "ack", "status"]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=300) | st.text(max_size=100))
 @example("\ud800")
 @example('{"events":')
@@ -85,7 +85,7 @@ def test_no_bytes_raise_anything_else(data: str | bytes) -> None:
     fate(data)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(TYPES),
     st.dictionaries(st.sampled_from(FIELDS), JSON),

@@ -1,0 +1,207 @@
+"""What all endpoints have in common: methods, keys, and that OpenAPI tells the truth about them."""
+
+import asyncio
+import json
+import re
+import urllib.request
+
+import pytest
+
+from lakehouse.http import documents, openapi
+from lakehouse.http.api import METHODS
+from lakehouse.models import Parent
+from lakehouse.parent import access
+from tests.builders import NOW_MS, parent
+from tests.lakehouse.http_site import ask, home
+from tests.lakehouse.test_intake import in_thread
+from tests.server import serving
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENDPOINTS = {
+    "/health": ("GET", "HEAD"),
+    "/ready": ("GET", "HEAD"),
+    "/status": ("GET", "HEAD"),
+    "/metrics": ("GET", "HEAD"),
+    "/flush": ("POST",),
+    "/cdc": ("POST",),
+}
+WRONG = [(method, path) for path, allowed in ENDPOINTS.items() for method in METHODS if method not in allowed]
+
+
+def fetch(request):
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return response.status, dict(response.headers), response.read()
+
+
+@pytest.mark.parametrize("door", ["front", "django"])
+async def test_a_living_process_says_so_without_asking_anybody(door):
+    async with home(open=False):
+        heard = await ask("GET", "/health", door=door)
+        assert (heard.status, heard.body) == (200, b"OK")
+        assert heard.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_a_real_server_serves_it_over_a_socket():
+    async with serving() as server:
+        url = server.url.replace("ws://", "http://").removesuffix("/ws")
+        head = urllib.request.Request(f"{url}/health", method="HEAD")
+        assert (await asyncio.to_thread(fetch, head))[::2] == (200, b"")
+        body = json.dumps({"events": []}).encode()
+        status, headers, found = await asyncio.to_thread(fetch, urllib.request.Request(f"{url}/cdc", body))
+        assert (status, json.loads(found)["success"], headers["content-type"]) == (200, True, "application/json")
+
+
+@pytest.mark.parametrize(("method", "path"), WRONG)
+async def test_another_method_is_405_in_json_and_names_those_that_are_answered(method, path):
+    async with home():
+        heard = await ask(method, path)
+        assert (heard.status, heard.headers["allow"]) == (405, ", ".join(ENDPOINTS[path]))
+        if method != "HEAD":
+            assert heard.json["error"].startswith(f"{path} answers")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x"])
+async def test_an_unknown_path_is_404(path):
+    async with home():
+        assert (await ask("GET", path)).status == 404
+
+
+async def test_the_root_leads_to_the_admin():
+    async with home():
+        heard = await ask("GET", "/")
+        assert (heard.status, heard.headers["location"]) == (302, "/admin/")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("GET", "/metrics"), ("POST", "/flush")])
+async def test_nothing_is_told_without_a_key(method, path):
+    async with home(open=False):
+        heard = await ask(method, path)
+        assert (heard.status, heard.headers["www-authenticate"]) == (401, "Bearer")
+        assert "evodb_" not in heard.body.decode()
+        assert (await ask(method, path, token="evodb_wrong")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "good", "bad"),
+    [
+        ("GET", "/status", ["query", "admin"], ["ingest", "subscribe"]),
+        ("GET", "/metrics", ["query", "admin"], ["ingest", "subscribe"]),
+        ("POST", "/flush", ["ingest", "admin"], ["query", "subscribe"]),
+    ],
+)
+async def test_a_key_needs_one_of_the_scopes(method, path, good, bad):
+    async with home(open=False):
+        for scope in [*good, *bad]:
+            _, token = await in_thread(lambda scope=scope: access.new_key("k", scopes=[scope], now_ms=NOW_MS))
+            assert (await ask(method, path, token=token)).status == (200 if scope in good else 403), scope
+            assert (await ask(method, f"{path}?token={token}")).status == (200 if scope in good else 403), scope
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/flush")])
+async def test_a_parent_the_key_is_not_for_is_403_whether_it_exists_or_not(method, path):
+    await in_thread(lambda: parent("us"))
+    _, token = await in_thread(lambda: access.new_key("k", scopes=["admin"], parents="eu-*", now_ms=NOW_MS))
+    async with home(open=False):
+        for name in ("us", "nowhere", "default"):
+            assert (await ask(method, f"{path}?parent={name}", token=token)).status == 403
+        assert (await ask(method, path, token=token)).status == 403
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/flush")])
+async def test_a_parent_nobody_named_is_404_and_does_not_begin_to_exist(method, path):
+    async with home():
+        heard = await ask(method, f"{path}?parent=eu")
+        assert (heard.status, heard.json["error"][:28]) == (404, "no parent is called 'eu'; a ")
+    assert not await in_thread(Parent.objects.exists)
+
+
+async def test_who_tries_keys_has_to_wait_at_last():
+    async with home(open=False, key_failures_per_minute=2, whitelisted_ips=""):
+        answers = [await ask("GET", "/status", token="evodb_x", client=("198.51.100.7", 1)) for _ in range(3)]
+        assert [heard.status for heard in answers] == [401, 401, 429]
+        assert "retry-after" in answers[2].headers
+
+
+# OpenAPI.
+
+
+async def document():
+    async with home(open=False):
+        return (await ask("GET", "/openapi.json")).json
+
+
+async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
+    paths = (await document())["paths"]
+    found = {path: sorted(method.upper() for method in operations) for path, operations in paths.items()}
+    assert found == {path: [allowed[0]] for path, allowed in ENDPOINTS.items()}
+    said = {path: set(operation["responses"]) for path in paths for operation in paths[path].values()}
+    of_parent = {"200", "400", "401", "403", "404", "405", "429", "503"}
+    assert said == {
+        "/health": {"200"},
+        "/ready": {"200", "503"},
+        "/status": of_parent,
+        "/metrics": {"200", "401", "403", "405", "429", "503"},
+        "/flush": of_parent,
+        "/cdc": {"200", "400", "401", "403", "405", "409", "413", "429", "503"},
+    }
+
+
+async def test_openapi_explains_every_endpoint_with_examples():
+    whole = await document()
+    for path, operations in whole["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"], path
+            assert operation["description"], path
+            for status, answer in operation["responses"].items():
+                assert example_of(answer, whole), f"{path} {status}"
+    assert "AccessKeyAuth" in whole["components"]["securitySchemes"]
+
+
+def example_of(answer, whole):
+    (content,) = answer["content"].values()
+    if "example" in content:
+        return content["example"]
+    kind = content["schema"]["$ref"].rpartition("/")[2]
+    return whole["components"]["schemas"][kind]["examples"]
+
+
+async def test_every_reference_of_openapi_leads_somewhere_and_every_name_is_there_once():
+    whole = await document()
+    text = json.dumps(whole)
+    kinds = set(re.findall(r'"\$ref": "([^"]*)"', text))
+    assert kinds <= {f"#/components/schemas/{name}" for name in whole["components"]["schemas"]}
+    operations = re.findall(r'"operationId": "([^"]*)"', text)
+    assert len(operations) == len(set(operations)) == len(ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    "kind", [documents.Stored, documents.Refused, documents.Flushed, documents.Ready, documents.Status]
+)
+def test_an_example_is_one_of_its_kind(kind):
+    (example,) = kind.model_config["json_schema_extra"]["examples"]
+    assert kind.model_validate(example).model_dump(by_alias=True, exclude_unset=True) == example
+
+
+async def test_the_example_of_events_is_taken():
+    body = openapi.cdc_extra()["requestBody"]["content"]["application/json"]["example"]
+    async with home():
+        assert (await ask("POST", "/cdc", body)).json["eventsReceived"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume synchronous iterators")  # whitenoise
+async def test_the_docs_need_no_other_host():
+    async with home():
+        page = (await ask("GET", "/docs")).body.decode()
+        links = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert len(links) >= 3
+        assert all(link.startswith("/static/ninja/") for link in links)
+        assert json.loads(re.search(r"<script type=.application/json.[^>]*>(.*?)</script>", page, re.S)[1]) == {
+            "layout": "BaseLayout",
+            "deepLinking": True,
+            "tryItOutEnabled": True,
+            "validatorUrl": None,
+            "url": "/openapi.json",
+        }
+        for link in links:
+            assert (await ask("GET", link)).status == 200, link
