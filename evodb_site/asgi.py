@@ -16,12 +16,13 @@ from django.core.asgi import get_asgi_application
 http = get_asgi_application()
 
 from evodb_site.celery import app  # noqa: E402 - whoever asks for flushes needs the broker's settings
+from lakehouse.http.front import Front  # noqa: E402 - the models are ready only now
 from lakehouse.limits import handshake  # noqa: E402 - daphne is loaded by now
 from lakehouse.parent import farewell  # noqa: E402 - daphne is loaded by now
 from lakehouse.routing import websocket_urlpatterns  # noqa: E402 - the models are ready only now
 
 farewell.mend()
 handshake.mend()
-application = ProtocolTypeRouter({"http": http, "websocket": URLRouter(websocket_urlpatterns)})
+application = ProtocolTypeRouter({"http": Front(http), "websocket": URLRouter(websocket_urlpatterns)})
 
 __all__ = ["app", "application"]

@@ -91,6 +91,11 @@ class Awaited:
         _fail(self._batches, error)
         _fail(self._tables, error)
 
+    def fail_table(self, sequence: int, error: Exception) -> None:
+        future = self._tables.pop(sequence, None)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
     def fail_tables(self, error: Exception) -> None:
         _fail(self._tables, error)
 

@@ -154,15 +154,17 @@ class LakehouseRpcClient:
 
         What could not be sent stays in the outbox for the next connection.
         """
-        if self._task is not None:
+        task = self._task
+        if task is not None:
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     await self._part()
             except (TimeoutError, ConnectionClosed, LakehouseRpcError):
                 pass  # the outbox keeps what is left
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if self._task is task:
+                self._task = None
         self._ledger.awaited.fail_flushes(ConnectionError("disconnected before the flush was answered"))
         text = "disconnected; what was not acknowledged stays in the outbox"
         self._ledger.ended(ClientState.DISCONNECTED, ConnectionError(text))
@@ -199,7 +201,8 @@ class LakehouseRpcClient:
             await self._something_after(progress)
 
     def _new_link(self, socket: ClientConnection) -> Link:
-        session = ChildSession(child_id=self.child_id, epoch=0, config=self.config, shard=self._shard_name)
+        kept = self.outbox.kept_encodings()
+        session = ChildSession(child_id=self.child_id, epoch=0, config=self.config, shard=self._shard_name, kept=kept)
         return Link(
             socket,
             self.outbox,

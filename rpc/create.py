@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 from rpc.client import LakehouseRpcClient
@@ -15,6 +16,8 @@ from rpc.handlers import Handlers
 __all__ = ["create_rpc_client"]
 
 BATCHING = {"max_size": "max_batch_size", "max_delay_ms": "batch_timeout_ms", "max_bytes": "max_batch_bytes"}
+KNOWN = {"outbox", "token", "shard_name", "handlers", "now_ms", "chance"}
+"""What goes to the client as it is."""
 BATCHING_DEFAULTS = {"max_size": 100, "max_delay_ms": 50, "max_bytes": 1_000_000}
 """The README's; they hold as soon as one of them is given."""
 
@@ -34,14 +37,33 @@ def create_rpc_client(
     max_sources, or None to compare nothing. `on_...` are handlers (rpc.handlers); all else goes to LakehouseRpcClient.
     Raises TypeError for a name nobody knows.
     """
-    options.setdefault("outbox", f"evodb-outbox-{re.sub(r'[^A-Za-z0-9._-]', '_', child_id)}.sqlite3")
+    options.setdefault("outbox", f"evodb-outbox-{_file_name(child_id)}.sqlite3")
     if any(name.startswith("on_") for name in options):
+        if "handlers" in options:
+            raise TypeError("handlers and on_... were given; put all of them into one")
         options["handlers"] = Handlers.taken_from(options)
+    if unknown := sorted(set(options) - KNOWN):
+        raise TypeError(_unknown(unknown[0]))
     if batching is not None:
         config = replace(config, **_batching(batching))
     if dedup is not None and not isinstance(dedup, DedupConfig):
         dedup = DedupConfig(**_known("dedup", dedup, DedupConfig.__dataclass_fields__))
     return LakehouseRpcClient(parent_url, child_id, config=config, dedup=dedup, **options)
+
+
+def _unknown(name: str) -> str:
+    if name in ChildConfig.__dataclass_fields__:
+        return f"create_rpc_client has no {name!r}; it is a field of the config: config=ChildConfig({name}=...)"
+    if name.startswith("on_"):
+        return f"there is no handler {name!r}, known are {', '.join(Handlers.__dataclass_fields__)}"
+    known = ", ".join(sorted(KNOWN | {"batching", "config", "dedup"}))
+    return f"create_rpc_client has no {name!r}, known are {known} and on_..."
+
+
+def _file_name(child_id: str) -> str:
+    """A child id as part of a file name; one that has to be changed for it gets a digest, for no two may share one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", child_id)
+    return plain if plain == child_id else f"{plain[:100]}-{blake2b(child_id.encode(), digest_size=4).hexdigest()}"
 
 
 def _batching(given: Mapping[str, int]) -> dict[str, Any]:

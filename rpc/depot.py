@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rpc.config import ChildConfig
 from rpc.deduplication import DedupConfig
@@ -22,6 +22,7 @@ from rpc.outbox_rows import row_bytes
 from rpc.outcome import RpcSendResult
 from rpc.session import Persisted, Refusal, Resolved
 
+T = TypeVar("T")
 LOOK_AGAIN_S = 1.0
 """A full outbox is tried again after so long, also when no answer came: another process may have made room."""
 
@@ -41,6 +42,8 @@ class Sent:
     sequences: list[int]
     entries: int
     answers: list[asyncio.Future[Resolved | Refusal]]
+    failure: LakehouseRpcError | None = None
+    """Why the rest of the entries is in no batch yet."""
 
     async def result(self, *, ttl_ms: int) -> RpcSendResult:
         try:
@@ -50,6 +53,8 @@ class Sent:
             return self._kept(f"no answer within {ttl_ms} ms; the outbox keeps the entries and goes on sending them")
         except LakehouseRpcError as exc:
             return self._kept(f"{exc}; the outbox has the entries, do not hand them in again", cause=exc)
+        if self.failure is not None:
+            return self._kept(f"{self.failure}; the outbox has the entries", cause=self.failure)
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         statuses = [answer.status for answer in answers if isinstance(answer, Resolved)]
         return RpcSendResult(
@@ -107,9 +112,9 @@ class Depot:
         while True:
             progress = self._ledger.awaited.progress
             try:
-                stored = await asyncio.to_thread(self._append, given)
+                stored = await self._in_thread(self._append, given)
             except BufferOverflowError as exc:
-                await self._room(exc, progress)
+                await self._wait_for_room(exc, progress)
             else:
                 self._ledger.look()
                 self._keeper.added(stored, sum(map(row_bytes, given.raw)))
@@ -123,20 +128,22 @@ class Depot:
             try:
                 async with self.cutting:
                     with self._ledger.awaited.early_answers():
-                        sequences = await asyncio.to_thread(self._append_and_cut, given)
+                        sequences, failure = await self._in_thread(self._append_and_cut, given)
                         answers = self._ledger.awaited.batches(sequences)
             except BufferOverflowError as exc:
-                await self._room(exc, progress)
+                await self._wait_for_room(exc, progress)
             else:
                 self._ledger.look()
                 self._keeper.wake()
-                return Sent(sequences, len(given.raw), answers)
+                return Sent(sequences, len(given.raw), answers, failure)
 
     async def cut(self) -> None:
         """Make batches of everything that waits."""
         async with self.cutting:
-            await asyncio.to_thread(self._append_and_cut, None)
+            _, failure = await self._in_thread(self._append_and_cut, None)
         self._keeper.wake()
+        if failure is not None:
+            raise failure
 
     async def close(self) -> None:
         if self._owns_outbox:
@@ -153,17 +160,34 @@ class Depot:
         self._ledger.outbox_level = self.outbox.pending_bytes / self.outbox.bytes_max
         return stored
 
-    def _append_and_cut(self, given: Given | None) -> list[int]:
+    def _append_and_cut(self, given: Given | None) -> tuple[list[int], LakehouseRpcError | None]:
+        self.outbox.unacked(limit=0)  # raises while somebody else drains, before anything is kept
         if given is not None:
             self._append(given)
         link, sequences = self._keeper.link, []
         shape = None if link is None else link.shape
         limits = {"entries_max": self._config.max_batch_size, "bytes_max": self._config.max_batch_bytes}
-        while (batch := self.outbox.cut(**limits, shape=shape)) is not None:
-            sequences.append(batch.sequence)
-        return sequences
+        try:
+            while (batch := self.outbox.cut(**limits, shape=shape)) is not None:
+                sequences.append(batch.sequence)
+        except LakehouseRpcError as exc:
+            return sequences, exc  # the entries are kept: nobody may hand them in again
+        return sequences, None
 
-    async def _room(self, full: BufferOverflowError, progress: asyncio.Event) -> None:
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """What `call` returns. Who is cancelled does not stop the thread, so the link looks when that is done."""
+        work = asyncio.ensure_future(asyncio.to_thread(call, *args))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(self._look_at_what_was_kept)
+            raise
+
+    def _look_at_what_was_kept(self, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._keeper.wake()
+
+    async def _wait_for_room(self, full: BufferOverflowError, progress: asyncio.Event) -> None:
         """Until there may be room. Raises what was raised when nobody wants to wait, or waiting cannot help."""
         if self._config.outbox_when_full != "wait" or not full.retryable:
             raise full

@@ -27,6 +27,8 @@ def raw_entry(given: EntryLike, *, now_ms: int) -> RawEntry:
         return given
     if isinstance(given, WalEntry):
         return from_wal(given)
+    if not isinstance(given, Mapping):
+        raise ProtocolError(f"entry is {given!r}, wanted a mapping or a WalEntry")
     return from_wal(_wal_entry(given, now_ms))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from rpc.config import OnHandlerErrorCallback
 from rpc.outcome import ClientState
 
-__all__ = ["Handlers"]
+__all__ = ["Announcer", "Handlers"]
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class Announcer:
 
     async def stop(self) -> None:
         """Cancel handlers that still run."""
+        await asyncio.sleep(0)  # what was told last begins, and ends unless it waits
         running = [task for task in self._running if task is not asyncio.current_task()]
         for task in running:
             task.cancel()

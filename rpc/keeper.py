@@ -88,7 +88,7 @@ class Keeper:
         """Open a connection and use it to its end; returns why it ended."""
         self.attempts += 1
         try:
-            socket = await self.address.dial(self.config)
+            socket = await self._dial()
             try:
                 self.link = self.new_link(socket)
                 await self.link.run()
@@ -102,6 +102,15 @@ class Keeper:
         except (OSError, TimeoutError, InvalidURI, InvalidHandshake, ConnectionClosed) as exc:
             return self._reason(exc)
         raise AssertionError("a link never ends without a reason")
+
+    async def _dial(self) -> ClientConnection:
+        try:
+            return await self.address.dial(self.config)
+        except ValueError as exc:  # of urllib for the port, of the idna codec for the host
+            if isinstance(exc, OSError):
+                raise
+            shown = self.address.shown
+            raise AccessDeniedError(f"{shown} is no address of a parent ({exc}), wanted ws://host:port/ws") from None
 
     def _reason(self, exc: Exception) -> LakehouseRpcError:
         url = self.address.shown

@@ -13,7 +13,7 @@ from rpc.errors import ConnectionError, ProtocolError
 from rpc.handlers import Announcer
 from rpc.messages import AckStatus
 from rpc.outcome import ClientState, Tally
-from rpc.session import Flushed, Persisted, Refusal, Resolved, Welcome
+from rpc.session import Flushed, Persisted, Refusal, Resolved, Unseen, Welcome
 from rpc.water import WaterMark
 
 
@@ -99,6 +99,13 @@ class Ledger:
         self._again.clear()
         text = "the outbox began a new epoch; what it keeps is sent under new sequences"
         self.awaited.fail_batches(ConnectionError(text))
+
+    def holds(self, level: float) -> None:
+        self.outbox_level = level
+
+    def unseen(self, unseen: Unseen) -> None:
+        text = f"nobody will say when it is in its table: {unseen.text}"
+        self.awaited.fail_table(unseen.sequence, ProtocolError(text))
 
     def resolved(self, resolved: Resolved) -> None:
         self.tally.acked += 1

@@ -9,37 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from websockets.asyncio.client import ClientConnection
 
 from rpc.config import ChildConfig
 from rpc.errors import ConnectionError, LakehouseRpcError
+from rpc.listener import Listener
 from rpc.messages import NackReason
 from rpc.outbox import Outbox, OutboxBatch
-from rpc.session import ChildSession, Flushed, Persisted, Refusal, Resolved, Welcome
+from rpc.session import ChildSession, Flushed, Persisted, Refusal, Resolved, Unseen, Welcome
 from rpc.shapes import Shape, shape_of
 
-RESENT_AT_ONCE = 8
+READ_AT_ONCE = 8
 """Unacked batches read from the outbox in one go."""
 
 
 T = TypeVar("T")
-
-
-class Listener(Protocol):
-    """Who hears what the parent said; called in the event loop, after the outbox was told."""
-
-    def welcomed(self, welcome: Welcome) -> None: ...
-    def renewed(self) -> None: ...
-    def resolved(self, resolved: Resolved) -> None: ...
-    def refused(self, refusal: Refusal) -> None: ...
-    def paused(self, is_paused: bool) -> None: ...
-    def persisted(self, persisted: Persisted) -> None: ...
-    def flushed(self, flushed: Flushed) -> None: ...
-    def sent(self, sequence: int, size_bytes: int) -> None: ...
-    def watched(self) -> set[int]: ...
-    def tables_untold(self) -> None: ...
 
 
 class Link:
@@ -126,8 +112,9 @@ class Link:
         self._listener.welcomed(welcome)
 
     async def _renew_epoch(self) -> None:
-        await asyncio.to_thread(self._outbox.renew_epoch)
-        self._listener.renewed()
+        async with self._cutting:  # else who is cutting waits for sequences that mean nothing now
+            await asyncio.to_thread(self._outbox.renew_epoch)
+            self._listener.renewed()
 
     async def _agreed(self) -> Welcome | None:
         """The parent's welcome, or None when what it has of this epoch is not what this file has.
@@ -170,6 +157,8 @@ class Link:
                 self._listener.flushed(event)
             elif isinstance(event, Persisted):
                 self._listener.persisted(event)
+            elif isinstance(event, Unseen):
+                self._listener.unseen(event)
             elif isinstance(event, (Resolved, Refusal)):
                 self._answers.append(event)
                 self._wake.set()
@@ -213,7 +202,7 @@ class Link:
         return bool(batches)
 
     async def _unsent(self) -> list[OutboxBatch]:
-        after, limit = self._last_sent, min(RESENT_AT_ONCE, self.session.room(now_ms=self._now_ms()))
+        after, limit = self._last_sent, min(READ_AT_ONCE, self.session.room(now_ms=self._now_ms()))
         return await asyncio.to_thread(lambda: self._outbox.unacked(after=after, limit=limit))
 
     def _cut_if_due(self) -> None:
@@ -268,7 +257,7 @@ class Link:
             if isinstance(answer, Refusal) and answer.reason is NackReason.INVALID_SEQUENCE:
                 await self._renew_epoch()
                 raise ConnectionError(f"{answer.text}; the outbox began a new epoch and sends again what it keeps")
-            await asyncio.to_thread(self._tell_outbox, answer)
+            self._listener.holds(await asyncio.to_thread(self._tell_outbox, answer))
             del self._answers[0]
             if isinstance(answer, Resolved):
                 self._last_ack = max(self._last_ack, answer.sequence)
@@ -277,11 +266,13 @@ class Link:
                 self._listener.refused(answer)
             self._listener.paused(self.session.is_paused)
 
-    def _tell_outbox(self, answer: Resolved | Refusal) -> None:
+    def _tell_outbox(self, answer: Resolved | Refusal) -> float:
+        """Returns how full it is then."""
         if isinstance(answer, Resolved):
             self._outbox.ack(answer.sequence)
         elif answer.final:
             self._outbox.reject(answer.sequence, f"{answer.reason}: {answer.text}")
+        return self._outbox.pending_bytes / self._outbox.bytes_max
 
     async def _heartbeat(self) -> None:
         pending = await asyncio.to_thread(lambda: self._outbox.pending_entries)
@@ -291,7 +282,7 @@ class Link:
 
     def _due_in_s(self) -> float:
         due_ms = [self.session.due_in_ms(now_ms=self._now_ms())]
-        if self._first_uncut_ms is not None:
+        if self._first_uncut_ms is not None and self.session.room(now_ms=self._now_ms()):
             due_ms.append(max(1, self._first_uncut_ms + self._config.batch_timeout_ms - self._now_ms()))
         if self._outbox.written_by_others:
             due_ms.append(self._config.capture_poll_interval_ms)

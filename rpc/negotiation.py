@@ -98,6 +98,12 @@ def settle(capabilities: ClientCapabilities, status: StatusMessage) -> Terms:
     return Terms(choose(offered, status.encodings), Compression.ZSTD if zstd else Compression.NONE)
 
 
+def taken(status: StatusMessage) -> set[PayloadEncoding]:
+    """The encodings this `status` takes of those that were offered; names nobody knows are none."""
+    told = [] if status.encodings is UNSET else status.encodings
+    return {PayloadEncoding(one) for one in told if one in set(PayloadEncoding)}
+
+
 def _common(offered: list[str] | UnsetType, taken: Collection[str]) -> list[str] | UnsetType:
     return UNSET if offered is UNSET else [one for one in dict.fromkeys(offered) if one in taken]
 

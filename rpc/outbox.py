@@ -104,6 +104,7 @@ class Outbox(Intake):
         A batch has at most `bytes_max` unless a single entry is larger; an entry too large for any message becomes a
         dead letter and the next ones are cut. `shape` makes another payload than columns.
         """
+        bytes_max = min(bytes_max, ENTRY_BYTES_MAX)
         with self._file.draining():
             while (batch := self._cut(entries_max=entries_max, bytes_max=bytes_max, shape=shape)) is not None:
                 if len(batch.payload) <= ENTRY_BYTES_MAX + 2 * U16_MAX:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rpc import outbox_batches as batches
 from rpc import outbox_dead_letters as letters
+from rpc.negotiation import PayloadEncoding
 from rpc.outbox_dead_letters import DeadLetter
 from rpc.outbox_file import OutboxFile, number
 from rpc.outbox_meter import Meter
@@ -34,6 +35,14 @@ class Gauges:
     def dropped_entries(self) -> int:
         """Entries that gave way to newer ones since the file was made, as `when_full` asked."""
         return self._number("dropped_entries")
+
+    def kept_encodings(self) -> set[PayloadEncoding]:
+        """Of the payloads that batches keep as they were made; columns are made anew."""
+        with self._file.reading() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT encoding FROM _evodb_batch WHERE encoding IS NOT NULL"
+            ).fetchall()
+        return {PayloadEncoding(encoding.decode()) for (encoding,) in rows}
 
     @property
     def pending_entries(self) -> int:

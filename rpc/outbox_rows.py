@@ -44,6 +44,7 @@ def within(rows: Iterator[Row], bytes_max: int) -> Iterator[Row]:
 
 
 def checked_bytes(entry: RawEntry) -> int:
+    """The bytes of an entry that may be kept. Raises ProtocolError for one that cannot travel."""
     if entry.operation not in (0, 1, 2):
         raise ProtocolError(f"operation is {entry.operation}, wanted 0 INSERT, 1 UPDATE or 2 DELETE")
     if not is_table(entry.table):

@@ -7,9 +7,10 @@ may share a client.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any, Self, TypeVar
 
 from rpc.client import LakehouseRpcClient, Wait
@@ -34,6 +35,7 @@ class SyncRpcClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"evodb-{client.child_id}", daemon=True)
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         self.connect()
@@ -94,22 +96,35 @@ class SyncRpcClient:
             if self._closed:
                 return
             self._closed = True
-        self._hand_over(self._client.close())
+        self._wait_for(self._run(self._close()))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _do(self, call: Coroutine[Any, Any, T]) -> T:
-        if self._closed:
+        if self._pid != os.getpid():
             call.close()
-            raise ConnectionError("this client is closed; make a new one")
-        return self._hand_over(call)
+            raise ConnectionError("this client was made before a fork; make one in each process")
+        with self._lock:  # what is handed over is so before `close` ends the loop, or not at all
+            if self._closed:
+                call.close()
+                raise ConnectionError("this client is closed; make a new one")
+            future = self._run(call)
+        return self._wait_for(future)
 
-    def _hand_over(self, call: Coroutine[Any, Any, T]) -> T:
-        with self._lock:
-            if not self._thread.is_alive():
-                self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+    async def _close(self) -> None:
+        await self._client.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:  # a thread waits for each, and the loop ends
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        if not self._thread.is_alive():
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def _wait_for(self, future: Future[T]) -> T:
         try:
             return future.result()
         except CancelledError:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "site": ["evodb_site", "evodb_site.*"],
     "shell": [
+        "lakehouse",
         "lakehouse.admin",
         "lakehouse.admin.*",
         "lakehouse.apps",
@@ -59,6 +60,7 @@ FLOORS = {
         "lakehouse.parent.inflow",
         "lakehouse.parent.outflow",
         "lakehouse.parent.persisted",
+        "lakehouse.parent_handle",
         "lakehouse.routing",
         "lakehouse.subscriptions.admin",
         "lakehouse.subscriptions.apps",
@@ -68,6 +70,7 @@ FLOORS = {
         "lakehouse.urls",
     ],
     "flow": [
+        "lakehouse.fallback.recovery",
         "lakehouse.flush.flow",
         "lakehouse.journal.intake",
         "lakehouse.limits.colleagues",
@@ -75,6 +78,8 @@ FLOORS = {
     ],
     "door": [
         "lakehouse.catalog.*",
+        "lakehouse.fallback.rows",
+        "lakehouse.fallback.storage",
         "lakehouse.flush.backlog",
         "lakehouse.flush.claim",
         "lakehouse.flush.heartbeat",
@@ -96,6 +101,11 @@ FLOORS = {
         "lakehouse.query.*",
     ],
     "decision": [
+        "lakehouse.buffer_manager",
+        "lakehouse.environment",
+        "lakehouse.fallback.config",
+        "lakehouse.fallback.objects",
+        "lakehouse.parent_options",
         "lakehouse.http.answers",
         "lakehouse.http.cdc_request",
         "lakehouse.metrics",
@@ -152,6 +162,7 @@ FLOORS = {
         "rpc.keeper",
         "rpc.ledger",
         "rpc.link",
+        "rpc.listener",
         "rpc.report",
         "rpc.sync",
     ],

@@ -11,9 +11,8 @@ from hashlib import sha256
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from xxhash import xxh3_128_hexdigest
 
-from rpc import columns
+from lakehouse.journal.dedup import REQUESTS
 from rpc.batch import BatchFrame
 from rpc.dolake import limits as sizes
 from rpc.dolake import reading
@@ -22,11 +21,10 @@ from rpc.dolake.limits import WireLimits
 from rpc.dolake.reading import DolakeBatch, Event, Name
 from rpc.dolake.refusals import NotTaken, Reason, Refusal
 from rpc.echo import Echo
-from rpc.entries import RawEntry
 from rpc.messages import UInt
 from rpc.names import NAME_CHARS_MAX, is_name
 
-EPOCH = 0
+EPOCH = REQUESTS
 """Of all that comes over HTTP; a socket never has it."""
 KEY_CHARS_MAX = 255
 NUMBER_BITS = 61
@@ -69,8 +67,7 @@ def frame(
         sequence_number=sequence,
         events=body.events,
     )
-    whole = reading._frame_of(batch, data, limits)
-    return whole._replace(identity=_identity(whole)) if whole.entries else whole
+    return reading.frame_of(batch, data, limits)
 
 
 def sequence_of(body: CdcBody, key: str | None, *, number: int) -> int:
@@ -90,9 +87,3 @@ def too_large(size: int, limits: WireLimits) -> NotTaken:
 
 def not_taken(text: str) -> NotTaken:
     return NotTaken(Refusal(Reason.INVALID_FORMAT, text), Echo())
-
-
-def _identity(whole: BatchFrame) -> bytes:
-    """As many entries that tell of nothing but this content under this number; the journal compares them, not ours."""
-    mark = b"%x.%s" % (whole.sequence, xxh3_128_hexdigest(whole.payload).encode())
-    return columns.encode([RawEntry(index, 0, 0, mark, b"") for index in range(whole.entries)])

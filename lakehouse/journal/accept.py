@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from django.db import transaction
 
 from lakehouse.journal import store
-from lakehouse.journal.dedup import Content, content, digest_of, digests_in, entry_digests, rest_of
+from lakehouse.journal.dedup import REQUESTS, Content, content, digest_of, digests_in, entry_digests, rest_of, whole
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
 from lakehouse.journal.watermark import ISLANDS_MAX
 from rpc.batch import BatchFrame
@@ -139,11 +139,15 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
         return True if remembered else None
     if digest == digest_of(frame):
         return True
+    if epoch == REQUESTS:
+        return False
     return not source.own_epoch and rest_of(frame, _known(group, source, epoch, frame), own_epoch=False) is None
 
 
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
     """The content to store, or None when every entry is stored already. Raises NotComparable."""
+    if epoch == REQUESTS:
+        return whole(frame)
     child, own = group.children[source.child_id], source.own_epoch
     is_current = own == child.is_own_epoch and (not own or epoch == child.epoch)
     if is_current and min(frame.entry_sequences) > child.entry_sequence_max:

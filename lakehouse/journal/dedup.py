@@ -17,6 +17,9 @@ from rpc import columns
 from rpc.batch import BatchFrame, Encoding, select
 from rpc.entries import pack, scan, walk
 
+REQUESTS = 0
+"""The epoch of what came as requests: each is known by its number alone, and stored whole or not at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -47,6 +50,13 @@ def content(frame: BatchFrame, *, own_epoch: bool) -> Content:
         frame.entries,
         remember(frame, own_epoch=own_epoch),
     )
+
+
+def whole(frame: BatchFrame) -> Content:
+    """A request, to be stored as it came; its entries are compared with nobody's."""
+    sequences = frame.entry_sequences
+    remembered = Stored(min(sequences), max(sequences))
+    return Content(frame.encoding, frame.payload, digest_of(frame), frame.entries, remembered)
 
 
 def digest_of(frame: BatchFrame) -> bytes:

@@ -14,7 +14,7 @@ from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.connection import POLICY_VIOLATION, TRY_AGAIN_LATER, Closed, Connection
 from lakehouse.parent.edge_answers import through_proxy
 from lakehouse.parent.edge_events import Event, Kind, NotEvents
-from lakehouse.parent.flush_requests import LOOK_EVERY_MS, WAIT_MS_MAX
+from lakehouse.parent.flush_requests import WAIT_MS_MAX
 from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House
 
@@ -39,6 +39,7 @@ class Turn:
         self._house = house
         self._before = before
         self._connection: Connection | None = None
+        self._news = asyncio.Event()
 
     def open(self, admitted: Admitted, knock: Knock) -> None:
         """A new socket, let in."""
@@ -52,8 +53,7 @@ class Turn:
                 await self._serve(events)
             self.heard += [event for event in events if event.kind is Kind.CLOSE][:1]
         except Closed as closed:
-            if self._connection is not None:
-                await self._connection.drained()
+            await self._answered()
             self.heard.append(edge_events.close(closed.code, closed.reason))
         finally:
             self._leave()
@@ -62,7 +62,7 @@ class Turn:
         connection = self._connection = self._connection or await self._wake()
         for event in events:
             if event.kind in ENDS:
-                await connection.drained()
+                await self._answered()
                 return
             if event.kind in FRAMES:
                 await _take(connection, event)
@@ -80,13 +80,19 @@ class Turn:
             log.error("cannot wake a connection, its child is asked to come back: %s", exc)
             raise Closed(TRY_AGAIN_LATER) from None
 
+    async def _answered(self) -> None:
+        """Every batch is answered. The intake's `drained` would do, and cost each batch a commit of its own."""
+        while self._connection is not None and self._connection.session.unanswered:
+            await self._news.wait()
+            self._news.clear()
+
     async def _settled(self, connection: Connection) -> Attachment:
         """What to remember, once nothing is under way. Raises Closed when that never comes."""
-        await connection.drained()
         try:
             async with asyncio.timeout(HELD_MS_MAX / 1000):
                 while (kept := connection.attachment()) is None:
-                    await asyncio.sleep(LOOK_EVERY_MS / 1000)
+                    await self._news.wait()
+                    self._news.clear()
         except TimeoutError:
             raise Closed(TRY_AGAIN_LATER) from None
         if kept.pack() is None:
@@ -98,6 +104,7 @@ class Turn:
 
     def _hear(self, frame: str | bytes) -> None:
         self.heard.append(edge_events.say(through_proxy(frame)))
+        self._news.set()
 
     def _leave(self) -> None:
         """Tell who is here; this process counts only sockets of its own."""

@@ -31,7 +31,10 @@ async def serve(message: FlushRequestMessage, parent_id: int, house: House) -> F
         duration_ms = house.now_ms() - begun_ms
         result = await run(lambda: _result(parent_id, before, duration_ms))
     except TimeoutError:
-        result = _failed(f"not in the table after {WAIT_MS_MAX} ms; is a worker running? It stays durable and will be")
+        result = _failed(
+            f"not in the table after {WAIT_MS_MAX} ms; the entries are durable and go in with the next flush. "
+            "Is a worker running? Look at the output of `evodb up`"
+        )
     except DatabaseError:
         result = _failed("the journal is not available")
     return _response(message, result, house.now_ms())

@@ -1,7 +1,7 @@
 """Connections that fall asleep when nothing was said for a while, and what is answered without waking them.
 
 One task for a process looks at those that are awake, every quarter of the time it takes to fall asleep, and ends when
-all of them sleep. A sleeping connection has no timer, no session and no row in memory.
+all of them sleep. A sleeping connection has no timer, no session and no task but the one that waits for its child.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class House:
         self.connections[parent_id] += 1
 
     def leave(self, parent_id: int) -> None:
-        """The last child of a parent takes what waits along: its rows are wanted in the table."""
+        """When the last child of a parent leaves, what waits is flushed: its rows are wanted in the table."""
         self.connections[parent_id] -= 1
         if not self.connections[parent_id]:
             del self.connections[parent_id]

@@ -16,7 +16,8 @@ from django.db import Error as DatabaseError
 from django.db.models import Max
 
 from lakehouse.journal.accept import Source
-from lakehouse.models import Batch, BatchState, FlushTable
+from lakehouse.journal.watermark import Watermark
+from lakehouse.models import Batch, BatchState, Child, FlushTable
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,20 @@ class PersistedWatch:
                     del self._waiting[batch_id]
 
     async def _look_until_told(self) -> None:
+        after = 0
         while self._waiting:
-            batch_ids = sorted(self._waiting)[:LOOKED_AT_MAX]
+            # In turns: those of a parent that cannot flush are the oldest for ever.
+            batch_ids = sorted(one for one in self._waiting if one > after)[:LOOKED_AT_MAX]
+            after = batch_ids[-1] if len(batch_ids) == LOOKED_AT_MAX else 0
+            if not batch_ids:
+                continue
             try:
                 found = await self._run(partial(persisted_of, batch_ids))
             except DatabaseError as exc:
                 log.warning("cannot look for batches in tables, trying again: %s", exc)
+                found = {}
+            except Exception:
+                log.exception("cannot look for batches in tables, trying again")
                 found = {}
             for batch_id, path in found.items():
                 for (owner, sequence), tell in self._waiting.pop(batch_id, {}).items():
@@ -91,16 +100,25 @@ class PersistedWatch:
 
 
 def batch_of(source: Source, sequence: int) -> int | None:
-    """The batch that has to be in its tables for this sequence to be; None when it never was in the journal.
+    """The batch that has to be in its tables for this sequence to be; None when the sequence is not durable.
 
-    A batch all of whose entries were stored before has no row of its own: then it is the newest one of the child.
+    A batch all of whose entries were stored before has no row of its own, nor has one whose history is forgotten: then
+    it is the newest one of the child, and 0 without any, which is in its tables by now.
     """
-    batches = Batch.objects.filter(child=source.child_id)
-    if source.epoch is None:
+    child = Child.objects.filter(pk=source.child_id).first()
+    if child is None or source.epoch is None or sequence not in watermark_of(child, source.epoch):
         return None
-    own = batches.filter(epoch=source.epoch, sequence=sequence).values_list("pk", flat=True).first()
-    newest: int | None = own or batches.aggregate(newest=Max("pk"))["newest"]
-    return newest
+    batches = Batch.objects.filter(child=source.child_id)
+    own: int | None = batches.filter(epoch=source.epoch, sequence=sequence).values_list("pk", flat=True).first()
+    return own or batches.aggregate(newest=Max("pk"))["newest"] or 0
+
+
+def watermark_of(child: Child, epoch: int) -> Watermark:
+    """What is durable of this epoch of the child's own."""
+    sequence, islands = child.past_epochs.get(str(epoch), (0, []))
+    if child.epoch_is_own and child.epoch == epoch:
+        sequence, islands = child.sequence, child.islands
+    return Watermark.of(sequence, islands)
 
 
 def persisted_of(batch_ids: Iterable[int]) -> dict[int, str]:

@@ -37,7 +37,7 @@ class Teller:
         settings, now_ms = house.settings, house.now_ms()
         self._house = house
         self._parent_id = parent_id
-        self._is_prior = priority == "high"
+        self._is_high_priority = priority == "high"
         self._limits = limits
         self.reply = reply
         self.is_stopping = False
@@ -116,7 +116,7 @@ class Teller:
         self.reply(answer)
 
     def fail_batch(self, frame: BatchFrame) -> None:
-        """The same about a batch."""
+        """A mistake of ours about a batch: it is logged, and the child sends it again."""
         log.exception("batch %d of %r was not taken (%s)", frame.sequence, self.session.source, frame.correlation_id)
         self.refuse(frame, Reason.INTERNAL_ERROR, MISTAKE)
 
@@ -175,7 +175,7 @@ class Teller:
             lag_ms=house.lag.ms,
         )
         load = level(busy, house.settings)
-        return shed_delay_ms(load, high_priority=self._is_prior, chance=house.chance())
+        return shed_delay_ms(load, high_priority=self._is_high_priority, chance=house.chance())
 
     def _open_window(self, now_ms: int) -> None:
         self._has_window = True

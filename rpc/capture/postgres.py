@@ -31,6 +31,7 @@ from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.entries import U16_MAX, RawEntry
 from rpc.errors import BufferOverflowError, CaptureError
 from rpc.names import is_table, table_complaint
+from rpc.negotiation import PayloadEncoding
 from rpc.outbox import DeadLetter, Outbox, OutboxBatch, wall_clock_ms
 from rpc.outbox_meter import ENTRY_BYTES
 from rpc.outbox_rows import ENTRY_BYTES_MAX, checked_bytes
@@ -137,6 +138,9 @@ class PostgresCapture(Outbox):
     def uncut_bytes(self) -> int:
         uncut = f"(SELECT c FROM _evodb_change c ORDER BY id LIMIT {COUNT_MAX}) AS c"
         return int(self._door.one(f"SELECT coalesce(sum(pg_column_size(c)), 0) FROM {uncut}"))
+
+    def kept_encodings(self) -> set[PayloadEncoding]:
+        return set()
 
     def uncut_entries(self) -> int:
         """How many entries are in no batch yet, counted up to 100 000."""

@@ -113,7 +113,7 @@ def read(data: str | bytes, limits: WireLimits) -> BatchFrame | ConnectMessage |
         return message
     if message.entries is not UNSET:
         raise _not_taken([], message, otherwise="entries: a batch has events or entries, not both")
-    return _frame_of(message, data, limits)
+    return frame_of(message, data, limits)
 
 
 def _mistakes(data: str | bytes, exc: Exception) -> list[str]:
@@ -131,7 +131,7 @@ def _is_batch(data: str | bytes) -> bool:
         return False
 
 
-def _frame_of(batch: DolakeBatch, data: str | bytes, limits: WireLimits) -> BatchFrame:
+def frame_of(batch: DolakeBatch, data: str | bytes, limits: WireLimits) -> BatchFrame:
     check_size(data, limits)
     if len(batch.events) > limits.max_events_per_message:
         raise sizes.too_many_events(len(batch.events), limits, _echo(batch))

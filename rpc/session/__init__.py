@@ -4,7 +4,8 @@ Bytes and the time go in; bytes to send and things to do come out. The shells (r
 everything that waits.
 """
 
-from rpc.session.child import ChildSession, Flushed, Persisted, Refusal, Resolved, Welcome
+from rpc.session.child import ChildSession
+from rpc.session.events import Flushed, Persisted, Refusal, Resolved, Unseen, Welcome
 from rpc.session.parent import ParentSession
 
-__all__ = ["ChildSession", "Flushed", "ParentSession", "Persisted", "Refusal", "Resolved", "Welcome"]
+__all__ = ["ChildSession", "Flushed", "ParentSession", "Persisted", "Refusal", "Resolved", "Unseen", "Welcome"]

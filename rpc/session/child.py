@@ -6,8 +6,8 @@ outbox is the shell's to do, from the events returned here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET, structs
 
@@ -24,7 +24,6 @@ from rpc.messages import (
     FlushReason,
     FlushRequestMessage,
     FlushResponseMessage,
-    FlushResult,
     HeartbeatMessage,
     NackMessage,
     NackReason,
@@ -33,46 +32,7 @@ from rpc.messages import (
 )
 from rpc.negotiation import FALLBACK, PayloadEncoding, Terms
 from rpc.protocol import decode_message, encode_message
-
-
-class Welcome(NamedTuple):
-    """The parent knows this child: every batch up to `resume_sequence` is durable, none above `highest_sequence`."""
-
-    status: StatusMessage
-    resume_sequence: int
-    highest_sequence: int
-
-
-class Resolved(NamedTuple):
-    """A batch is durable."""
-
-    sequence: int
-    status: AckStatus
-    utilization: float | None
-
-
-class Refusal(NamedTuple):
-    """A batch was not stored; `final` when no retry will help."""
-
-    sequence: int
-    reason: NackReason
-    text: str
-    final: bool
-
-
-class Persisted(NamedTuple):
-    """A batch is in its tables; `path` is the metadata file of one of them."""
-
-    sequence: int
-    path: str | None
-
-
-class Flushed(NamedTuple):
-    correlation_id: str
-    result: FlushResult
-
-
-Event: TypeAlias = Welcome | Resolved | Refusal | Persisted | Flushed
+from rpc.session.events import Event, Flushed, Persisted, Refusal, Resolved, Unseen, Welcome
 
 RESUMED_BELOW = 0.5
 """A child that was told to wait sends batch by batch until an ack says that the parent's buffer is below this."""
@@ -89,13 +49,23 @@ class OnTheWire:
 class ChildSession:
     """One connection's worth of the child's side; a new connection gets a new session."""
 
-    def __init__(self, *, child_id: str, epoch: int, config: ChildConfig, shard: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        child_id: str,
+        epoch: int,
+        config: ChildConfig,
+        shard: str | None = None,
+        kept: Iterable[PayloadEncoding] = (),
+    ) -> None:
+        """`kept` are the encodings of batches that are cut already and have to be sent as they are."""
         self.child_id = child_id
         self.epoch = epoch
         self._shard = shard
         self._config = config
         self._on_the_wire: dict[int, OnTheWire] = {}
-        self._capabilities = self._offered()
+        self._capabilities = self._offered(sorted(set(kept)))
+        self._taken = set(negotiation.ALWAYS_TAKEN)
         self.terms = Terms(FALLBACK, Compression.NONE)
         """What may be sent on this connection; known with the welcome."""
         self.is_paused = False
@@ -141,9 +111,9 @@ class ChildSession:
 
         Raises ProtocolError when the parent does not take a payload of this encoding.
         """
-        if encoding is not self.terms.encoding and encoding not in negotiation.ALWAYS_TAKEN:
+        if encoding not in self._taken:
             raise ProtocolError(
-                f"batch {sequence} was cut with an {encoding} payload, which this parent does not take any more; "
+                f"batch {sequence} was cut with an {encoding} payload, which this parent does not take; "
                 "connect to one that does, or upgrade it"
             )
         sent = self._on_the_wire.get(sequence)
@@ -197,6 +167,7 @@ class ChildSession:
             return self._refused(message, now_ms, chance)
         if isinstance(message, StatusMessage):
             self.terms = negotiation.settle(self._capabilities, message)
+            self._taken |= negotiation.taken(message)
             resume = message.resume_sequence or 0
             return Welcome(message, resume, max(resume, message.highest_sequence or 0))
         if isinstance(message, FlushResponseMessage):
@@ -237,13 +208,14 @@ class ChildSession:
             times.append(self._paused_until_ms)
         return max(0, min(times) - now_ms)
 
-    def _offered(self) -> ClientCapabilities:
+    def _offered(self, kept: Sequence[PayloadEncoding]) -> ClientCapabilities:
         """What `connect` says; a child that wants nothing special offers nothing."""
         capabilities = ClientCapabilities(
             max_batch_size=self._config.max_batch_size, max_message_size=batch.MESSAGE_BYTES_MAX
         )
         encodings, compressions = negotiation.offers(wanted=(PayloadEncoding(self._config.encoding),))
-        if self._config.encoding != FALLBACK:
+        if self._config.encoding != FALLBACK or kept:
+            encodings += [one.value for one in kept if one.value not in encodings]
             capabilities = structs.replace(capabilities, encodings=encodings)
         if self._config.compression == "zstd":
             capabilities = structs.replace(capabilities, compression=True, compressions=compressions)
@@ -255,16 +227,17 @@ class ChildSession:
                 return None
             return Persisted(ack.sequence_number, ack.details.persisted_path or None if ack.details else None)
         utilization = None if ack.details is UNSET else ack.details.buffer_utilization
-        if utilization is not None and utilization < RESUMED_BELOW:
+        if utilization is None or utilization < RESUMED_BELOW:
             self.is_paused = False
         return Resolved(ack.sequence_number, ack.status, utilization)
 
-    def _refused(self, nack: NackMessage, now_ms: int, chance: float) -> Refusal | None:
+    def _refused(self, nack: NackMessage, now_ms: int, chance: float) -> Refusal | Unseen | None:
         sent = self._on_the_wire.get(nack.sequence_number)
         if sent is None:
             if nack.sequence_number == 0 and not nack.should_retry:
                 raise ProtocolError(f"the parent did not understand a frame: {nack.error_message}")
-            return None
+            is_unseen = nack.reason is NackReason.INVALID_SEQUENCE
+            return Unseen(nack.sequence_number, nack.error_message) if is_unseen else None
         if not nack.should_retry:
             del self._on_the_wire[nack.sequence_number]
             return Refusal(nack.sequence_number, nack.reason, nack.error_message, final=True)

@@ -187,11 +187,11 @@ async def test_a_good_key_that_is_not_for_this_is_a_403_that_tells_no_secret(fie
     assert await in_thread(Parent.objects.count) == 0
 
 
-@pytest.mark.parametrize("name", [b"x" * 501, b"a\x00b", b"a\nb", "a\u200bb".encode(), b"\xff\x00"])
-@pytest.mark.parametrize("header", [b"x-client-id", b"x-shard-name"])
-async def test_a_name_that_cannot_be_stored_is_a_400(header, name):
+async def test_a_name_that_cannot_be_stored_is_a_400():
     async with home():
-        assert (await knock(headers=[(header, name)]))[0] == 400
+        for header in (b"x-client-id", b"x-shard-name"):
+            for name in (b"x" * 501, b"a\x00b", b"a\nb", b"a\xadb", b"\xff\x00"):
+                assert (await knock(headers=[(header, name)]))[0] == 400, name
     assert await in_thread(Parent.objects.count) == 0
 
 
@@ -202,10 +202,10 @@ async def test_parents_that_begin_by_being_named_are_bounded():
         assert left_behind(opened) == NOTHING
 
 
-@pytest.mark.parametrize("query", ["table=../../escape", "table=..%2Fescape", "table=a%00b", "table=" + "x" * 200])
-async def test_a_table_in_the_address_that_cannot_name_a_parent_is_a_400(query):
+async def test_a_table_in_the_address_that_cannot_name_a_parent_is_a_400():
     async with home():
-        assert (await knock(query=query))[0] == 400
+        for table in ("../../escape", "..%2Fescape", "a%00b", "a%5Cb", "x" * 200):
+            assert (await knock(query=f"table={table}"))[0] == 400, table
     assert await in_thread(Parent.objects.count) == 0
 
 

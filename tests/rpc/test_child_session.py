@@ -169,8 +169,19 @@ def test_what_both_sides_know_is_sent_from_the_welcome_on():
 
 
 def test_a_payload_the_parent_does_not_take_any_more_is_not_sent():
-    with pytest.raises(ProtocolError, match="cut with an arrow payload, which this parent does not take any more"):
+    with pytest.raises(ProtocolError, match="cut with an arrow payload, which this parent does not take"):
         session().batch(1, PAYLOAD, entries=3, now_ms=NOW_MS, encoding=PayloadEncoding.ARROW)
+
+
+def test_a_batch_that_was_cut_for_another_parent_is_offered_as_it_is():
+    child = ChildSession(child_id="shop-1", epoch=7, config=ChildConfig(), kept={PayloadEncoding.ARROW})
+    capabilities = decode_message(child.hello(last_ack_sequence=0, now_ms=NOW_MS)).capabilities
+    assert capabilities.encodings == ["columns", "arrow"]
+    accepted = accept(capabilities, has_epoch=True)
+    buffer = BufferStats(batch_count=0, entry_count=0, total_size_bytes=0, utilization=0.0)
+    hear(child, StatusMessage(timestamp=1, state="idle", buffer=buffer, connected_children=1, **accepted._asdict()))
+    assert child.terms.encoding is PayloadEncoding.COLUMNS
+    child.batch(1, PAYLOAD, entries=3, now_ms=NOW_MS, encoding=PayloadEncoding.ARROW)
 
 
 def test_an_ack_persisted_after_the_ack_says_where_the_batch_is():

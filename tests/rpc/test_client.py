@@ -17,8 +17,9 @@ from rpc.client import LakehouseRpcClient
 from rpc.config import ChildConfig
 from rpc.create import create_rpc_client
 from rpc.errors import AccessDeniedError, BufferOverflowError, ConnectionError, FlushError, ProtocolError
+from rpc.handlers import Handlers
 from rpc.messages import AckStatus
-from rpc.outbox import Outbox
+from rpc.outbox import Outbox, OutboxBusyError
 from rpc.outcome import ClientState
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
@@ -346,7 +347,7 @@ async def test_a_flush_without_a_worker_is_an_error_that_says_so(tmp_path, monke
     async with serving() as server, child(server, tmp_path) as client:
         await client.connect()
         await client.send(change(1))
-        with pytest.raises(FlushError, match="is a worker running"):
+        with pytest.raises(FlushError, match="Is a worker running"):
             await client.request_flush()
         assert [trigger for _, trigger in server.asked] == ["manual"]
 
@@ -515,3 +516,92 @@ async def test_changes_without_lsn_are_never_taken_for_one_another(tmp_path):
         for _ in range(2):
             await client.send_batch([change(1)])
     assert await in_thread(stored_ids) == [1, 1]
+
+
+async def test_what_send_batch_raises_has_kept_nothing(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        with Outbox(tmp_path / "outbox.sqlite3") as other:
+            other.unacked()
+            with pytest.raises(OutboxBusyError):
+                await client.send_batch([change(1)])
+        assert client.get_stats().batch_buffer_size == 0
+
+
+async def test_a_disk_that_is_full_at_the_cut_does_not_double_what_is_kept(tmp_path, monkeypatch):
+    config = dataclasses.replace(PATIENT, outbox_when_full="wait")
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+
+        def full(**_):
+            raise BufferOverflowError("disk is full")
+
+        monkeypatch.setattr(client.outbox, "cut", full)
+        result = await client.send_batch([change(1)])
+        assert (result.success, result.kept) == (False, True)
+        assert client.get_stats().batch_buffer_size == 1
+
+
+async def test_batches_larger_than_a_message_may_be_are_cut_smaller(tmp_path):
+    config = dataclasses.replace(PATIENT, max_batch_bytes=32 * 2**20)
+    async with serving(intake_bytes_max=64 * 2**20) as server, child(server, tmp_path, config=config) as client:
+        await client.connect()
+        rows = [{"op": "INSERT", "table": "t", "data": {"id": n, "text": "x" * 1_000_000}} for n in range(20)]
+        result = await client.send_batch(rows)
+        assert (result.success, result.sequence_numbers) == (True, [1, 2])
+        assert client.outbox.dead_letters() == []
+
+
+async def test_low_water_is_told_when_the_outbox_has_been_drained(tmp_path):
+    told = []
+    handlers = Handlers(on_high_water=lambda _: told.append("high"), on_low_water=lambda _: told.append("low"))
+    config = dataclasses.replace(PATIENT, outbox_bytes_max=20_000)
+    async with serving() as server, child(server, tmp_path, config=config, handlers=handlers) as client:
+        await client.send_many([change(number) for number in range(250)])
+        await client.connect()
+        await client.drain()
+        while told != ["high", "low"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_batch_whose_history_is_forgotten_is_in_its_table(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        [future] = client._ledger.awaited.tables([1])
+        await client.send_batch([change(1)])
+        await in_thread(lambda: (BatchPayload.objects.all().delete(), Batch.objects.all().delete()))
+        client._keeper.wake()
+        assert (await future).path is None
+
+
+async def test_a_batch_the_parent_never_had_is_not_waited_for(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        [future] = client._ledger.awaited.tables([7])
+        client._keeper.wake()
+        with pytest.raises(ProtocolError, match="batch 7 was never acknowledged"):
+            await future
+
+
+async def test_two_disconnects_at_once_are_one(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        await asyncio.gather(client.disconnect(), client.disconnect())
+        assert client.state is ClientState.DISCONNECTED
+
+
+async def test_what_a_cancelled_send_kept_leaves_all_the_same(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        sending = asyncio.create_task(client.send(change(1)))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        while not await in_thread(stored):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("url", ["ws://bad..host/ws", "ws://127.0.0.1:99999/ws", "ws://127.0.0.1:abc/ws"])
+async def test_an_address_python_stumbles_over_is_said_plainly(tmp_path, url):
+    client = LakehouseRpcClient(url, "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
+    with pytest.raises(AccessDeniedError, match="is no address of a parent"):
+        await client.connect()
+    await client.close()

@@ -2,6 +2,7 @@ import pytest
 
 from rpc.config import ChildConfig
 from rpc.create import create_rpc_client
+from rpc.handlers import Handlers
 
 URL = "ws://127.0.0.1:9/ws"
 
@@ -20,7 +21,8 @@ async def test_the_readme_form_by_name(tmp_path):
     )
     config = client.config
     assert (config.max_batch_size, config.batch_timeout_ms, config.max_batch_bytes) == (10, 5, 1000)
-    assert (tmp_path / "evodb-outbox-shop_1.sqlite3").exists()
+    [outbox] = list(tmp_path.glob("evodb-outbox-*.sqlite3"))
+    assert outbox.name.startswith("evodb-outbox-shop_1-")
     await client.close()
 
 
@@ -47,8 +49,9 @@ async def test_one_of_the_readmes_numbers_brings_its_others():
     [
         ({"batching": {"maxSize": 1}}, "batching has 'maxSize', known are max_size, max_delay_ms, max_bytes"),
         ({"dedup": {"window": 1}}, "dedup has 'window', known are window_ms"),
-        ({"on_dead_leter": print}, "unexpected keyword argument 'on_dead_leter'"),
-        ({"batchign": {}}, "unexpected keyword argument 'batchign'"),
+        ({"on_dead_leter": print}, "there is no handler 'on_dead_leter', known are on_state_change, on_dead_letter"),
+        ({"batchign": {}}, "has no 'batchign', known are batching, chance, config, dedup, handlers"),
+        ({"encoding": "arrow"}, r"a field of the config: config=ChildConfig\(encoding=...\)"),
     ],
 )
 async def test_a_name_nobody_knows_is_said(options, complaint, tmp_path):
@@ -73,3 +76,15 @@ async def test_handlers_may_be_given_by_name():
         await connecting
     assert [str(state) for state in heard] == ["connecting", "failed"]
     await client.close()
+
+
+async def test_children_whose_names_look_alike_as_files_have_outboxes_of_their_own():
+    clients = [create_rpc_client(URL, name) for name in ("shop/1", "shop_1", "shop 1")]
+    assert len({client.outbox.path.name for client in clients}) == 3
+    for client in clients:
+        await client.close()
+
+
+async def test_handlers_given_in_two_ways_are_refused():
+    with pytest.raises(TypeError, match="handlers and on_"):
+        create_rpc_client(URL, "shop-1", handlers=Handlers(), on_pause=print)

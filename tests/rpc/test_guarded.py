@@ -254,7 +254,7 @@ async def test_a_flush_the_parent_cannot_do_is_a_failure(tmp_path, monkeypatch):
     async with serving() as server, guarded(server.url, tmp_path) as client:
         await client.connect()
         await client.send(change(1))
-        with pytest.raises(FlushError, match="is a worker running"):
+        with pytest.raises(FlushError, match="Is a worker running"):
             await client.request_flush()
         assert client.is_circuit_open
 

@@ -68,3 +68,24 @@ def test_closing_ends_the_thread(tmp_path):
     assert name in {thread.name for thread in threading.enumerate()}
     client.close()
     assert name not in {thread.name for thread in threading.enumerate()}
+
+
+def test_closing_lets_go_of_threads_that_wait_for_room(tmp_path):
+    config = ChildConfig(outbox_when_full="wait", outbox_bytes_max=1000)
+    client = create_sync_rpc_client("ws://127.0.0.1:9/ws", "s", outbox=tmp_path / "o.sqlite3", config=config)
+    entry = {"op": "INSERT", "table": "t", "data": {"text": "x" * 600}}
+    client.send(entry)
+    begun, ended = threading.Event(), []
+
+    def wait_for_room():
+        begun.set()
+        with pytest.raises(ConnectionError, match="closed meanwhile"):
+            client.send(entry)
+        ended.append(True)
+
+    thread = threading.Thread(target=wait_for_room)
+    thread.start()
+    begun.wait()
+    client.close()
+    thread.join(timeout=10)
+    assert ended == [True]

@@ -71,7 +71,7 @@ class Phase(Enum):
 
 
 class ChildSide:
-    """The pure half of a child and the shell that rpc.link is, without its waiting."""
+    """The pure half of a child and the shell that rpc.link is. It never waits, so `passed_ms` tells it nothing."""
 
     def __init__(
         self,
@@ -108,11 +108,8 @@ class ChildSide:
                 self._resend(sequence)
             self._send_some()
             if self._session.wants_heartbeat(now_ms=now_ms):
-                pending = self.outbox.pending_entries
-                heartbeat = self._session.heartbeat(
-                    last_ack_sequence=self._last_ack, pending_entries=pending, now_ms=now_ms
-                )
-                self._say(heartbeat)
+                known = {"last_ack_sequence": self._last_ack, "pending_entries": self.outbox.pending_entries}
+                self._say(self._session.heartbeat(**known, now_ms=now_ms))
 
     def hear(self, frames: int) -> None:
         """The next frames from the parent."""

@@ -1,0 +1,1 @@
+"""Rows that wait for an object store that is away."""
