@@ -4,8 +4,8 @@ Question: what does a child cost the parent while it sleeps, behind Pushpin and 
 one entry take until its ack, on SQLite, from one child that waits for each and from eight that do not?
 
 Method: daphne, Pushpin and zurl as examples/pushpin starts them. SOCKETS children connect, say who they are, and are
-silent until all of them sleep; memory is what the processes hold beyond that of before. Then BATCHES batches, one after
-the other, median and 99 of 100.
+silent until all of them sleep; then as many again, and memory is what the processes hold more than before. Then BATCHES
+batches, one after the other, median and 99 of 100.
 
 Last answer (2 cores, CPython 3.11, pushpin 1.36.0, 2000 sockets):
 
@@ -63,20 +63,16 @@ async def measure(name: str, url: str, house: House, front: Pushpin) -> None:
     for sequence in range(1, 50):
         await ask(one, frame(sequence, f"{name}-warm"))
     rss = psutil.Process(house.daphne.pid).memory_info
-    await asyncio.sleep(SILENCE_S)
+    sockets = await several(url, f"{name}-first")
     before, held_before = rss().rss, front.memory_bytes()
-    sockets: list[ClientConnection] = []
-    for first in range(0, SOCKETS, OPENED_AT_ONCE):
-        numbers = range(first, min(first + OPENED_AT_ONCE, SOCKETS))
-        sockets += await asyncio.gather(*(child(url, f"{name}-{number}") for number in numbers))
-    await asyncio.sleep(SILENCE_S)
+    sockets += await several(url, f"{name}-second")
     kib = (rss().rss - before) / 1024 / SOCKETS
     held_kib = (front.memory_bytes() - held_before) / 1024 / SOCKETS
     cpu = await asyncio.gather(busy([psutil.Process(house.daphne.pid)], 10), busy(front.processes(), 10))
     print(f"{name}: {kib:.2f} KiB of the parent and {held_kib:.2f} KiB of Pushpin per sleeping child; ", end="")
-    print(f"{SOCKETS} of them take {cpu[0]:.1%} of a core of the parent, {cpu[1]:.1%} of Pushpin")
+    print(f"{len(sockets)} of them take {cpu[0]:.1%} of a core of the parent, {cpu[1]:.1%} of Pushpin")
     await one_by_one(name, one)
-    await at_once(name, sockets[:CHILDREN])
+    await at_once(f"{name}-first", sockets[:CHILDREN])
     await asyncio.gather(*(socket.close() for socket in [one, *sockets]))
 
 
@@ -107,6 +103,16 @@ async def at_once(name: str, sockets: list[ClientConnection]) -> None:
 async def send_all(socket: ClientConnection, frames: list[bytes]) -> None:
     for frame in frames:
         await socket.send(frame)
+
+
+async def several(url: str, name: str) -> list[ClientConnection]:
+    """SOCKETS children that said who they are, a while ago."""
+    sockets: list[ClientConnection] = []
+    for first in range(0, SOCKETS, OPENED_AT_ONCE):
+        numbers = range(first, min(first + OPENED_AT_ONCE, SOCKETS))
+        sockets += await asyncio.gather(*(child(url, f"{name}-{number}") for number in numbers))
+    await asyncio.sleep(SILENCE_S)
+    return sockets
 
 
 async def child(url: str, name: str) -> ClientConnection:

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
 
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 http = get_asgi_application()
@@ -19,10 +20,12 @@ from evodb_site.celery import app  # noqa: E402 - whoever asks for flushes needs
 from lakehouse.http.front import Front  # noqa: E402 - the models are ready only now
 from lakehouse.limits import handshake  # noqa: E402 - daphne is loaded by now
 from lakehouse.parent import farewell  # noqa: E402 - daphne is loaded by now
+from lakehouse.parent.edge import Edge  # noqa: E402 - the models are ready only now
 from lakehouse.routing import websocket_urlpatterns  # noqa: E402 - the models are ready only now
 
 farewell.mend()
 handshake.mend()
-application = ProtocolTypeRouter({"http": Front(http), "websocket": URLRouter(websocket_urlpatterns)})
+over_http = Edge(Front(http), key=settings.EVODB.grip_key) if settings.EVODB.grip else Front(http)
+application = ProtocolTypeRouter({"http": over_http, "websocket": URLRouter(websocket_urlpatterns)})
 
 __all__ = ["app", "application"]

@@ -19,6 +19,7 @@ from lakehouse.setting import at_least, between, setting, url_of
 
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
+GRIP_KEY_CHARS_MIN = 32
 NOT_ABOVE = (
     ("max_event_size", "max_payload_size"),
     ("base_retry_delay_ms", "max_retry_delay_ms"),
@@ -71,6 +72,18 @@ class Settings(RateLimitConfig):
         "localhost,127.0.0.1,[::1]", unit="comma-separated hosts", why="Host names the HTTP side answers to."
     )
     open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
+    grip: bool = setting(
+        False,
+        unit="yes/no",
+        why="Serve sockets that Pushpin holds (WebSocket-over-HTTP); another door, so only with a proxy behind it.",
+    )
+    grip_key: str = setting(
+        "",
+        unit="text",
+        why="Only requests that the proxy signed are served; its sig_key. Empty: every request is.",
+        check=lambda value: not value or len(value) >= GRIP_KEY_CHARS_MIN,
+        wanted=f"nothing, or at least {GRIP_KEY_CHARS_MIN} characters",
+    )
     parents_max: int = setting(
         1000,
         unit="parents",

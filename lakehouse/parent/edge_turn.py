@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from django.db import Error as DatabaseError
 
 from lakehouse.parent import edge_events
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
-from lakehouse.parent.connection import POLICY_VIOLATION, TRY_AGAIN_LATER, Closed, Connection
+from lakehouse.parent.connection import INTERNAL_ERROR, POLICY_VIOLATION, TRY_AGAIN_LATER, Closed, Connection
 from lakehouse.parent.edge_answers import through_proxy
 from lakehouse.parent.edge_events import Event, Kind, NotEvents
 from lakehouse.parent.flush_requests import WAIT_MS_MAX
@@ -53,8 +54,10 @@ class Turn:
                 await self._serve(events)
             self.heard += [event for event in events if event.kind is Kind.CLOSE][:1]
         except Closed as closed:
-            await self._answered()
-            self.heard.append(edge_events.close(closed.code, closed.reason))
+            await self._end(closed.code, closed.reason)
+        except Exception:
+            log.exception("a connection ends by a mistake of ours")
+            await self._end(INTERNAL_ERROR)
         finally:
             self._leave()
 
@@ -79,6 +82,13 @@ class Turn:
         except DatabaseError as exc:
             log.error("cannot wake a connection, its child is asked to come back: %s", exc)
             raise Closed(TRY_AGAIN_LATER) from None
+
+    async def _end(self, code: int, reason: str = "") -> None:
+        """Answer what was handed in, within `drain_ms`, then say goodbye."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._house.settings.drain_ms / 1000):
+                await self._answered()
+        self.heard.append(edge_events.close(code, reason))
 
     async def _answered(self) -> None:
         """Every batch is answered. The intake's `drained` would do, and cost each batch a commit of its own."""

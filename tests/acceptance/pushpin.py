@@ -5,6 +5,7 @@ Only folders, ports and the key are put in the place of those of the example; wh
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import tempfile
@@ -83,7 +84,8 @@ class Pushpin:
 @contextmanager
 def running(house_port: int) -> Iterator[Pushpin]:
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-        pytest.fail(f"{', '.join(missing)} not installed; on Debian and Ubuntu: {INSTALL}")
+        refuse = pytest.fail if os.environ.get("EVODB_TEST_COMPLETE") else pytest.skip
+        refuse(f"{', '.join(missing)} not installed; on Debian and Ubuntu: {INSTALL}")
     # Not pytest's folder: the path of a Unix socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="evodb-pushpin-"))
     pushpin = Pushpin(folder, house_port)

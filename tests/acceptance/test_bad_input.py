@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import sqlite3
@@ -10,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import psutil
 import pytest
 
 from lakehouse.limits.handshake import HEAD_S
 from tests.acceptance.processes import House, until
-from tests.acceptance.raw_socket import Closed, RawSocket, framed
+from tests.acceptance.raw_socket import CLOSE, Closed, RawSocket, framed
 from tests.services import free_port
 
 MIB = 1024 * 1024
@@ -166,6 +167,24 @@ def test_a_hundred_thousand_malformed_frames_are_answered_and_none_is_kept(house
         until(lambda: flood.ask(batch(1)).get("status") == "ok", "the child has a token again", house.daphne)
 
 
+def test_bytes_that_are_no_frames_end_their_connection_and_nothing_else(house: Besieged) -> None:
+    dice = random.Random(7)
+    codes = set()
+    for number in range(300):
+        with house.child("noise") as noise:
+            noise.say("ping")
+            noise.socket.sendall(dice.randbytes(dice.randrange(2, 200)) + framed("ping") * (number % 3))
+            with suppress(OSError):  # it may have been ended by now
+                noise.say(b"", CLOSE)
+                noise.socket.shutdown(socket.SHUT_WR)
+            heard = "pong"
+            while not isinstance(heard, Closed):
+                heard = noise.hear()
+            codes.add(heard.code)
+    assert codes <= {None, 1000, 1002, 1007, 1009}
+    assert 1002 in codes
+
+
 def test_a_child_that_floods_us_while_the_database_is_away_is_not_read_from(house: Besieged) -> None:
     before_mib, hello = house.memory_mib, json.dumps({"type": "connect", "timestamp": 1, "sourceDoId": "do-1"})
     with house.child("pushy") as pushy:
@@ -189,7 +208,9 @@ def test_a_batch_may_be_as_large_as_its_key_allows_and_no_byte_larger(house: Bes
             told = {"reason": "payload_too_large", "sequenceNumber": 2, "correlationId": "c-2", "shouldRetry": False}
             assert nack.items() >= (sizes | told).items()
         else:
-            closed = shop.ask(batch(2, size=size + 1))
+            begun = framed(batch(2, size=size + 1))[:1000]
+            shop.socket.sendall(begun)
+            closed = shop.answer()
             assert closed.code == 1009
             assert str(size) in closed.reason
 

@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError
 
 from lakehouse.conf import Settings
-from lakehouse.models import Batch, Child, ConnectionState, Parent
+from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.parent import access, edge_events
 from lakehouse.parent.edge import AROUND_A_FRAME_BYTES, BEATS_MAX, Edge
 from lakehouse.parent.edge_events import Event, Kind
@@ -201,11 +201,9 @@ async def test_nothing_of_a_connection_stays_in_the_process():
     async with socket() as shop:
         await shop.say(hello(), wire(1, run(1, 3)))
         at_home = house()
-        await eventually(lambda: asyncio.sleep(0, not at_home.presence._untold))
-        assert (at_home.dormitory.awake, at_home.dormitory.asleep, at_home.presence.sleeping) == (0, 0, 0)
-        assert (at_home.connections, at_home.presence._by_child) == ({}, {})
-        assert at_home.doorman.gate.guests == {}
-        assert at_home.persisted.waiting == 0
+        assert (at_home.dormitory.awake, at_home.dormitory.asleep, at_home.persisted.waiting) == (0, 0, 0)
+        assert (at_home.connections, at_home.doorman.gate.guests) == ({}, {})
+        assert at_home.presence._by_child == {}
 
 
 async def test_pings_and_heartbeats_are_answered_without_the_database(monkeypatch):
@@ -268,11 +266,21 @@ async def test_a_batch_that_was_never_seen_is_not_waited_for():
         assert (await shop.ask(asked)).reason is NackReason.INVALID_SEQUENCE
 
 
-async def test_a_flush_is_answered_when_it_is_done():
+async def test_a_flush_is_answered_when_everything_is_in_its_tables():
     async with socket() as shop:
-        await shop.say(hello())
-        flushed = await shop.ask(FLUSH)
+        await shop.say(hello(), wire(1, run(1, 3)))
+        asked = asyncio.create_task(shop.ask(FLUSH))
+        done, _ = await asyncio.wait([asked], timeout=0.2)
+        assert not done
+        await Batch.objects.aupdate(state=BatchState.PERSISTED)
+        flushed = await asked
     assert (flushed.correlation_id, flushed.result.success) == ("c-1", True)
+
+
+async def test_a_child_that_hangs_up_during_a_flush_does_not_keep_the_parent_waiting():
+    async with socket() as shop:
+        await shop.say(hello(), wire(1, run(1, 3)))
+        assert (await shop.tell(edge_events.say(FLUSH), Event(Kind.CLOSE, b"\x03\xe8"))).code == 1000
 
 
 async def test_a_child_that_says_goodbye_is_gone():
@@ -300,6 +308,16 @@ async def test_what_came_before_a_goodbye_is_durable():
         ack, bye = (await shop.tell(edge_events.say(wire(1, run(1, 3))), Event(Kind.CLOSE, b"\x03\xe8"))).events
     assert decode_message(ack.frame).status is AckStatus.OK
     assert bye == Event(Kind.CLOSE, b"\x03\xe8")
+
+
+async def test_a_mistake_of_ours_ends_one_connection_and_what_it_brought_before_is_durable(monkeypatch):
+    async with socket() as shop:
+        await shop.say(hello())
+        monkeypatch.setattr("lakehouse.parent.connection.Connection._connect", lambda *_: 1 / 0)
+        ack, close = (await shop.say(wire(1, run(1, 3)), hello())).events
+    assert decode_message(ack.frame).status is AckStatus.OK
+    assert close.content == b"\x03\xf3"
+    assert await Batch.objects.aexists()
 
 
 # Who is let in.

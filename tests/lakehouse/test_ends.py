@@ -8,9 +8,9 @@ import threading
 import pytest
 from django.db import OperationalError
 
-from lakehouse.models import AccessKey
+from lakehouse.models import AccessKey, Batch, BatchState
 from lakehouse.parent import access
-from rpc.messages import DisconnectMessage, FlushRequestMessage, PersistedRequestMessage
+from rpc.messages import AckStatus, DisconnectMessage, FlushRequestMessage, PersistedRequestMessage
 from rpc.protocol import encode_message
 from rpc.session import ParentSession
 from tests.builders import NOW_MS, run, wire
@@ -366,7 +366,8 @@ async def test_who_asks_for_the_tables_of_more_batches_than_anybody_waits_for_is
     monkeypatch.setattr("lakehouse.parent.persisted.WATCHED_MAX", 3)
     async with home(), child_of_shop() as shop:
         await shop.ask(hello())
-        await shop.ask(wire(1, run(1, 1)))
+        for sequence in range(1, 5):
+            await shop.ask(wire(sequence, run(sequence, sequence)))
         for sequence in (1, 1, 1, 2, 2, 3):
             await shop.say(persisted_request(sequence))
         await shop.say("ping")
@@ -384,16 +385,20 @@ async def child_of_shop():
 
 async def test_a_child_that_waits_for_thousands_of_tables_hears_of_all_of_them():
     """More than it has tokens for: it waits its turn, for it asks only once."""
-    settings = {"messages_per_second": 200, "window_batches_max": 5}
+    settings = {"messages_per_second": 100, "window_batches_max": 5}
     async with home(**settings) as (opened, _):
         shop = Socket()
         assert await shop.open()
         await shop.ask(hello())
         for sequence in range(1, 5):
             await shop.ask(wire(sequence, run(sequence, sequence)))
-        for sequence in range(1, 30):
-            await shop.say(persisted_request(1 + sequence % 4))
+        for sequence in (1, 2, 3, 4) * 8:
+            await shop.say(persisted_request(sequence))
         assert await shop.ask("ping") == "pong"
+        await in_thread(lambda: Batch.objects.update(state=BatchState.PERSISTED))
+        told = [await shop.hear() for _ in range(4)]
+        assert {(ack.sequence_number, ack.status) for ack in told} == {(n, AckStatus.PERSISTED) for n in range(1, 5)}
+        assert opened.persisted.waiting == 0
         await shop.leave()
         assert left_behind(opened) == NOTHING
 
