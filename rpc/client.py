@@ -44,6 +44,7 @@ class LakehouseRpcClient:
     """One child of one parent, for one event loop; it may be connected and disconnected again and again.
 
     `outbox` is where entries wait: a path, or an Outbox (a SqliteCapture, say) that the caller opens and closes.
+    `steady_ms` is the clock of timers, which nobody sets back; `now_ms` that of entries.
     `dedup` bounds how entries with an `lsn` are remembered, so that one handed in twice is sent once.
     """
 
@@ -59,16 +60,17 @@ class LakehouseRpcClient:
         dedup: DedupConfig | None = DEFAULT_DEDUP_CONFIG,
         handlers: Handlers | None = None,
         now_ms: Callable[[], int] = clock.now_ms,
+        steady_ms: Callable[[], int] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.child_id = child_id
         self.config = config
         self._shard_name = shard_name
-        self._now_ms = now_ms
+        self._steady_ms = steady_ms or (clock.steady_ms() if now_ms is clock.now_ms else now_ms)
         self._chance = chance
         self._keeper = Keeper(Address(parent_url, child_id, token), config, self._new_link, chance)
         self._announcer = Announcer(handlers or Handlers(), config.on_handler_error)
-        self._ledger = Ledger(config, self._announcer, now_ms=now_ms)
+        self._ledger = Ledger(config, self._announcer, now_ms=self._steady_ms)
         self._depot = Depot(outbox, self._ledger, self._keeper, config=config, dedup=dedup, now_ms=now_ms)
         self._task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
@@ -210,7 +212,7 @@ class LakehouseRpcClient:
             self._ledger,
             config=self.config,
             cutting=self._depot.cutting,
-            now_ms=self._now_ms,
+            now_ms=self._steady_ms,
             chance=self._chance,
         )
 
@@ -240,7 +242,7 @@ class LakehouseRpcClient:
         if self._keeper.link is not None:
             await self.drain()
         if self._keeper.link is not None:
-            goodbye = DisconnectMessage(timestamp=self._now_ms(), reason="disconnect")
+            goodbye = DisconnectMessage(timestamp=self._steady_ms(), reason="disconnect")
             await self._keeper.link.put(str(encode_message(goodbye)))
 
     def _is_running(self) -> bool:

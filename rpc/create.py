@@ -16,7 +16,7 @@ from rpc.handlers import Handlers
 __all__ = ["create_rpc_client"]
 
 BATCHING = {"max_size": "max_batch_size", "max_delay_ms": "batch_timeout_ms", "max_bytes": "max_batch_bytes"}
-KNOWN = {"outbox", "token", "shard_name", "handlers", "now_ms", "chance"}
+KNOWN = {"outbox", "token", "shard_name", "handlers", "now_ms", "steady_ms", "chance"}
 """What goes to the client as it is."""
 BATCHING_DEFAULTS = {"max_size": 100, "max_delay_ms": 50, "max_bytes": 1_000_000}
 """The README's; they hold as soon as one of them is given."""

@@ -129,7 +129,7 @@ class Keeper:
                     "or raise EVODB_FRAME_BYTES_MAX of the parent"
                 )
             return ConnectionError(f"the connection to {url} closed: {exc}")
-        return ConnectionError(f"cannot reach {url}: {exc or type(exc).__name__}")
+        return ConnectionError(f"cannot reach {url}: {str(exc) or type(exc).__name__}")
 
     def _refused(self, status: int) -> LakehouseRpcError:
         """A handshake answered with HTTP."""

@@ -56,6 +56,7 @@ class Link:
         self._answers: list[Resolved | Refusal] = []
         self._asked: set[int] = set()
         """Batches whose tables this connection was asked for."""
+        self._epoch_above = 0
         self._last_sent = 0
         self._last_ack = 0
         self._first_uncut_ms: int | None = None
@@ -113,7 +114,7 @@ class Link:
 
     async def _renew_epoch(self) -> None:
         async with self._cutting:  # else who is cutting waits for sequences that mean nothing now
-            await asyncio.to_thread(self._outbox.renew_epoch)
+            await asyncio.to_thread(lambda: self._outbox.renew_epoch(above=self._epoch_above))
             self._listener.renewed()
 
     async def _agreed(self) -> Welcome | None:
@@ -126,15 +127,25 @@ class Link:
         async with asyncio.timeout(self._config.handshake_timeout_ms / 1000):
             await self.put(self.session.hello(last_ack_sequence=self._last_ack, now_ms=self._now_ms()))
             welcome = await self._heard(Welcome)
-            if welcome.highest_sequence > last:
+            was_restored = welcome.highest_sequence > last or welcome.highest_epoch > self.session.epoch
+            first = 1 if was_restored else welcome.resume_sequence
+            if not await self._shares(first, welcome.highest_sequence) or was_restored:
+                self._epoch_above = max(self._epoch_above, welcome.highest_epoch)
                 return None
-            shared = await self._held(welcome.resume_sequence)
-            if shared is not None:
-                await self._send(shared)
-                answer = await self._heard((Resolved, Refusal))
-                if isinstance(answer, Refusal):
-                    return None if answer.reason is NackReason.INVALID_SEQUENCE else welcome
         return welcome
+
+    async def _shares(self, first: int, last: int) -> bool:
+        """Send again what both sides may have, one by one; False when the parent has one with other content."""
+        while (batch := await self._held(max(first, 1), through=last)) is not None:
+            await self._send(batch)
+            answer = await self._heard((Resolved, Refusal))
+            if isinstance(answer, Refusal):
+                if answer.reason is NackReason.INVALID_SEQUENCE:
+                    return False
+                raise ConnectionError(f"the parent cannot say yet what it has: {answer.text}")
+            await asyncio.to_thread(self._outbox.ack, batch.sequence)
+            first = batch.sequence + 1
+        return True
 
     async def _heard(self, kind: type[T] | tuple[type[T], ...]) -> T:
         """The next event of this kind."""
@@ -145,10 +156,10 @@ class Link:
             elif isinstance(event, kind):
                 return event
 
-    async def _held(self, sequence: int) -> OutboxBatch | None:
-        """This batch, if it is cut and not acknowledged."""
-        found = await asyncio.to_thread(lambda: self._outbox.unacked(after=sequence - 1, limit=1))
-        return found[0] if found and found[0].sequence == sequence else None
+    async def _held(self, first: int, *, through: int) -> OutboxBatch | None:
+        """The first batch of these sequences that is cut and not acknowledged."""
+        found = await asyncio.to_thread(lambda: self._outbox.unacked(after=first - 1, limit=1))
+        return found[0] if found and found[0].sequence <= through else None
 
     async def _read(self) -> None:
         async for frame in self._socket:
@@ -227,7 +238,7 @@ class Link:
         return by_count or self._uncut_bytes >= self._config.max_batch_bytes
 
     async def _resend(self, sequence: int) -> None:
-        batch = await self._held(sequence)
+        batch = await self._held(sequence, through=sequence)
         if batch is None:
             self.session.forget(sequence)
         else:

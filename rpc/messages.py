@@ -197,8 +197,6 @@ class FlushRequestMessage(RpcMessage, tag="flush_request", frozen=True, kw_only=
 
 
 class PersistedRequestMessage(RpcMessage, tag="persisted_request", frozen=True, kw_only=True):
-    """Asks for an ack `persisted` as soon as an acknowledged batch is in its tables; again after a reconnect."""
-
     type: ClassVar[str] = "persisted_request"
     source_do_id: str
     sequence_number: UInt
@@ -255,6 +253,8 @@ class StatusMessage(RpcMessage, tag="status", frozen=True, kw_only=True):
     next_flush_time: UInt | UnsetType = UNSET
     resume_sequence: UInt | UnsetType = UNSET
     """Highest sequence up to which every batch of the child's epoch is durable; only sent to a child with an epoch."""
+    highest_epoch: UInt | UnsetType = UNSET
+    """The highest epoch the child ever named."""
     highest_sequence: UInt | UnsetType = UNSET
     """Highest sequence of the epoch that is durable, beyond a gap or not."""
     encodings: list[str] | UnsetType = UNSET

@@ -146,13 +146,13 @@ class Outbox(Intake):
             letters.taken(connection, sequence)
         self._room.made()
 
-    def renew_epoch(self, *, resume_after: int = 0) -> int:
+    def renew_epoch(self, *, resume_after: int = 0, above: int = 0) -> int:
         """Begin a new, higher epoch, whose first batch is `resume_after` + 1; every unacked entry is uncut again.
 
         For a file that came back from a backup: its parent knows more sequences than the file does.
         """
         with self._file.draining(), self._file.writing() as connection:
-            epoch = max(number(connection, "epoch") + 1, self._now_ms())
+            epoch = max(number(connection, "epoch") + 1, above + 1, self._now_ms())
             batches.uncut_all(connection)
             set_number(connection, "last_sequence", resume_after)
             set_number(connection, "epoch", epoch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db.models import F, Q
+
 from lakehouse.models import Batch, BatchState
 
 DAY_MS = 24 * 3600 * 1000
@@ -13,7 +15,8 @@ def forget(history_days: int, *, now_ms: int) -> int:
 
     A child with an epoch is still recognised: its watermark stays. What a dead letter came from stays as well.
     """
-    old = Batch.objects.filter(
+    compared = Q(epoch=F("child__epoch"), sequence__gte=F("child__sequence"))
+    old = Batch.objects.exclude(compared).filter(
         state=BatchState.PERSISTED, received_ms__lt=now_ms - history_days * DAY_MS, stored=None, dead_letters=None
     )
     forgotten = 0

@@ -136,7 +136,7 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
     digest = digest or store.digest_of(child.child_id, epoch, frame.sequence)
     if digest is None:
         # Durable once and no longer remembered, or emptied of repeats; a child without an epoch proves nothing by it.
-        return True if remembered else None
+        return False if remembered else None
     if digest == digest_of(frame):
         return True
     if epoch == REQUESTS:

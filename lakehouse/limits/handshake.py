@@ -47,20 +47,26 @@ def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> An
 
 
 def _handle_reply(protocol: Any, message: dict[str, Any]) -> None:
-    if protocol.state in (protocol.STATE_CLOSING, protocol.STATE_CLOSED):
-        return  # autobahn would raise; daphne does not know yet that the conversation is over
-    is_connecting = protocol.state == protocol.STATE_CONNECTING
-    if message["type"] == "websocket.accept" and is_connecting and message.get("headers"):
+    """Where the conversation is over autobahn would raise, and daphne may not know it yet."""
+    if protocol.state == protocol.STATE_OPEN:
+        if message["type"] == "websocket.close":
+            protocol.goodbye = message.get("reason", "")  # daphne drops it
+        _reply(protocol, message)
+    elif protocol.state == protocol.STATE_CONNECTING:
+        _answer(protocol, message)
+
+
+def _answer(protocol: Any, message: dict[str, Any]) -> None:
+    """To the handshake."""
+    if message["type"] == "websocket.accept" and message.get("headers"):
         _accept(protocol, message)
-    elif message["type"] == f"{EXTENSION}.start" and is_connecting:
+    elif message["type"] == f"{EXTENSION}.start":
         protocol.refusal = [_head(message["status"], message.get("headers", ()))]
-    elif message["type"] == f"{EXTENSION}.body" and is_connecting:
+    elif message["type"] == f"{EXTENSION}.body":
         protocol.refusal.append(message.get("body", b""))
         if not message.get("more_body", False):
             _refuse(protocol)
     else:
-        if message["type"] == "websocket.close":
-            protocol.goodbye = message.get("reason", "")  # daphne drops it
         _reply(protocol, message)
 
 

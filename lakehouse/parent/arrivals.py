@@ -57,6 +57,7 @@ class Arrival:
     resume_sequence: int | None = None
     """Every batch up to it is durable."""
     highest_sequence: int | None = None
+    highest_epoch: int | None = None
     """The highest batch known to be durable; forgotten islands may lie above it."""
 
 
@@ -194,9 +195,10 @@ def _parent(name: str, grant: Grant, now_ms: int, parents_max: int) -> Parent | 
     return parent
 
 
-def _sequences(child: Child, epoch: int) -> tuple[int, int]:
+def _sequences(child: Child, epoch: int) -> tuple[int, int, int]:
     """The highest sequence of this epoch below which nothing is missing, and the highest of all."""
     sequence, islands = child.past_epochs.get(str(epoch), (0, []))
     if child.epoch_is_own and child.epoch == epoch:
         sequence, islands = child.sequence, child.islands
-    return sequence, islands[-1][1] if islands else sequence
+    highest = max([epoch, *map(int, child.past_epochs), child.epoch if child.epoch_is_own else 0])
+    return sequence, islands[-1][1] if islands else sequence, highest

@@ -221,10 +221,10 @@ class PostgresCapture(Outbox):
         with self._door.draining() as connection:
             connection.execute("DELETE FROM _evodb_dead_letter WHERE sequence = %s", (sequence,))
 
-    def renew_epoch(self, *, resume_after: int = 0) -> int:
+    def renew_epoch(self, *, resume_after: int = 0, above: int = 0) -> int:
         """Begin a new, higher epoch; the batches there are get its first numbers, behind `resume_after`."""
         with self._door.draining() as connection:
-            epoch = max(self.epoch + 1, self._now_ms())
+            epoch = max(self.epoch + 1, above + 1, self._now_ms())
             # Two steps, for a number must not be taken while another batch still has it.
             connection.execute("UPDATE _evodb_batch SET sequence = -sequence")
             numbered = "SELECT sequence, row_number() OVER (ORDER BY sequence DESC) AS n FROM _evodb_batch"

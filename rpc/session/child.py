@@ -169,7 +169,7 @@ class ChildSession:
             self.terms = negotiation.settle(self._capabilities, message)
             self._taken |= negotiation.taken(message)
             resume = message.resume_sequence or 0
-            return Welcome(message, resume, max(resume, message.highest_sequence or 0))
+            return Welcome(message, resume, max(resume, message.highest_sequence or 0), message.highest_epoch or 0)
         if isinstance(message, FlushResponseMessage):
             return Flushed(message.correlation_id or "", message.result)
         return None

@@ -8,11 +8,15 @@ from rpc.messages import AckStatus, FlushResult, NackReason, StatusMessage
 
 
 class Welcome(NamedTuple):
-    """The parent knows this child: every batch up to `resume_sequence` is durable, none above `highest_sequence`."""
+    """The parent knows this child: every batch up to `resume_sequence` is durable, none above `highest_sequence`.
+
+    A file whose epoch is below `highest_epoch` came back from a backup.
+    """
 
     status: StatusMessage
     resume_sequence: int
     highest_sequence: int
+    highest_epoch: int = 0
 
 
 class Resolved(NamedTuple):

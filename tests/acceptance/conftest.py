@@ -6,6 +6,15 @@ whatever the parent's database is, so they are tried in the run for SQLite only;
 
 import os
 
-ON_SQLITE = ["test_capture.py", "test_demo.py", "test_up.py"]
+ON_SQLITE = [
+    "test_bad_input.py",
+    "test_capture.py",
+    "test_child_memory.py",
+    "test_demo.py",
+    "test_dosql_client.py",
+    "test_pushpin.py",
+    "test_secrecy.py",
+    "test_up.py",
+]
 
 collect_ignore = ON_SQLITE if os.environ.get("EVODB_TEST_DATABASE", "sqlite") != "sqlite" else []

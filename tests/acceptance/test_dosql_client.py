@@ -17,7 +17,7 @@ from tests.acceptance.dosql_client import DoSQL
 from tests.acceptance.processes import WITHIN_S, House, Process, until
 from tests.services import free_port
 
-EAGER = {"flush_threshold_entries": 200, "flush_threshold_ms": 500, "flush_interval_ms": 500}
+EAGER = {"flush_threshold_entries": 200}
 ID = "d0500c0ffee0ddba11"
 
 

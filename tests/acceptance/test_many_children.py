@@ -20,6 +20,7 @@ from tests.acceptance.test_street import DATABASE, new_database
 from tests.services import free_port
 
 CHILDREN, PROCESSES, ENTRIES = 200, 2, 300
+PATIENCE_S = 120
 JOURNAL = """
 SELECT c.name, p.payload FROM lakehouse_batch b
 JOIN lakehouse_child c ON c.id = b.child_id JOIN lakehouse_batchpayload p ON p.batch_id = b.id
@@ -55,7 +56,7 @@ def test_two_hundred_children_and_a_parent_that_is_killed_among_them(house: Hous
             program.start()
         kill_the_parent(house, programs)
         for program in programs:
-            until(lambda one=program: one.running.poll() is not None, "all is sent", house.daphne, program)
+            until(lambda one=program: has_ended(one), "all is sent", house.daphne, program, within_s=PATIENCE_S)
             assert program.running.returncode == 0, program.said
     finally:
         for program in programs:
@@ -64,6 +65,10 @@ def test_two_hundred_children_and_a_parent_that_is_killed_among_them(house: Hous
     assert_same(journalled(house), wanted)
     house.manage("flush_buffers", "--wait")
     assert_same(in_the_lake(house), wanted)
+
+
+def has_ended(program: Process) -> bool:
+    return program.running is not None and program.running.poll() is not None
 
 
 def kill_the_parent(house: House, programs: list[Process]) -> None:

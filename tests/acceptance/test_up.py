@@ -107,7 +107,7 @@ def test_it_says_where_children_go_and_the_token_they_need(running: tuple[House,
 def test_a_wrong_token_is_refused_at_the_handshake(running: tuple[House, Process], key: str) -> None:
     with pytest.raises(InvalidStatus) as refused, knock(running[0], key):
         pass
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 401
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_started(running: tuple[House, Process]) -> None:

@@ -102,9 +102,14 @@ def test_a_child_with_an_epoch_is_recognised_for_ever():
     put(source(home), frame(1, run(1, 3)))
     Batch.objects.all().update(received_ms=0)
     assert put(source(home), frame(1, run(1, 3)), now_ms=NOW_MS * 2) == [AckStatus.DUPLICATE]
+
+
+def test_a_batch_that_can_no_longer_be_compared_is_not_guessed_to_be_a_repeat():
+    home = parent()
+    put(source(home), frame(1, run(1, 3)))
     BatchPayload.objects.all().delete()
     Batch.objects.all().delete()
-    assert put(source(home), frame(1, run(1, 3)), now_ms=NOW_MS * 2) == [AckStatus.DUPLICATE]
+    assert put(source(home), frame(1, run(1, 3)), now_ms=NOW_MS * 2) == [NackReason.INVALID_SEQUENCE]
 
 
 def test_a_new_epoch_begins_at_one_with_new_content():

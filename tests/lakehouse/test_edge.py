@@ -29,6 +29,7 @@ from rpc.messages import (
 from rpc.names import NAME_CHARS_MAX
 from rpc.protocol import decode_message, encode_message
 from tests.builders import NOW_MS, run, wire
+from tests.lakehouse.test_intake import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -139,18 +140,18 @@ async def beneath(scope, receive, send):
 @contextlib.asynccontextmanager
 async def socket(*, key="", opened=True, **settings):
     house_settings = Settings(**({"open": True, "presence_interval_ms": 10} | settings))
-    at_home = move_in(open_house(house_settings, ask=lambda *_: None))
+    move_in(open_house(house_settings, ask=lambda *_: None))
     found = Socket(Edge(beneath, key=key))
     if opened:
         assert (await found.open()).events == [OPEN]
     yield found
-    await at_home.close()
+    await house().close()
 
 
 async def restarted(**settings):
     """Every process ended, and another one begins."""
     await house().close()
-    return move_in(open_house(Settings(**({"open": True, "presence_interval_ms": 10} | settings)), ask=lambda *_: None))
+    move_in(open_house(Settings(**({"open": True, "presence_interval_ms": 10} | settings)), ask=lambda *_: None))
 
 
 async def eventually(found):
@@ -165,16 +166,17 @@ async def test_a_child_connects_and_its_batch_is_durable_when_it_is_acknowledged
         assert status.resume_sequence == 0
         ack = await shop.ask(wire(1, run(1, 3)))
     assert (ack.status, ack.sequence_number, ack.details.entries_processed) == (AckStatus.OK, 1, 3)
-    assert await Batch.objects.aget() == await Batch.objects.aget(sequence=1, epoch=5, child__name="shop-1")
+    assert await in_thread(Batch.objects.get) == await in_thread(
+        lambda: Batch.objects.get(sequence=1, epoch=5, child__name="shop-1")
+    )
 
 
 async def test_a_connection_goes_on_in_a_process_that_never_saw_it():
     async with socket() as shop:
         await shop.say(hello(binary_replies=True))
         await shop.say(wire(1, run(1, 3)))
-        other = await restarted()
+        await restarted()
         answer = await shop.say(wire(1, run(1, 3)), wire(2, run(4, 5)))
-        await other.close()
     assert [(ack.sequence_number, ack.status) for ack in answer.frames] == [(1, AckStatus.DUPLICATE), (2, AckStatus.OK)]
     assert all(event.kind is Kind.BINARY for event in answer.events)
 
@@ -182,11 +184,10 @@ async def test_a_connection_goes_on_in_a_process_that_never_saw_it():
 async def test_a_child_that_keeps_no_epoch_goes_on_as_the_same_child():
     async with socket() as shop:
         await shop.say(wire(1, run(1, 2)))
-        other = await restarted()
+        await restarted()
         again, new = (await shop.say(wire(2, run(1, 2)), wire(3, run(3, 4)))).frames
-        await other.close()
     assert (again.status, new.status) == (AckStatus.DUPLICATE, AckStatus.OK)
-    assert await Batch.objects.aget(sequence=3, child__name="shop-1")
+    assert await in_thread(Batch.objects.filter(sequence=3, child__name="shop-1").exists)
 
 
 async def test_frames_of_one_request_are_served_in_order():
@@ -220,12 +221,11 @@ async def test_pings_and_heartbeats_are_answered_without_the_database(monkeypatc
 async def test_a_heartbeat_is_heard_of():
     async with socket() as shop:
         await shop.say(hello())
-        before = await Child.objects.aget()
-        await asyncio.sleep(0.002)
-        await shop.say(HEARTBEAT)
+        before = await in_thread(Child.objects.get)
 
         async def is_told():
-            child = await Child.objects.aget()
+            await shop.say(HEARTBEAT)
+            child = await in_thread(Child.objects.get)
             return child.state == ConnectionState.HIBERNATING and child.last_seen_ms > before.last_seen_ms
 
         await eventually(is_told)
@@ -272,7 +272,7 @@ async def test_a_flush_is_answered_when_everything_is_in_its_tables():
         asked = asyncio.create_task(shop.ask(FLUSH))
         done, _ = await asyncio.wait([asked], timeout=0.2)
         assert not done
-        await Batch.objects.aupdate(state=BatchState.PERSISTED)
+        await in_thread(lambda: Batch.objects.update(state=BatchState.PERSISTED))
         flushed = await asked
     assert (flushed.correlation_id, flushed.result.success) == ("c-1", True)
 
@@ -289,7 +289,7 @@ async def test_a_child_that_says_goodbye_is_gone():
         answer = await shop.say(encode_message(DisconnectMessage(timestamp=NOW_MS)))
         assert answer.code == 1000
         assert (await shop.tell(*answer.events)).events == answer.events
-        await eventually(Child.objects.filter(state=ConnectionState.GONE).aexists)
+        await eventually(lambda: in_thread(Child.objects.filter(state=ConnectionState.GONE).exists))
 
 
 @pytest.mark.parametrize("end", [Event(Kind.CLOSE, b"\x03\xe8"), Event(Kind.CLOSE), DISCONNECT])
@@ -300,7 +300,7 @@ async def test_a_socket_that_ends_wakes_nothing_and_its_child_is_gone(end, monke
         answer = await shop.tell(end)
         assert answer.events == ([end] if end.kind is Kind.CLOSE else [])
         assert b"set-meta-evodb" not in answer.headers
-        await eventually(Child.objects.filter(state=ConnectionState.GONE).aexists)
+        await eventually(lambda: in_thread(Child.objects.filter(state=ConnectionState.GONE).exists))
 
 
 async def test_what_came_before_a_goodbye_is_durable():
@@ -317,7 +317,7 @@ async def test_a_mistake_of_ours_ends_one_connection_and_what_it_brought_before_
         ack, close = (await shop.say(wire(1, run(1, 3)), hello())).events
     assert decode_message(ack.frame).status is AckStatus.OK
     assert close.content == b"\x03\xf3"
-    assert await Batch.objects.aexists()
+    assert await in_thread(Batch.objects.exists)
 
 
 # Who is let in.
@@ -326,7 +326,7 @@ async def test_a_mistake_of_ours_ends_one_connection_and_what_it_brought_before_
 @pytest.mark.parametrize("how", ["header", "query"])
 async def test_a_key_opens_the_door_and_comes_along(how):
     async with socket(open=False, opened=False) as shop:
-        _, secret = await asyncio.to_thread(access.new_key, "a", scopes=["ingest"], now_ms=NOW_MS)
+        _, secret = await in_thread(lambda: access.new_key("a", scopes=["ingest"], now_ms=NOW_MS))
         if how == "header":
             shop.headers = [(b"Authorization", f"Bearer {secret}".encode())]
         else:
@@ -344,8 +344,8 @@ async def test_a_stranger_is_refused_with_401():
 
 async def test_a_key_for_another_child_is_refused_with_403():
     async with socket(open=False, opened=False) as shop:
-        _, secret = await asyncio.to_thread(
-            access.new_key, "a", scopes=["ingest"], source_pattern="cafe-*", now_ms=NOW_MS
+        _, secret = await in_thread(
+            lambda: access.new_key("a", scopes=["ingest"], source_pattern="cafe-*", now_ms=NOW_MS)
         )
         shop.headers = [(b"authorization", f"Bearer {secret}".encode()), (b"x-client-id", b"shop-1")]
         assert (await shop.open()).status == 403
@@ -369,7 +369,7 @@ async def test_the_parent_is_in_the_path():
         shop.path = "/ws/north/"
         await shop.open()
         await shop.say(hello())
-        assert await Parent.objects.filter(name="north", children__name="shop-1").aexists()
+        assert await in_thread(Parent.objects.filter(name="north", children__name="shop-1").exists)
 
 
 async def test_without_the_journal_nobody_is_let_in_and_all_may_come_back(monkeypatch):
@@ -391,15 +391,15 @@ def _away(*_, **__):
 
 async def test_a_revoked_key_ends_the_connection_at_its_next_batch():
     async with socket(open=False, opened=False) as shop:
-        key, secret = await asyncio.to_thread(access.new_key, "a", scopes=["ingest"], now_ms=NOW_MS)
+        key, secret = await in_thread(lambda: access.new_key("a", scopes=["ingest"], now_ms=NOW_MS))
         shop.query = f"token={secret}"
         await shop.open()
         await shop.say(hello())
         key.revoked_ms = NOW_MS
-        await key.asave()
+        await in_thread(key.save)
         assert (await shop.say(wire(1, run(1, 1)))).code == 1008
-        await eventually(Child.objects.filter(state=ConnectionState.GONE).aexists)
-    assert not await Batch.objects.aexists()
+        await eventually(lambda: in_thread(Child.objects.filter(state=ConnectionState.GONE).exists))
+    assert not await in_thread(Batch.objects.exists)
 
 
 async def test_a_house_that_was_open_and_is_not_any_more_lets_nobody_go_on_without_a_key():
@@ -407,7 +407,7 @@ async def test_a_house_that_was_open_and_is_not_any_more_lets_nobody_go_on_witho
         await shop.say(hello())
         await restarted(open=False)
         assert (await shop.say(wire(1, run(1, 1)))).code == 1008
-    assert not await Batch.objects.aexists()
+    assert not await in_thread(Batch.objects.exists)
 
 
 # What is not believed.
@@ -419,7 +419,7 @@ async def test_a_connection_nobody_sealed_is_refused():
             shop.meta = meta
             answer = await shop.say(wire(1, run(1, 1)))
             assert (answer.status, b"Meta-Evodb" in answer.body) == (400, True)
-    assert not await Batch.objects.aexists()
+    assert not await in_thread(Batch.objects.exists)
 
 
 async def test_a_connection_cannot_be_taken_over_by_another():
@@ -467,7 +467,7 @@ async def test_a_text_that_is_not_utf_8_closes_the_socket_and_what_came_before_i
     async with socket() as shop:
         answer = await shop.tell(edge_events.say(wire(1, run(1, 3))), Event(Kind.TEXT, b"\xff"))
     assert answer.code == 1007
-    assert await Batch.objects.aexists()
+    assert await in_thread(Batch.objects.exists)
 
 
 async def test_names_that_are_too_long_to_be_kept_are_told_so():

@@ -2,22 +2,27 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
+import socket
 import threading
 
 import pytest
 from django.db import OperationalError
+from websockets.asyncio.client import connect
 
 from lakehouse.models import AccessKey, Batch, BatchState
 from lakehouse.parent import access
 from rpc.messages import AckStatus, DisconnectMessage, FlushRequestMessage, PersistedRequestMessage
 from rpc.protocol import encode_message
 from rpc.session import ParentSession
+from tests.acceptance.raw_socket import RawSocket, framed
 from tests.builders import NOW_MS, run, wire
 from tests.lakehouse.test_consumer import Socket, hello, home
 from tests.lakehouse.test_hibernation import asleep, drowsy
 from tests.lakehouse.test_intake import in_thread
 from tests.lakehouse.test_nacks import Child, batch
+from tests.server import serving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -401,6 +406,43 @@ async def test_a_child_that_waits_for_thousands_of_tables_hears_of_all_of_them()
         assert opened.persisted.waiting == 0
         await shop.leave()
         assert left_behind(opened) == NOTHING
+
+
+async def nobody_left(opened):
+    async with asyncio.timeout(10):
+        while left_behind(opened) != NOTHING:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_socket_that_breaks_with_batches_under_way_is_no_trouble(caplog):
+    """On a server that raises when nobody is there any more."""
+    async with serving() as server:
+        for _ in range(10):
+            shop = await connect(server.url)
+            for sequence in range(1, 20):
+                await shop.send(wire(sequence, run(sequence, sequence)))
+            shop.transport.abort()
+        await nobody_left(server.house)
+        await server.house.intake.drained()
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_child_that_reads_nothing_is_cut_off_and_forgotten(monkeypatch, caplog):
+    """On a server whose `send` waits for the reader."""
+    monkeypatch.setattr("lakehouse.parent.outflow.BYTES_MAX", 256 * 1024)
+    async with serving(drain_ms=100) as server:
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        rude = await asyncio.to_thread(RawSocket, server.listener.getsockname()[1])
+        rude.socket.setblocking(False)
+        with rude, contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while server.house.connections:
+                    with contextlib.suppress(BlockingIOError):
+                        rude.socket.send(framed("") * 100)
+                    await asyncio.sleep(0)
+        await nobody_left(server.house)
+    assert "were not answered in time" in caplog.text
 
 
 async def test_a_key_revoked_asleep_leaves_nothing():

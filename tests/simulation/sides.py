@@ -25,6 +25,7 @@ from rpc.messages import ConnectMessage, NackReason
 from rpc.outbox import Outbox, OutboxBatch
 from rpc.protocol import read
 from rpc.session import ChildSession, ParentSession, Refusal, Resolved, Welcome
+from tests.builders import NOW_MS
 
 Frame = str | bytes
 WINDOW_BATCHES_MAX = 100
@@ -66,12 +67,12 @@ class Phase(Enum):
     AWAY = auto()
     GREETING = auto()
     COMPARING = auto()
-    """The last batch both sides seem to share was sent again."""
+    """What both sides may have is sent again, one by one."""
     WORKING = auto()
 
 
 class ChildSide:
-    """The pure half of a child and the shell that rpc.link is. It never waits, so `passed_ms` tells it nothing."""
+    """The pure half of a child and the shell that rpc.link is. Its timers follow `passed_ms`."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class ChildSide:
         passed_ms: Callable[[], int],
     ) -> None:
         self.name, self.path, self.config = name, path, config
-        self._dial, self._now_ms = dial, now_ms
+        self._dial, self._now_ms = dial, lambda: passed_ms() + NOW_MS
         self.outbox = Outbox(path, now_ms=now_ms)
         self.line: Line | None = None
         self._phase = Phase.AWAY
@@ -152,23 +153,32 @@ class ChildSide:
 
     def _compare(self, welcome: Welcome) -> None:
         self._welcome = welcome
-        if welcome.highest_sequence > self.outbox.last_sequence:
-            self.outbox.renew_epoch()
-            self._greet()
-        elif (shared := self._held(welcome.resume_sequence)) is not None:
+        last, epoch = self.outbox.last_sequence, self.outbox.epoch
+        self._was_restored = welcome.highest_sequence > last or welcome.highest_epoch > epoch
+        self._compare_behind(0 if self._was_restored else max(0, welcome.resume_sequence - 1))
+
+    def _compare_behind(self, sequence: int) -> None:
+        found = self.outbox.unacked(after=sequence, limit=1)
+        if found and found[0].sequence <= self._welcome.highest_sequence:
             self._phase = Phase.COMPARING
-            self._send(shared)
+            self._send(found[0])
+        elif self._was_restored:
+            self._begin_epoch()
         else:
             self._welcomed()
 
     def _compared(self, answer: Resolved | Refusal) -> None:
         if isinstance(answer, Resolved):
-            self._welcomed()
+            self.outbox.ack(answer.sequence)
+            self._compare_behind(answer.sequence)
         elif answer.reason is NackReason.INVALID_SEQUENCE:
-            self.outbox.renew_epoch()
-            self._greet()
+            self._begin_epoch()
         else:
             self.hang_up()
+
+    def _begin_epoch(self) -> None:
+        self.outbox.renew_epoch(above=self._welcome.highest_epoch)
+        self._greet()
 
     def _welcomed(self) -> None:
         self._last_sent = self._last_ack = self._welcome.resume_sequence

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosedError
 from rpc.client import LakehouseRpcClient
 from rpc.config import ChildConfig
 from rpc.outbox import Outbox
+from tests.builders import NOW_MS
 from tests.simulation.sides import Frame, Line, entry
 
 TURNS_MAX = 2000
@@ -103,7 +104,13 @@ class WholeChild:
         self._loop = VirtualLoop(lambda: passed_ms() / 1000, self._open)
         self.outbox = Outbox(path, now_ms=now_ms)
         self.client = LakehouseRpcClient(
-            f"ws://{name}", name, outbox=self.outbox, config=config, now_ms=now_ms, chance=lambda: 0.5
+            f"ws://{name}",
+            name,
+            outbox=self.outbox,
+            config=config,
+            now_ms=now_ms,
+            steady_ms=lambda: NOW_MS + passed_ms(),
+            chance=lambda: 0.5,
         )
         self._connecting = self._loop.create_task(self.client.connect())
 

@@ -64,16 +64,11 @@ class Ledger:
     was_restored: bool = False
     has_new_epoch: bool = False
 
-    def restore(self, backup: Backup) -> None:
-        """Later copies are of a file that is no more: were one to come back, its epoch would lie below newer ones."""
-        del self.backups[self.backups.index(backup) + 1 :]
+    def restore(self, backup: Backup, kept: list[int]) -> None:
+        """What the file keeps and had left before may come a second time; that is the promise."""
+        self.copies_more.update(number for number in kept if number in self.carried)
         self.written = list(backup.written)
         self.was_restored = True
-
-    def begin_epoch(self, kept: list[int]) -> None:
-        """What the file keeps is sent again, so what had left may come a second time."""
-        self.has_new_epoch = True
-        self.copies_more.update(number for number in kept if number in self.carried)
 
 
 class World:
@@ -126,8 +121,12 @@ class World:
         return ledger.backups[-1]
 
     def restore(self, name: str, backup: Backup) -> None:
-        self.ledgers[name].restore(backup)
+        """As long as that takes, what had left before has arrived or never will."""
         self._put_back(name, backup.path)
+        self.ledgers[name].restore(backup, self.kept(name))
+        for line in self.parent.lines:
+            if line.name == name:
+                line.up.clear()
 
     def kill_the_parent(self, places: list[int], *, keep: bool) -> None:
         """While it stores what comes from these places."""
@@ -224,7 +223,7 @@ class World:
         renew_epoch = child.outbox.renew_epoch
 
         def noted(**options: Any) -> int:
-            ledger.begin_epoch(self.kept(name))
+            ledger.has_new_epoch = True
             return renew_epoch(**options)
 
         child.outbox.renew_epoch = noted
