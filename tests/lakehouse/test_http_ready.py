@@ -145,7 +145,7 @@ def test_a_warehouse_nobody_can_look_at_says_what_was_wanted():
 @pytest.fixture
 def celery(monkeypatch):
     def use(**conf):
-        app = Celery("t")
+        app = Celery("t", set_as_current=False)
         app.conf.update(**conf)
         monkeypatch.setattr("celery.current_app", app)
 
