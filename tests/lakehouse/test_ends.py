@@ -427,7 +427,9 @@ async def test_a_socket_that_breaks_with_batches_under_way_is_no_trouble(caplog)
         await nobody_left(server.house)
         await server.house.intake.drained()
     gc.collect()
-    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    # asyncio notes each write to a socket that is gone already; whether there is one is a matter of time.
+    assert [message for message in said if message != "socket.send() raised exception."] == []
 
 
 async def test_a_child_that_reads_nothing_is_cut_off_and_forgotten(monkeypatch, caplog):
