@@ -9,7 +9,7 @@ import struct
 
 MASK = b"\0\0\0\0"
 """A mask all the same, as RFC 6455 wants it of a client; masking with zeros costs nothing."""
-TEXT, BINARY, CLOSE, PING = 0x81, 0x82, 0x88, 0x89
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
 def handshake(path: str, headers: dict[str, str] | None = None) -> bytes:

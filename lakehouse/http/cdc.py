@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from lakehouse.http import answers, cdc_request
-from lakehouse.http.load import load_of
 from lakehouse.http.visits import Visit, visits_of
 from lakehouse.journal import accept
 from lakehouse.journal.accept import Accepted, Source, Verdict
@@ -104,7 +103,7 @@ def _check_welcome(house: House, visit: Visit) -> None:
     if not visit.allowance.take(house.now_ms()):
         text = f"more than {visit.allowance.messages.per_second} requests/s with this key from this address"
         raise _refuse(Reason.RATE_LIMITED, text, visit.allowance.retry_delay_ms(chance=house.chance()))
-    load, is_prior = load_of(house, visit.admitted.parent_id), visit.admitted.priority == "high"
+    load, is_prior = house.load(visit.admitted.parent_id), visit.admitted.priority == "high"
     if (delay_ms := shed_delay_ms(load, high_priority=is_prior, chance=house.chance())) is not None:
         raise _refuse(Reason.LOAD_SHEDDING, "this parent has more to do than it can", delay_ms)
 

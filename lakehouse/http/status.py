@@ -9,7 +9,6 @@ from pydantic.alias_generators import to_camel
 from lakehouse.flush.policy import Waiting, due_at_ms
 from lakehouse.http.cdc_request import BY_KEY
 from lakehouse.http.documents import Buffer, DedupStats, Fallback, LastFlush, SourceState, Status
-from lakehouse.http.load import load_of
 from lakehouse.http.rows import Picture
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.models import Child, Flush
@@ -18,7 +17,7 @@ from rpc.messages import ParentState
 
 
 def status(house: House, seen: Picture, *, now_ms: int) -> Status:
-    load = load_of(house, seen.parent.pk or 0, utilization=seen.held.utilization)
+    load = house.load(seen.parent.pk or 0, utilization=seen.held.utilization)
     return Status(
         parent=seen.parent.name,
         timestamp=now_ms,

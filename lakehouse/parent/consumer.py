@@ -18,7 +18,7 @@ from django.db import Error as DatabaseError
 
 from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import rate_limit_headers
-from lakehouse.parent import arrivals, door, greeting
+from lakehouse.parent import door, greeting
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.connection import GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Closed, Connection
@@ -28,6 +28,7 @@ from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House, house
 from lakehouse.parent.inflow import Inflow
 from lakehouse.parent.outflow import Outflow, Send
+from lakehouse.parent.shortcut import LATER, Shortcut, shortcut
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,30 @@ BEATS_MAX = 100
 """Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
 GOODBYE_S = 1.0
 """A child that does not read is not waited for any longer to be told that it has to go."""
-NOT_NEEDED = ("headers", "query_string", "raw_path", "extensions", "subprotocols", "path", "client", "server")
-"""Of a scope, once a child is in: 2 KiB."""
 
 
 class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no types
     """One child's socket."""
 
+    __slots__ = (
+        "_beats",
+        "_child_id",
+        "_connection",
+        "_goodbye",
+        "_guest",
+        "_house",
+        "_inflow",
+        "_is_parked",
+        "_kept",
+        "_outflow",
+        "_parent_id",
+        "_receive",
+        "_send",
+        "_shortcut",
+        "_task",
+        "scope",
+    )
+    _receive: Receive
     _house: House
     _guest: Guest
     _parent_id: int
@@ -53,13 +71,18 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     """None while it sleeps; then `_kept` is there."""
     _inflow: Inflow
     _outflow: Outflow
+    """While it is awake."""
     _kept: bytes | None
     _beats: int
+    _shortcut: Shortcut | None
+    """Around the server to its socket, where there is a way."""
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self.scope, self._send, self._house = scope, send, house()
         self._task, self._goodbye, self._inflow = asyncio.current_task(), GOING_AWAY, Inflow(send)
-        await receive()
+        self._receive = receive
+        del receive  # a parked coroutine would hold on to the server's queue, of 3 KiB
+        await self._receive()
         guest = await self._house.doorman.enter(scope, evict=self._be_replaced)
         if isinstance(guest, Refusal):
             await door.too_many(scope, send, guest)
@@ -67,9 +90,9 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._guest = guest
         try:
             knock = greeting.knock_of(scope)
-            admitted = await self._inflow.closed_until(self._admit(knock))
+            admitted = self._house.admissions.known(knock) or await self._inflow.closed_until(self._admit(knock))
             if admitted is not None:
-                await self._serve(admitted, knock, receive)
+                await self._serve(admitted, knock)
         finally:
             self._house.doorman.leave(guest)
 
@@ -81,6 +104,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         """Keep a few bytes of the connection, if it waits for its child and has nothing to tell it."""
         connection = self._connection
         if connection is None or not self._is_parked or not self._outflow.is_empty:
+            return False
+        if self._shortcut is not None and not self._shortcut.is_idle:
             return False
         kept = connection.attachment()
         self._kept = None if kept is None else kept.pack()
@@ -94,12 +119,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
 
     async def _admit(self, knock: Knock) -> Admitted | None:
         """Answer the handshake. A refused one never becomes a WebSocket."""
-        is_open, now_ms = self._house.settings.open, self._house.now_ms()
-        parents_max = self._house.settings.parents_max
         try:
-            verdict: Admitted | Refused = await self._house.intake.run(
-                lambda: arrivals.judge(knock, is_open=is_open, now_ms=now_ms, parents_max=parents_max)
-            )
+            verdict = await self._house.admissions.judge(knock)
         except DatabaseError as exc:
             log.error("cannot look up a key, the child is asked to come back: %s", exc)
             await self._accept()
@@ -115,8 +136,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     async def _accept(self) -> None:
         await self._send({"type": "websocket.accept", "headers": rate_limit_headers(self._guest.headroom)})
 
-    async def _serve(self, admitted: Admitted, knock: Knock, receive: Receive) -> None:
-        self._parent_id, self._child_id = admitted.parent_id, None
+    async def _serve(self, admitted: Admitted, knock: Knock) -> None:
+        self._parent_id, self._child_id, self._shortcut = admitted.parent_id, None, None
         self._is_parked, self._outflow = False, Outflow(self._send)
         self._connection = Connection(
             self._house, admitted, self._outflow.put, child=knock.child, shard=knock.shard, claim=self._claim
@@ -126,15 +147,17 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         try:
             await self._accept()
             self._inflow.hold_back_slow_readers()
-            for name in NOT_NEEDED:
-                self.scope.pop(name, None)
+            self._shortcut = shortcut(self._send, self._hear)
+            if self._shortcut is not None:
+                self._outflow.write, self._receive = self._shortcut.write, self._shortcut.receive
+            self.scope.clear()  # 2 KiB
             del admitted, knock
-            await self._listen(receive)
+            await self._listen()
         except Closed as closed:
             await self._close(closed.code, closed.reason)
         except asyncio.CancelledError:
             # The process stops, or a newer connection took this one's place: what was handed in is answered first.
-            refusing = asyncio.create_task(self._refuse_all(receive))
+            refusing = asyncio.create_task(self._refuse_all())
             await self._close(self._goodbye)
             refusing.cancel()
         except OSError:
@@ -145,42 +168,48 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         finally:
             self._leave()
 
-    async def _listen(self, receive: Receive) -> None:
+    async def _listen(self) -> None:
         while True:
             self._is_parked = True
-            message = await receive()
+            message = await self._receive()
             self._is_parked = False
             if message["type"] == "websocket.disconnect":
                 return
-            frame = message.get("text")
-            await self._take(message["bytes"] if frame is None else frame)
-            del message, frame  # a parked coroutine would hold on to them
+            later = message["what"] if message["type"] == LATER else self._hear(_frame_in(message))
+            if later is not None:
+                await self._inflow.closed_until(later)
+            del message, later  # a parked coroutine would hold on to them
 
-    async def _take(self, frame: str | bytes) -> None:
+    def _hear(self, frame: str | bytes) -> Awaitable[None] | None:
+        """Serve a frame; what is returned has to be awaited before the next one. Raises Closed."""
         if self._connection is None:
-            if await self._is_answered_asleep(frame):
-                return
-            await self._inflow.closed_until(self._wake())
-        assert self._connection is not None
-        waited = self._connection.take(frame)
-        if waited is not None:
-            await self._inflow.closed_until(waited)
+            return self._hear_asleep(frame)
+        later = self._connection.take(frame)
         if self._outflow.is_overfull:
             raise Closed(TRY_AGAIN_LATER)
+        return later
 
-    async def _is_answered_asleep(self, frame: str | bytes) -> bool:
+    def _hear_asleep(self, frame: str | bytes) -> Awaitable[None] | None:
         answer = answer_asleep(frame, now_ms=self._house.now_ms()) if self._beats < BEATS_MAX else None
         if answer is None:
-            return False
+            return self._wake_and_hear(frame)
         self._beats += 1
         if self._child_id is not None:
             self._house.presence.heard(self._child_id)
-        await self._send({"type": "websocket.send", "text": answer})
-        return True
+        if self._shortcut is None:
+            return self._send({"type": "websocket.send", "text": answer})
+        self._shortcut.write((answer,))
+        return None
+
+    async def _wake_and_hear(self, frame: str | bytes) -> None:
+        await self._wake()
+        later = self._hear(frame)
+        if later is not None:
+            await later
 
     async def _wake(self) -> None:
         assert self._kept is not None
-        self._outflow = Outflow(self._send)
+        self._outflow = Outflow(self._send, write=None if self._shortcut is None else self._shortcut.write)
         try:
             self._connection = await Connection.wake(
                 self._house, Attachment.unpack(self._kept), self._outflow.put, claim=self._claim
@@ -201,14 +230,14 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         if self._task is not None:
             self._task.cancel()
 
-    async def _refuse_all(self, receive: Receive) -> None:
+    async def _refuse_all(self) -> None:
         """Tell batches that were not looked at, and those that still come, to come back."""
         if self._connection is None:
             return
         self._connection.stop()
         with suppress(Closed):
-            while (message := await receive())["type"] == "websocket.receive":
-                self._connection.take(message.get("text") or message.get("bytes") or "")
+            while (message := await self._receive())["type"] == "websocket.receive":
+                self._connection.take(_frame_in(message))
 
     async def _close(self, code: int, reason: str = "") -> None:
         """Answer what was handed in, within `drain_ms`, then say goodbye."""
@@ -231,7 +260,15 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             self._connection.leave()
             self._outflow.close()
             self._child_id = self._connection.child_id
+        if self._shortcut is not None:
+            self._shortcut.close()
         self._house.dormitory.gone(self)
         self._house.leave(self._parent_id)
         if self._child_id is not None:
             self._house.presence.left(self._child_id)
+
+
+def _frame_in(message: dict[str, Any]) -> str | bytes:
+    """What the child sent; empty for what is no frame."""
+    text: str | bytes | None = message.get("text")
+    return message.get("bytes") or b"" if text is None else text

@@ -17,6 +17,8 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.doorman import Doorman, open_doorman
 from lakehouse.limits.lag import Lag
+from lakehouse.limits.load import LoadLevel, level
+from lakehouse.parent.admissions import Admissions
 from lakehouse.parent.alarm import Alarms
 from lakehouse.parent.hibernation import Dormitory
 from lakehouse.parent.persisted import PersistedWatch
@@ -34,6 +36,7 @@ class House:
     dormitory: Dormitory
     doorman: Doorman
     lag: Lag
+    admissions: Admissions
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
@@ -47,6 +50,11 @@ class House:
         if not self.connections[parent_id]:
             del self.connections[parent_id]
             self.alarms.ring(parent_id, FlushTrigger.GOODBYE)
+
+    def load(self, parent_id: int, *, utilization: float = 0.0) -> LoadLevel:
+        """How busy we are for a parent; `utilization` of its buffer, where more is known than was journalled."""
+        known = max(utilization, self.alarms.utilization(parent_id))
+        return level(known, self.settings, intake_bytes=self.intake.waiting_bytes, lag_ms=self.lag.ms)
 
     async def close(self) -> None:
         """Journal and answer what was handed in; ask for a last flush."""
@@ -70,6 +78,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms),
         open_doorman(settings, now_ms=now_ms),
         Lag(asyncio.get_running_loop()),
+        Admissions(intake.run, settings, now_ms=now_ms),
     )
 
 

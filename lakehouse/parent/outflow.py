@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Write = Callable[[Iterable[str | bytes]], None]
 BYTES_MAX = 4 * 1024 * 1024
 
 
 class Outflow:
-    def __init__(self, send: Send) -> None:
+    """`write` sends many at once and does not wait; without it every reply is a `send` of ASGI."""
+
+    def __init__(self, send: Send, *, write: Write | None = None) -> None:
         self._send = send
+        self.write = write
         self._frames: list[str | bytes] = []
         self._size_bytes = 0
         self._sender: asyncio.Task[None] | None = None
@@ -39,10 +43,14 @@ class Outflow:
             return
         self._frames.append(frame)
         self._size_bytes += len(frame)
-        if self._sender is None or self._sender.done():
+        if self.write is not None:
+            if len(self._frames) == 1:
+                asyncio.get_running_loop().call_soon(self._write_all)
+        elif self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._run())
 
     async def drained(self) -> None:
+        self._write_all()
         if self._sender is not None:
             await self._sender
 
@@ -52,6 +60,11 @@ class Outflow:
         self._frames.clear()
         if self._sender is not None:
             self._sender.cancel()
+
+    def _write_all(self) -> None:
+        if self.write is not None and self._frames:
+            frames, self._frames, self._size_bytes = self._frames, [], 0
+            self.write(frames)
 
     async def _run(self) -> None:
         while self._frames:

@@ -10,8 +10,7 @@ from lakehouse.journal.intake import Offer
 from lakehouse.key_limits import KeyLimits
 from lakehouse.limits.allowance import Allowance, payload_bytes_max
 from lakehouse.limits.bucket import UNITS
-from lakehouse.limits.load import Gauges as LoadGauges
-from lakehouse.limits.load import level, shed_delay_ms
+from lakehouse.limits.load import shed_delay_ms
 from lakehouse.parent.house import House
 from rpc.batch import BatchFrame, Dialect
 from rpc.dolake.limits import WireLimits
@@ -169,12 +168,7 @@ class Teller:
 
     def _shed_ms(self) -> int | None:
         house = self._house
-        busy = LoadGauges(
-            utilization=house.alarms.utilization(self._parent_id),
-            intake_bytes=house.intake.waiting_bytes,
-            lag_ms=house.lag.ms,
-        )
-        load = level(busy, house.settings)
+        load = house.load(self._parent_id)
         return shed_delay_ms(load, high_priority=self._is_high_priority, chance=house.chance())
 
     def _open_window(self, now_ms: int) -> None:

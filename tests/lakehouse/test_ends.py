@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 
 from lakehouse.models import AccessKey, Batch, BatchState
 from lakehouse.parent import access
+from lakehouse.parent.admissions import KNOWN_MS
 from rpc.messages import AckStatus, DisconnectMessage, FlushRequestMessage, PersistedRequestMessage
 from rpc.protocol import encode_message
 from rpc.session import ParentSession
@@ -120,6 +121,7 @@ class Ends:
         await ended(child)
 
     async def gives_up_while_it_is_let_in(self):
+        self.clock.now_ms += KNOWN_MS
         async with writer_busy(self.opened):
             child = Socket()
             await child.send_input({"type": "websocket.connect"})
@@ -128,6 +130,7 @@ class Ends:
             await ended(child)
 
     async def comes_when_the_database_is_away(self):
+        self.clock.now_ms += KNOWN_MS
         self.monkeypatch.setattr("lakehouse.parent.arrivals.judge", away)
         child = Socket()
         assert await child.open()

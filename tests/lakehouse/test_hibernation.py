@@ -35,7 +35,7 @@ class Clock:
 def drowsy(opened):
     """A house whose time stands still until somebody moves it."""
     clock = Clock(opened.now_ms())
-    opened.now_ms = opened.dormitory._now_ms = clock
+    opened.now_ms = opened.dormitory._now_ms = opened.admissions._now_ms = clock
     return clock
 
 

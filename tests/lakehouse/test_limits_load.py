@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lakehouse.conf import Settings
 from lakehouse.limits.lag import Lag
-from lakehouse.limits.load import Gauges, LoadLevel, level, shed_delay_ms
+from lakehouse.limits.load import LoadLevel, level, shed_delay_ms
 
 SETTINGS = Settings()
 
@@ -15,7 +15,7 @@ SETTINGS = Settings()
 def load(*, utilization=0.0, intake=0.0, lag=0.0):
     """The level with gauges so full."""
     intake_bytes = int(intake * SETTINGS.intake_bytes_max)
-    return level(Gauges(utilization=utilization, intake_bytes=intake_bytes, lag_ms=lag * 1000), SETTINGS)
+    return level(utilization, SETTINGS, intake_bytes=intake_bytes, lag_ms=lag * 1000)
 
 
 @pytest.mark.parametrize("gauge", ["utilization", "intake", "lag"])

@@ -62,3 +62,22 @@ async def test_after_the_end_nothing_is_sent_and_no_task_is_left():
     outflow.put("b")
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_can_be_written_at_once_leaves_in_one_write_per_round():
+    written = []
+    outflow = Outflow(None, write=lambda frames: written.append(list(frames)))
+    for frame in ("a", b"b"):
+        outflow.put(frame)
+    assert written == []
+    assert not outflow.is_empty
+    await asyncio.sleep(0)
+    assert written == [["a", b"b"]]
+    assert outflow.is_empty
+    outflow.put("c")
+    await outflow.drained()
+    assert written == [["a", b"b"], ["c"]]
+    outflow.put("d")
+    outflow.close()
+    await asyncio.sleep(0)
+    assert len(written) == 2
