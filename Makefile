@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -29,7 +29,15 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/mypy
 
 bench: $(READY) ## How much the street carries here: durable batches/s, entries/s into the table, memory
-	$(PY) benchmarks/street.py
+	$(PY) -m benchmarks.street
+
+bench-ingest: $(READY) ## Batches/s one process makes durable, with 1 and 100 entries, on daphne and on uvicorn
+	$(PY) -m benchmarks.ingest
+
+bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, beside stock Channels; then behind Pushpin
+	$(PY) -m benchmarks.idle
+	@if command -v pushpin >/dev/null; then $(PY) -m benchmarks.pushpin; \
+	else echo 'Pushpin is not installed (apt-get install pushpin zurl), so nothing is measured behind it.'; fi
 
 bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child's CPU per 100 000 entries
 	$(PY) -m benchmarks.codec

@@ -69,7 +69,7 @@ class Crowd:
             self._pump(lambda: self._answers >= before + len(wave))  # noqa: B023 - asked at once
 
     def beat(self, count: int) -> None:
-        for number in range(count):
+        for number in (turn % len(self._sockets) for turn in range(count)):
             before = self._answers
             self._say(number, encode_message(HeartbeatMessage(timestamp=self._now_ms, source_do_id=name(number))))
             self._pump(lambda: self._answers > before)  # noqa: B023 - asked at once

@@ -1,12 +1,13 @@
-"""What one would write with Channels without thinking about sleep; run beside the parent by benchmarks.idle.
+"""What one would write with Channels without thinking about sleep; run beside the parent by `idle` and `ingest`.
 
-benchmarks.stock:echo       answers a heartbeat, and that is all
+benchmarks.stock:echo       answers a heartbeat with a pong and a batch with itself, and that is all
 benchmarks.stock:rows       does what such an application does: notes in the child's row when it was heard of
 benchmarks.stock:bare       no Channels at all: the least that an ASGI application can be, for comparison
 """
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -17,7 +18,7 @@ import django
 django.setup()
 
 from channels.db import database_sync_to_async  # noqa: E402 - Django is ready only now
-from channels.generic.websocket import AsyncJsonWebsocketConsumer  # noqa: E402
+from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 
@@ -25,10 +26,14 @@ from lakehouse.clock import now_ms  # noqa: E402
 from lakehouse.models import Child  # noqa: E402
 
 
-class Echo(AsyncJsonWebsocketConsumer):  # type: ignore[misc]  # channels has no types
-    async def receive_json(self, content: dict[str, Any], **_: Any) -> None:
+class Echo(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if text_data is None:
+            await self.send(bytes_data=bytes_data)
+            return
+        content = json.loads(text_data)
         await self.heard(content)
-        await self.send_json({"type": "pong", "timestamp": content["timestamp"], "serverTime": now_ms()})
+        await self.send(json.dumps({"type": "pong", "timestamp": content["timestamp"], "serverTime": now_ms()}))
 
     async def heard(self, content: dict[str, Any]) -> None:
         pass
@@ -40,11 +45,13 @@ class Rows(Echo):
 
 
 def _seen(name: str) -> None:
-    Child.objects.filter(parent__name="default", name=name).update(last_seen_ms=now_ms())
+    if not Child.objects.filter(parent__name="default", name=name).update(last_seen_ms=now_ms()):
+        raise LookupError(f"child {name!r} has no row; the benchmark makes them beforehand")
 
 
 async def bare(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    assert scope["type"] == "websocket"
+    if scope["type"] != "websocket":
+        raise NotImplementedError(scope["type"])
     await receive()
     await send({"type": "websocket.accept"})
     while (await receive())["type"] != "websocket.disconnect":

@@ -26,23 +26,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import websockets
 
+from benchmarks.parent import django, house, peak_mib
 from rpc.messages import FlushRequestMessage
 from rpc.protocol import encode_message
 
-ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 8
 WINDOW_ENTRIES = 10_000
 """Unanswered entries of a connection, in at most 100 batches, as a child does by default."""
@@ -61,10 +53,10 @@ SIZES = ((1, 40_000), (100, 10_000), (1000, 1500))
 def main() -> int:
     rows = []
     for entries, batches in SIZES:
-        with house() as (url, parent):
+        with house(config=CONFIG) as (url, parent):
             result = load(url, batches, entries)
             rows.append((f"durable, {entries} a batch", result, result["seconds"], peak_mib(parent)))
-    with house(working=True) as (url, parent):
+    with house(working=True, config=CONFIG, EVODB_FLUSH_ENTRIES_MAX="400000") as (url, parent):
         warm_up(url)
         result = load(url, 20_000, 100)
         rows.append(("end to end, 100 a batch", result, seconds_until_empty(url, result), peak_mib(parent)))
@@ -73,35 +65,6 @@ def main() -> int:
         rate = [result[key] / seconds for key in ("batches", "entries", "bytes")]
         print(f"{name:28}{rate[0]:12,.0f}{rate[1]:12,.0f}{rate[2] / 1e6:8.0f}{mib:12.0f}{result['refused']:9}")
     return 0
-
-
-@contextmanager
-def house(*, working: bool = False) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A parent of its own, with a worker when `working`; gives its address and its process."""
-    folder = tempfile.mkdtemp(prefix="evodb-bench-")
-    for name in [name for name in os.environ if name.startswith("EVODB_")]:
-        del os.environ[name]
-    os.environ |= {"EVODB_DATA_DIR": folder, "EVODB_OPEN": "1", "DJANGO_SETTINGS_MODULE": "evodb_site.settings"}
-    os.environ["EVODB_UP_PORT"] = str(free_port())
-    os.environ["EVODB_FLUSH_ENTRIES_MAX"] = "400000"
-    os.environ["PYTHONPATH"] = str(ROOT)
-    manage("migrate", "-v0")
-    django(f"from lakehouse.models import Parent; Parent.objects.create(name='default', config={CONFIG!r})")
-    from lakehouse import up
-    from lakehouse.conf import load as load_settings
-
-    settings = load_settings(os.environ)
-    parent = subprocess.Popen(up.daphne(settings).argv)
-    worker = subprocess.Popen(up.worker().argv) if working else None
-    try:
-        wait_for(settings.up_port)
-        yield f"ws://127.0.0.1:{settings.up_port}/ws", parent
-    finally:
-        for process in (parent, worker):
-            if process is not None:
-                process.kill()
-                process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def warm_up(url: str) -> None:
@@ -139,38 +102,6 @@ def seconds_until_empty(url: str, result: dict[str, float]) -> float:
     finished_ms, rows = map(int, told.split())
     assert rows == result["entries"] + WARMING, f"{rows} rows in the table of {result['entries']} entries sent"
     return (finished_ms - result["begun_ms"]) / 1000
-
-
-def peak_mib(process: subprocess.Popen[bytes]) -> float:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def manage(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, ROOT / "manage.py", *arguments], check=True, stdout=subprocess.PIPE)
-    return done.stdout.decode()
-
-
-def django(program: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", f"import django; django.setup(); {program}"], check=True, stdout=subprocess.PIPE
-    ).stdout.decode()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"the parent did not listen on port {port} within 30 s")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from lakehouse.conf import SettingError, Settings, load
 from lakehouse.supervisor import Program, Supervisor
 
 READY_S = 60
+PING_S = 40
 CELERY = (sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site")
 
 
@@ -79,8 +80,8 @@ def daphne(settings: Settings) -> Program:
         [
             *(sys.executable, "-m", "daphne", "-v", "0", "-b", settings.up_host, "-p", str(settings.up_port)),
             *("--websocket-max-message-size", frame, "--websocket-max-frame-size", frame),
-            # A day-long socket is a healthy one; the default closes it.
-            *("--websocket_timeout", "-1", "evodb_site.asgi:application"),
+            # A day-long socket is a healthy one; the default closes it. Who beats every 30 s need not be pinged every 20.
+            *("--websocket_timeout", "-1", "--ping-interval", str(PING_S), "evodb_site.asgi:application"),
         ],
     )
 

@@ -3,9 +3,10 @@
     socket ─▶ Twisted ─▶ Shortcut ─▶ hear(frame)            what came alone and whole, which is nearly everything
                             └─▶ autobahn ─▶ daphne ─▶ put_nowait ─▶ receive()     fragments, pings, goodbyes, nonsense
 
-autobahn takes a frame apart in Python at 20 us, daphne's queue and its way back cost 20 more; this costs 3 each way.
-autobahn remains what knows the protocol: a frame it has to judge reaches it as it came, and every frame after that one
-until it stands between two messages again. Another server has no such way, and neither has a socket with TLS.
+A durable batch of one entry costs 46 us of CPU this way and 77 the long way, 21 200 against 13 900 a second (2 cores,
+CPython 3.11). autobahn remains what knows the protocol: a frame it has to judge reaches it as it came, and every frame
+after that one until it stands between two messages again. Another server has no such way, and neither has a socket
+with TLS.
 """
 
 from __future__ import annotations
