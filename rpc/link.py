@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection
 
 from rpc.config import ChildConfig
 from rpc.errors import ConnectionError, LakehouseRpcError
+from rpc.failpoints import Failpoint, reach
 from rpc.listener import Listener
 from rpc.messages import NackReason
 from rpc.outbox import Outbox, OutboxBatch
@@ -23,8 +24,6 @@ from rpc.shapes import Shape, shape_of
 
 READ_AT_ONCE = 8
 """Unacked batches read from the outbox in one go."""
-
-
 T = TypeVar("T")
 
 
@@ -250,6 +249,7 @@ class Link:
         )
         self._listener.sent(batch.sequence, len(frame))
         await self.put(frame)
+        reach(Failpoint.SENT)
 
     async def _ask_for_tables(self) -> None:
         """Have the parent say when batches are in their tables; a new connection asks for all of them again."""

@@ -29,6 +29,7 @@ from rpc import outbox_repeats as repeats
 from rpc.clock import now_ms as wall_clock_ms
 from rpc.config import MIB
 from rpc.entries import U16_MAX, RawEntry, count_of
+from rpc.failpoints import Failpoint, reach
 from rpc.negotiation import FALLBACK, PayloadEncoding
 from rpc.outbox_batches import Kept, OutboxBatch
 from rpc.outbox_damage import batch_lacks
@@ -109,6 +110,7 @@ class Outbox(Intake):
             while (batch := self._cut(entries_max=entries_max, bytes_max=bytes_max, shape=shape)) is not None:
                 if len(batch.payload) <= ENTRY_BYTES_MAX + 2 * U16_MAX:
                     self._room.made()  # in columns it is smaller
+                    reach(Failpoint.OUTBOX_WRITTEN)
                     return batch
                 reason = f"entry {batch.first} has {len(batch.payload)} bytes; at most {ENTRY_BYTES_MAX} fit a message"
                 self._bury(batch, reason)
@@ -121,6 +123,7 @@ class Outbox(Intake):
 
     def ack(self, sequence: int) -> None:
         """Forget this batch; one that is not here is forgotten already."""
+        reach(Failpoint.ACK_LOST)
         self._forget("sequence = ?", sequence)
 
     def ack_through(self, sequence: int) -> None:

@@ -25,6 +25,7 @@ from pyiceberg.typedef import Identifier
 from lakehouse.catalog import evolution, parts, pointers
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.errors import CommitConflict, StoreUnavailable
+from rpc.failpoints import Failpoint, reach
 
 FLUSH_ID = "evodb.flush-id"
 TABLE_DEFAULTS = {
@@ -80,10 +81,12 @@ def stage(
         change = _create(staging, identifier, rows, parquet) if table is None else _evolve(table, rows)
         metadata = change.table_metadata
         files = parts.write(metadata, evolution.align(metadata.schema(), rows), change._table.io, parquet)
+        reach(Failpoint.FILES_WRITTEN)
         with change.update_snapshot({FLUSH_ID: str(flush_id)}).merge_append() as snapshot:
             for file in files:
                 snapshot.append_data_file(file)
         change.commit_transaction()
+        reach(Failpoint.METADATA_WRITTEN)
     return _described(staging, namespace, name, expected, files)
 
 

@@ -22,6 +22,7 @@ from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import Shredded
 from lakehouse.models import Parent
+from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,17 @@ class Flusher:
         claimed = claim.take(parent_id, terms, now_ms=self.now_ms())
         if claimed is None:
             return None
+        reach(Failpoint.CLAIMED)
         try:
             with heartbeat.kept(claimed, lease_ms=self.settings.lease_ms, now_ms=self.now_ms):
                 flushed = self._persist(claimed)
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
+        reach(Failpoint.COMMITTED)
         tables.tidy(self.catalog, flushed.staged)
         claim.forget_payloads(parent_id)
+        reach(Failpoint.ANNOUNCED)
         log.info(
             "flush %d (%s): %d entries of %d batches in %d tables, commit %d",
             *(flushed.flush_id, trigger, flushed.entries, flushed.batches, len(flushed.staged), flushed.commit_number),
@@ -75,6 +79,7 @@ class Flusher:
         batches = claim.read(claimed)
         known = tables.known_schemas(self.catalog, claimed.namespace, shred.table_names(batches))
         shredded = shred.shred(batches, known)
+        reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self._stage(claimed, shredded)
@@ -105,7 +110,9 @@ class Flusher:
     def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
         with transaction.atomic():
             number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
+            reach(Failpoint.MARKED)
             tables.swap(staged)
+            reach(Failpoint.SWAPPED)
         return number
 
 

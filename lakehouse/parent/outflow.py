@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from rpc.failpoints import Failpoint, reach
+
 log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -65,6 +67,7 @@ class Outflow:
         if self.write is not None and self._frames:
             frames, self._frames, self._size_bytes = self._frames, [], 0
             self.write(frames)
+            reach(Failpoint.ACKED)
 
     async def _run(self) -> None:
         while self._frames:
@@ -79,3 +82,4 @@ class Outflow:
                 except Exception:
                     log.exception("an answer of %d bytes was not sent", len(frame))
                 self._size_bytes -= len(frame)
+            reach(Failpoint.ACKED)

@@ -15,6 +15,7 @@ from lakehouse.parent.house import House
 from rpc.batch import BatchFrame, Dialect
 from rpc.dolake.limits import WireLimits
 from rpc.dolake.refusals import Gauges, Reason, retry_delay_ms
+from rpc.failpoints import Failpoint, reach
 from rpc.session import ParentSession
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Teller:
     def offer(self, frame: BatchFrame, source: Source) -> None:
         """Hand a batch to the journal; its answer follows when it is durable."""
         house = self._house
+        reach(Failpoint.RECEIVED)
         if house.intake.has_room(len(frame.payload)):
             house.intake.offer(Offer(source, frame, self._answer))
         else:

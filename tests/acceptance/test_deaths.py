@@ -1,0 +1,88 @@
+"""A process dies at every named step of the street, is started again, and each change is in the lake exactly once.
+
+One house serves all cases of a run; each case has a child of its own, and kills who walks that step for it. As in
+test_street a run takes its own database.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from rpc.failpoints import VARIABLE, Failpoint
+from tests.acceptance import child_program
+from tests.acceptance.processes import Child, House, Process, assert_exactly_once, until
+from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
+from tests.services import free_port
+
+DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
+CHILD = (Failpoint.OUTBOX_WRITTEN, Failpoint.SENT, Failpoint.ACK_LOST)
+DAPHNE = (Failpoint.RECEIVED, Failpoint.JOURNALLED, Failpoint.ACKED)
+WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE)
+VISIT = 3
+"""Not the first one: tables exist by then, and something was sent and acked."""
+
+
+@pytest.fixture(scope="module")
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    settings: dict[str, object] = {"open": True, "lease_ms": LEASE_MS, "up_port": free_port()}
+    if DATABASE == "postgresql":
+        settings["database_url"] = new_database(request.getfixturevalue("postgres_url"))
+    with House(tmp_path_factory.mktemp("deaths"), **settings) as house:
+        house.prepare(**EAGER)
+        for process in (house.daphne, house.worker, house.beat):
+            process.start()
+        yield house
+
+
+@pytest.mark.parametrize("point", DAPHNE)
+def test_the_parent_dies_there(house: House, point: Failpoint) -> None:
+    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    house.daphne.kill()
+    dies_there(house, house.daphne, point, shop)
+    assert_nothing_is_lost(house, shop)
+
+
+@pytest.mark.parametrize("point", WORKER)
+def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
+    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    house.worker.kill()
+    dies_there(house, house.worker, point, shop)
+    assert_nothing_is_lost(house, shop)
+
+
+@pytest.mark.skipif(DATABASE != "sqlite", reason="a child knows nothing of the parent's database; tried with SQLite")
+@pytest.mark.parametrize("point", CHILD)
+def test_the_child_dies_there(house: House, point: Failpoint) -> None:
+    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    dies_there(house, shop.process, point, shop)
+    assert_nothing_is_lost(house, shop)
+
+
+def dies_there(house: House, process: Process, point: Failpoint, shop: Child) -> None:
+    """Start a process that has this end before it, and again when it met it."""
+    usual = process.env
+    process.env = {**usual, VARIABLE: f"{point}=kill@{VISIT}"}
+    process.start()
+    if process is not shop.process:
+        shop.process.start()
+    until(lambda: process.running is not None and process.running.poll(), f"{process.name} dies at {point}", process)
+    assert process.running is not None
+    assert process.running.returncode == -signal.SIGKILL, process.said
+    process.env = usual
+    process.start()
+
+
+def assert_nothing_is_lost(house: House, shop: Child) -> None:
+    before = child_program.written(shop.database)
+    until(lambda: child_program.written(shop.database) > before, f"{shop.name} goes on", shop.process, house.daphne)
+    assert shop.process.end() == 0, shop.process.said
+    until(lambda: not house.journal.one("SELECT count(*) FROM lakehouse_batchpayload"), "all is flushed", house.worker)
+    assert assert_exactly_once(house, shop) > 30
+    rows = house.journal.rows
+    assert rows("SELECT pending_batches, pending_entries, pending_bytes FROM lakehouse_parent") == [(0, 0, 0)]
+    assert rows("SELECT state FROM lakehouse_batch GROUP BY state") == [("persisted",)]
+    assert rows("SELECT count(*) FROM lakehouse_deadletter") == [(0,)]
