@@ -20,7 +20,7 @@ class KeyLimits:
     burst_capacity: int | None = None
     """So many messages a connection may send at once, out of a full bucket."""
     connections_max: int | None = None
-    """Open connections with this key at a time."""
+    """Open connections with this key at a time, in all processes that share a Redis."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in BOUNDS.items():

@@ -79,6 +79,20 @@ class Colleagues:
         self._say(Say(_enter(guest), guest, answer))
         return await answer
 
+    async def ask_for_key(self, guest: Guest, connections_max: int) -> Answer | None:
+        """Whether there is room for this guest among all that have its key; older ones of its child make room."""
+        if self.is_away:
+            self._run_on()
+            return None
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._say(Say(_show_key(guest, connections_max), guest, answer))
+        return await answer
+
+    def tell_key(self, guest: Guest) -> None:
+        """It has this key, which may have any number."""
+        if guest.number in self._told:
+            self._say(Say(_show_key(guest, 0)))
+
     def tell_left(self, guest: Guest) -> None:
         if guest.number in self._told:
             self._told.discard(guest.number)
@@ -86,7 +100,8 @@ class Colleagues:
 
     def tell_claimed(self, guest: Guest) -> None:
         if guest.number in self._told:
-            self._say(Say(("claim", *_place(guest)[2:])))
+            key = "" if guest.key_id is None else str(guest.key_id)
+            self._say(Say(("claim", guest.source, str(guest.number), guest.opened_ms, key, guest.named or "")))
 
     def tell_key_failed(self, guest: Guest) -> None:
         if guest.counted is not None and not self.is_away:
@@ -165,15 +180,20 @@ class Colleagues:
             self._former.append(self._me)
         self._life += 1
         self._waiting = deque(say for say in self._waiting if say.guest is not None or say.op[0] == "fail")
-        asking = {say.guest.number for say in self._waiting if say.guest is not None}
+        asking, keyless = self._asking("enter"), self._asking("key")
         here = [guest for guest in self._gate.guests.values() if guest.number not in asking]
         self._told = {guest.number for guest in here}
         caller = Caller(self._me, list(self._former), new=True)
         for start in range(0, len(here) or 1, OPS_MAX):
-            ops = [("here", *_place(guest)) for guest in here[start : start + OPS_MAX]]
+            now = here[start : start + OPS_MAX]
+            ops = [("here", *_place(guest, with_key=guest.number not in keyless)) for guest in now]
             self._evict_all(await self._counts.call(caller, ops))
         self._former.clear()
         self._is_known = True
+
+    def _asking(self, what: str) -> set[int]:
+        """Who waits for an answer to this."""
+        return {say.guest.number for say in self._waiting if say.guest is not None and say.op[0] == what}
 
     def _hear(self, batch: list[Say], reply: Reply) -> None:
         if self._is_lost:
@@ -181,12 +201,19 @@ class Colleagues:
             self._is_lost = False
         for say, answer in zip(batch, reply.answers, strict=True):
             if say.guest is not None and not answer.reason:
-                self._told.add(say.guest.number)
-                if say.guest.number not in self._gate.guests:  # it left while we asked
-                    self.tell_left(say.guest)
+                self._note_let_in(say, say.guest)
             _settle(say, answer)
             self._waiting.popleft()
         self._evict_all(reply)
+
+    def _note_let_in(self, say: Say, guest: Guest) -> None:
+        has_left = guest.number not in self._gate.guests  # while we asked
+        if say.op[0] == "enter":
+            self._told.add(guest.number)
+            if has_left:
+                self.tell_left(guest)
+        elif has_left:  # whether that was told or not, it does no harm to tell it twice
+            self._say(Say(("leave", "", "", *_place(guest)[2:])))
 
     def _evict_all(self, reply: Reply) -> None:
         for number in reply.evicted:
@@ -218,8 +245,13 @@ def _enter(guest: Guest) -> Op:
     return ("enter", "", "", "") if counted is None else ("enter", counted.ip, counted.subnet, counted.household)
 
 
-def _place(guest: Guest) -> tuple[str, str, str, str, int]:
-    """Where a connection is counted: address, network, child; and which of the child's it is."""
+def _show_key(guest: Guest, connections_max: int) -> Op:
+    return ("key", str(guest.key_id), guest.child or "", str(guest.number), guest.opened_ms, connections_max)
+
+
+def _place(guest: Guest, *, with_key: bool = True) -> tuple[str, str, str, str, int, str, str]:
+    """Where a connection is counted: address, network, child, key and the child it has that as; and which it is."""
     counted = guest.counted
     ip, subnet = ("", "") if counted is None else (counted.ip, counted.subnet)
-    return ip, subnet, guest.source or "", str(guest.number), guest.opened_ms
+    key = str(guest.key_id) if with_key and guest.key_id is not None else ""
+    return ip, subnet, guest.source or "", str(guest.number), guest.opened_ms, key, guest.child or ""

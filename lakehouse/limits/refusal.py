@@ -39,6 +39,7 @@ def rate_limit_headers(left: Headroom) -> Headers:
 
 def response(refusal: Refusal) -> Response:
     shown = {"clientIp": refusal.client_ip} if refusal.client_ip else {}
+    shown |= {"message": refusal.message} if refusal.message else {}
     body = orjson.dumps(
         {"error": "Too Many Requests", "reason": refusal.reason, "retryAfter": refusal.retry_after_s} | shown
     )

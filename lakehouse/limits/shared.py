@@ -7,6 +7,7 @@ clock is the only one, so that no clock of ours can lock anybody out. All keys s
 
     processes           name -> end of its lease               ip:A, subnet:N     name -> open connections
     source:S            name|number -> when it was opened      evicted:NAME       numbers it has to close
+    key:K|NAME          numbers that have access key K         holder:K|S         as source:S, for one key
     arrivals, keys:H    units and moment of a token bucket
 """
 
@@ -27,8 +28,9 @@ from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
 
 Op = tuple[Any, ...]
-"""("enter", ip, subnet, household), ("here" | "leave", ip, subnet, source, number, opened_ms),
-("claim", source, number, opened_ms) or ("fail", household); names are empty where nothing is counted."""
+"""("enter", ip, subnet, household), ("key", key, child, number, opened_ms, connections_max or 0),
+("here" | "leave", ip, subnet, source, number, opened_ms, key, child),
+("claim", source, number, opened_ms, key, child up to now) or ("fail", household); empty is what is not counted."""
 
 TIMEOUT_S = 1.0
 PREFIX = "evodb:{gate}:"
@@ -87,6 +89,44 @@ local function keep(key, units, clock, lasts_ms)
   redis.call('PEXPIRE', key, lasts_ms)
 end
 
+local function oldest_first(key, mine)
+  local fields, since = {}, {}
+  each_alive(key, function(field, at)
+    since[field] = {at, tonumber(string.match(field, '%d+$'))}
+    if field ~= mine then fields[#fields + 1] = field end
+  end)
+  table.sort(fields, function(a, b)
+    local x, y = since[a], since[b]
+    if x[1] ~= y[1] then return x[1] < y[1] elseif x[2] ~= y[2] then return x[2] < y[2] else return a < b end
+  end)
+  return fields
+end
+
+local function evict(field)
+  local name, its = string.match(field, '^([^|]*)|(.*)$')
+  redis.call('RPUSH', prefix .. 'evicted:' .. name, its)
+  redis.call('PEXPIRE', prefix .. 'evicted:' .. name, limits.lease_ms)
+end
+
+local function holders(key, name) return prefix .. 'key:' .. key .. '|' .. name end
+
+local function holder(key, child) return prefix .. 'holder:' .. key .. '|' .. child end
+
+local function hold(key, child, number, opened)
+  redis.call('SADD', holders(key, me), number)
+  redis.call('PEXPIRE', holders(key, me), limits.kept_ms)
+  if child ~= '' then
+    redis.call('HSET', holder(key, child), me .. '|' .. number, opened)
+    redis.call('PEXPIRE', holder(key, child), limits.kept_ms)
+  end
+end
+
+local function drop(key, child, field)
+  local name, its = string.match(field, '^([^|]*)|(.*)$')
+  redis.call('HDEL', holder(key, child), field)
+  return redis.call('SREM', holders(key, name), its) == 1
+end
+
 local op = {}
 
 function op.enter(ip, subnet, household)
@@ -112,34 +152,42 @@ function op.fail(household)
   keep(key, math.max(0, units_of(key, limits.keys_per_minute, clock) - 1000), clock, 60000)
 end
 
-function op.claim(source, number, opened)
-  local key, mine, fields, since = prefix .. 'source:' .. source, me .. '|' .. number, {}, {}
-  redis.call('HSET', key, mine, opened)
-  redis.call('PEXPIRE', key, limits.kept_ms)
-  each_alive(key, function(field, at)
-    since[field] = {at, tonumber(string.match(field, '%d+$'))}
-    if field ~= mine then fields[#fields + 1] = field end
-  end)
-  table.sort(fields, function(a, b)
-    local x, y = since[a], since[b]
-    if x[1] ~= y[1] then return x[1] < y[1] elseif x[2] ~= y[2] then return x[2] < y[2] else return a < b end
-  end)
+function op.key(key, child, number, opened, most)
+  local surplus = 1 - most
+  for name in pairs(alive) do surplus = surplus + redis.call('SCARD', holders(key, name)) end
+  if most > 0 and surplus > 0 then
+    local own = child == '' and {} or oldest_first(holder(key, child), me .. '|' .. number)
+    if #own < surplus then return {'connection_limit', 0, 1} end
+    for i = 1, surplus do
+      drop(key, child, own[i])
+      evict(own[i])
+    end
+  end
+  hold(key, child, number, opened)
+end
+
+function op.claim(source, number, opened, key, child)
+  local mine, where = me .. '|' .. number, prefix .. 'source:' .. source
+  redis.call('HSET', where, mine, opened)
+  redis.call('PEXPIRE', where, limits.kept_ms)
+  if key ~= '' and child ~= source and drop(key, child, mine) then hold(key, source, number, opened) end
+  local fields = oldest_first(where, mine)
   for i = 1, #fields + 1 - limits.per_source do
-    local name, its = string.match(fields[i], '^([^|]*)|(.*)$')
-    redis.call('HDEL', key, fields[i])
-    redis.call('RPUSH', prefix .. 'evicted:' .. name, its)
-    redis.call('PEXPIRE', prefix .. 'evicted:' .. name, limits.lease_ms)
+    redis.call('HDEL', where, fields[i])
+    evict(fields[i])
   end
 end
 
-function op.here(ip, subnet, source, number, opened)
+function op.here(ip, subnet, source, number, opened, key, child)
   count(ip, subnet, 1)
-  if source ~= '' then op.claim(source, number, opened) end
+  if key ~= '' then hold(key, child, number, opened) end
+  if source ~= '' then op.claim(source, number, opened, key, source) end
 end
 
-function op.leave(ip, subnet, source, number)
+function op.leave(ip, subnet, source, number, _, key, child)
   count(ip, subnet, -1)
   if source ~= '' then redis.call('HDEL', prefix .. 'source:' .. source, me .. '|' .. number) end
+  if key ~= '' then drop(key, child, me .. '|' .. number) end
 end
 
 local answers = {}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 import orjson
+from django.db import Error as DatabaseError
 
-from lakehouse.limits.gate import Refusal
+from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import EXTENSION, Response, response
-from lakehouse.parent.grants import Refused
+from lakehouse.parent import access
+from lakehouse.parent.arrivals import Admitted, Knock
+from lakehouse.parent.grants import Refused, shown
+from lakehouse.parent.house import House
 from lakehouse.parent.outflow import Send
+
+log = logging.getLogger(__name__)
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 SAID = {
@@ -18,6 +26,22 @@ SAID = {
     403: "the access key is not meant for this parent, child or namespace",
 }
 """What a stranger may hear; the log knows more."""
+
+
+async def show_key(house: House, guest: Guest, admitted: Admitted, knock: Knock) -> Refusal | None:
+    """Count a connection by its key; why there is no room for it, if so."""
+    if admitted.key_id is None:
+        return None
+    child = None if knock.child is None else f"{admitted.parent_id}/{knock.child}"
+    connections_max = admitted.limits.connections_max
+    refusal = await house.doorman.show_key(guest, admitted.key_id, connections_max=connections_max, child=child)
+    if refusal is None:
+        return None
+    name = await _name_of(house, admitted.key_id)
+    why = f"the access key {name} has as many open connections as its limit connections_max allows ({connections_max})"
+    who = "" if knock.child is None else f" of child {shown(knock.child)}"
+    log.warning("a handshake%s at parent %s was refused (%s): %s", who, shown(knock.parent), refusal.reason, why)
+    return replace(refusal, message=why)
 
 
 async def too_many(scope: dict[str, Any], send: Send, refusal: Refusal) -> None:
@@ -35,6 +59,15 @@ async def not_admitted(scope: dict[str, Any], send: Send, refused: Refused) -> N
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await _refuse(scope, send, Response(status, headers, body), POLICY_VIOLATION)
+
+
+async def _name_of(house: House, key_id: int) -> str:
+    """Asked for by the few that are refused, so that no connection has to remember it."""
+    try:
+        key = await house.intake.run(lambda: access.by_id(key_id, now_ms=house.now_ms()))
+    except DatabaseError:
+        key = None
+    return f"number {key_id}" if key is None else str(key)
 
 
 async def _refuse(scope: dict[str, Any], send: Send, answer: Response, code: int) -> None:

@@ -43,6 +43,7 @@ def left_behind(opened):
         "addresses": dict(gate.by_ip),
         "networks": dict(gate.by_subnet),
         "sources": dict(gate.by_source),
+        "keys": dict(gate.by_key),
         "connections": dict(opened.connections),
         "present": dict(opened.presence._by_child),
         "sleeping": opened.presence.sleeping,
@@ -52,7 +53,7 @@ def left_behind(opened):
     }
 
 
-NOTHING = {name: {} for name in ("addresses", "networks", "sources", "connections", "present")}
+NOTHING = {name: {} for name in ("addresses", "networks", "sources", "keys", "connections", "present")}
 NOTHING |= dict.fromkeys(("guests", "sleeping", "awake", "asleep", "watched"), 0)
 
 

@@ -182,6 +182,36 @@ def test_a_child_whose_thousand_sockets_do_not_know_that_they_are_dead_is_never_
     assert len(street.gate.guests) == 5
 
 
+def shown(street, key_id, child):
+    guest = street.enter("127.0.0.1")
+    street.gate.show_key(guest, key_id, child)
+    return guest
+
+
+def test_the_oldest_connections_of_the_same_child_with_the_same_key_are_in_the_way():
+    street = Street()
+    shops = [shown(street, 7, "1/shop") for _ in range(3)]
+    shown(street, 7, "1/bank"), shown(street, 8, "1/shop"), shown(street, 7, None)
+    newest = shown(street, 7, "1/shop")
+    heard = [street.gate.in_the_way(newest, connections_max) for connections_max in (6, 5, 4, 3, 2)]
+    assert heard == [[], shops[:1], shops[:2], shops, None]
+
+
+def test_nobody_is_in_the_way_of_who_does_not_say_which_child_he_is():
+    street = Street()
+    shown(street, 7, None)
+    assert street.gate.in_the_way(shown(street, 7, None), 1) is None
+
+
+def test_a_connection_that_left_holds_no_key():
+    street = Street()
+    guest = shown(street, 7, "1/shop")
+    street.gate.leave(guest)
+    street.gate.leave(guest)
+    street.gate.show_key(guest, 7, "1/shop")
+    assert not street.gate.by_key
+
+
 def test_a_million_addresses_leave_no_more_behind_than_the_setting_allows():
     street = Street(**CROWD, tracked_addresses_max=1000)
     for number in range(1_000_000):

@@ -19,3 +19,8 @@ def test_a_refusal_is_a_429_in_two_messages():
 def test_an_address_nobody_knows_is_not_mentioned():
     body = json.loads(response(Refusal(Reason.CONNECTION_LIMIT, LEFT)).body)
     assert body == {"error": "Too Many Requests", "reason": "connection_limit", "retryAfter": 1}
+
+
+def test_who_showed_a_key_hears_more():
+    refusal = Refusal(Reason.CONNECTION_LIMIT, LEFT, message="the key is full")
+    assert json.loads(response(refusal).body)["message"] == "the key is full"
