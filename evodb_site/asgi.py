@@ -22,13 +22,14 @@ http = get_asgi_application()
 
 from evodb_site.celery import app  # noqa: E402 - whoever asks for flushes needs the broker's settings
 from lakehouse.http.front import Front  # noqa: E402 - the models are ready only now
-from lakehouse.limits import handshake  # noqa: E402 - daphne is loaded by now
+from lakehouse.limits import deflate, handshake  # noqa: E402 - daphne is loaded by now
 from lakehouse.parent import ballast, farewell  # noqa: E402 - daphne is loaded by now
 from lakehouse.parent.edge import Edge  # noqa: E402 - the models are ready only now
 from lakehouse.routing import websocket  # noqa: E402 - the models are ready only now
 
 ballast.mend()
 farewell.mend()
+deflate.mend(inflated_bytes_max=settings.EVODB.frame_bytes_max if settings.EVODB.websocket_compression else 0)
 handshake.mend()
 over_http = Edge(Front(http), key=settings.EVODB.grip_key) if settings.EVODB.grip else Front(http)
 

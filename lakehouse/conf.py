@@ -96,6 +96,11 @@ class Settings(RateLimitConfig):
         why="Largest WebSocket frame `evodb up` lets daphne take; the protocol allows 16 MiB.",
         **between(64 * 1024, 16 * MIB),
     )
+    websocket_compression: bool = setting(
+        False,
+        unit="yes/no",
+        why="Let children compress their messages (permessage-deflate of daphne); 21 KiB more for each socket.",
+    )
     group_batches_max: int = setting(
         512, unit="batches", why="At most so many batches share one journal transaction and one fsync.", **at_least(1)
     )

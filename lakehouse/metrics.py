@@ -9,6 +9,7 @@ No label ever holds a child or an address. `parent` has PARENTS_MAX values, `tab
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ TABLES_MAX = 1000
 """Of all parents together; the rows and bytes of the tables beyond are counted together, table by table unnamed."""
 OTHER_TABLES = "*"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds of the buckets of `dolake_commit_seconds`."""
 FLUSH_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Upper bounds of the buckets of `dolake_flush_seconds`."""
 
@@ -38,6 +41,20 @@ class Sample:
     value: float
     suffix: str = ""
     le: str = ""
+
+
+class Durations:
+    """A histogram that is filled; one thread adds, any may read."""
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self.counts = [0] * (len(bounds_s) + 1)
+        """Per bucket, the last one for all that took longer."""
+        self.total_s = 0.0
+        self._bounds_s = bounds_s
+
+    def add(self, took_s: float) -> None:
+        self.counts[bisect_left(self._bounds_s, took_s)] += 1
+        self.total_s += took_s
 
 
 OF_PARENT = ("parent",)
@@ -66,8 +83,15 @@ SERIES = (
     Series("dolake_parents", "gauge", "Parents; those beyond the first 1000 have no series of their own."),
     Series("dolake_active_connections", "gauge", "Open connections of this process."),
     Series("dolake_hibernating_connections", "gauge", "Those of them that sleep."),
+    Series(
+        "dolake_hibernating_connection_bytes",
+        "gauge",
+        "Mean size of what this process remembers of one that sleeps: its attachment and our objects around it, over "
+        "at most 100 of them. The server's own objects, the socket's buffers and zlib's are not in it.",
+    ),
     Series("dolake_peak_connections", "gauge", "Most connections of this process at once, since it began."),
     Series("dolake_intake_bytes", "gauge", "Bytes of this process accepted and not journalled yet."),
+    Series("dolake_commit_seconds", "histogram", "A group commit of this process, from its first query to durable."),
     Series("dolake_rate_limited_total", "counter", "Messages and requests of this process refused as too many."),
     Series("dolake_payload_rejections", "counter", "Batches of this process refused as too large."),
     Series(
@@ -91,10 +115,12 @@ def text(samples: Iterable[Sample]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def histogram(name: str, labels: tuple[str, ...], counts: Sequence[int], total: float) -> list[Sample]:
-    """The samples of a histogram; `counts` per bucket of FLUSH_SECONDS, and one for all that took longer."""
+def histogram(
+    name: str, labels: tuple[str, ...], counts: Sequence[int], total: float, *, bounds: Sequence[float] = FLUSH_SECONDS
+) -> list[Sample]:
+    """The samples of a histogram; `counts` per bucket, and one for all above the last bound."""
     samples, so_far = [], 0
-    for bound, count in zip((*map(_number, FLUSH_SECONDS), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(_number, bounds), "+Inf"), counts, strict=True):
         so_far += count
         samples.append(Sample(name, labels, so_far, "_bucket", bound))
     return [*samples, Sample(name, labels, total, "_sum"), Sample(name, labels, so_far, "_count")]

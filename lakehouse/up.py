@@ -80,7 +80,7 @@ def daphne(settings: Settings) -> Program:
         [
             *(sys.executable, "-m", "daphne", "-v", "0", "-b", settings.up_host, "-p", str(settings.up_port)),
             *("--websocket-max-message-size", frame, "--websocket-max-frame-size", frame),
-            # A day-long socket is a healthy one; the default closes it. Who beats every 30 s need not be pinged every 20.
+            # A day-long socket is a healthy one; the default closes it. Who beats every 30 s needs no ping before.
             *("--websocket_timeout", "-1", "--ping-interval", str(PING_S), "evodb_site.asgi:application"),
         ],
     )

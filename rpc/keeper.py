@@ -42,7 +42,7 @@ class Address:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         seconds = config.handshake_timeout_ms / 1000
-        # No compression: it costs 105 KiB a socket at the parent; no pings: the session has heartbeats of its own.
+        # No compression: it costs some 20 KiB a socket at the parent; no pings: the session has heartbeats of its own.
         return connect(
             self.url,
             additional_headers=headers,

@@ -40,6 +40,7 @@ FLOORS = {
         "lakehouse.http.status",
         "lakehouse.http.visits",
         "lakehouse.log_redaction",
+        "lakehouse.limits.deflate",
         "lakehouse.limits.handshake",
         "lakehouse.limits.lag",
         "lakehouse.management.commands.*",
@@ -51,6 +52,7 @@ FLOORS = {
         "lakehouse.parent.door",
         "lakehouse.parent.edge",
         "lakehouse.parent.edge_turn",
+        "lakehouse.parent.footprint",
         "lakehouse.parent.hibernation",
         "lakehouse.parent.presence",
         "lakehouse.parent.teller",
@@ -170,6 +172,7 @@ FLOORS = {
         "rpc.sync",
     ],
     "child's door": ["rpc.capture.*", "rpc.clock", "rpc.ids", "rpc.outbox", "rpc.outbox_*"],
+    "everywhere": ["rpc.failpoints"],
     "child's decision": [
         "rpc.backoff",
         "rpc.given",

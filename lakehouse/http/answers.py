@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from lakehouse.limits.refusal import Headers, Response
-from rpc.dolake.refusals import Reason, Refusal
+from rpc.dolake.refusals import Reason, Refusal, retry_delay_ms
 
 STATUSES = {
     Reason.INVALID_FORMAT: 400,
@@ -43,6 +43,12 @@ def no_key(status: int) -> Response:
     """The answer to who is not known, may not do this, or used a name that cannot be stored."""
     challenge: Headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []
     return answer(status, {"error": KEY_SAID[status]}, *challenge)
+
+
+def closing() -> Response:
+    """The answer to a write when this process takes none any more."""
+    delay_ms = retry_delay_ms(Reason.SHUTTING_DOWN, refusals=0, chance=0)
+    return refused(Refusal(Reason.SHUTTING_DOWN, "this process stops; another one takes over", delay_ms))
 
 
 def refused(refusal: Refusal, *headers: tuple[bytes, bytes]) -> Response:

@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CHILD = "http"
 """The child of events that nobody put his name to."""
-INTAKE_RETRY_MS = 100
-"""What waits for the journal is written within so long."""
 ANSWER_MS_MAX = 10_000
 """The journal has so long; twice what SQLite waits for a lock."""
 
@@ -50,6 +48,8 @@ ReadBody = Callable[[int], Awaitable[bytes]]
 
 async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Response:
     """Serve one request. Whatever it holds, this answers."""
+    if house.is_closing:
+        return answers.closing()
     house.lag.probe()
     knock = knock_of(scope)
     visit = await visits_of(house).enter(house, scope, knock)
@@ -91,7 +91,8 @@ async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: s
     if not house.intake.has_room(len(frame.payload)):
         waiting = house.intake.waiting_bytes
         text = f"{waiting} bytes wait for the journal; {len(frame.payload)} more do not fit"
-        raise _refuse(Reason.BUFFER_FULL, text, INTAKE_RETRY_MS)
+        bytes_max, delay_ms = house.settings.intake_bytes_max, _delay_ms(house, Reason.BUFFER_FULL)
+        raise NotTaken(Refusal(Reason.BUFFER_FULL, text, delay_ms, max_size=bytes_max), Echo())
     verdict = await _store(house, source, frame)
     if not isinstance(verdict, Accepted):
         raise _not_stored(verdict, frame)
@@ -134,7 +135,7 @@ async def _store(house: House, source: Source, frame: BatchFrame) -> Verdict:
     except TimeoutError:
         log.error("the journal said nothing about a request of %r within %d ms", frame.source, ANSWER_MS_MAX)
         text = "the journal gave no answer; the events may be stored or not"
-        delay_ms = retry_delay_ms(Reason.INTERNAL_ERROR, refusals=0, chance=0)
+        delay_ms = _delay_ms(house, Reason.INTERNAL_ERROR)
         return accept.Refused(NackReason.INTERNAL_ERROR, text, delay_ms)
 
 
@@ -159,6 +160,11 @@ def _not_stored(verdict: accept.Refused, frame: BatchFrame) -> NotTaken:
 
 def _refuse(reason: Reason, text: str, delay_ms: int) -> NotTaken:
     return NotTaken(Refusal(reason, text, delay_ms), Echo())
+
+
+def _delay_ms(house: House, reason: Reason) -> int | None:
+    """As a socket hears it; of the reasons that do not grow with every refusal."""
+    return retry_delay_ms(reason, refusals=0, chance=house.chance())
 
 
 def _count(house: House, reason: Reason) -> None:

@@ -215,7 +215,10 @@ class Status(Schema):
     source_states: list[SourceState] = Field(description="Those heard of last, the newest first.")
     dedup_stats: DedupStats
     rate_limits: dict[str, int | float] = Field(description="The limits of this process (docs/settings.md).")
-    rate_limit_metrics: dict[str, int] = Field(description="What they did in this process since it began.")
+    rate_limit_metrics: dict[str, int] = Field(
+        description="Connections of this process, the mean size of what it remembers of one that sleeps, and what the "
+        "limits did since it began."
+    )
     degraded_mode: bool
     load_level: str = Field(description="normal, elevated, high or critical.")
     fallback: Fallback

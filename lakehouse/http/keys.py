@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from django.http import HttpRequest
 
+from lakehouse.http import answers
 from lakehouse.http.visits import at_the_door
 from lakehouse.limits.refusal import Response
 from lakehouse.models import AccessKey
@@ -16,6 +17,8 @@ from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.parent.house import house
 
 log = logging.getLogger(__name__)
+
+READING = ("GET", "HEAD")
 
 
 class SentAway(Exception):
@@ -42,6 +45,8 @@ class AccessKeyAuth:
 
     async def __call__(self, request: HttpRequest) -> Grant:
         opened = house()
+        if opened.is_closing and request.method not in READING:
+            raise SentAway(answers.closing())
         token = token_of(request.headers, request.GET.dict())
         parent = None if self._of_all_parents else request.GET.get("parent", DEFAULT_PARENT)
         granted = await at_the_door(

@@ -11,7 +11,7 @@ from lakehouse import metrics
 from lakehouse.http import samples
 from lakehouse.http.totals import Totals
 from lakehouse.journal.intake import Intake
-from lakehouse.metrics import Sample
+from lakehouse.metrics import COMMIT_SECONDS, Sample, histogram
 from lakehouse.parent.house import House
 
 
@@ -28,6 +28,7 @@ def _of_process(house: House) -> list[Sample]:
     counted = {
         "dolake_active_connections": len(house.doorman.gate.guests),
         "dolake_hibernating_connections": house.dormitory.asleep,
+        "dolake_hibernating_connection_bytes": house.dormitory.kept_bytes(),
         "dolake_peak_connections": tally.peak_connections,
         "dolake_intake_bytes": house.intake.waiting_bytes,
         "dolake_rate_limited_total": tally.messages_rate_limited,
@@ -37,7 +38,9 @@ def _of_process(house: House) -> list[Sample]:
         "dolake_ip_rejections": tally.ip_rejections,
         "dolake_load_shedding_events": tally.load_shedding_events,
     }
-    return [Sample(name, (), value) for name, value in counted.items()]
+    commits = house.intake.commits
+    took = histogram("dolake_commit_seconds", (), commits.counts, commits.total_s, bounds=COMMIT_SECONDS)
+    return [*(Sample(name, (), value) for name, value in counted.items()), *took]
 
 
 _totals: WeakKeyDictionary[Intake, Totals] = WeakKeyDictionary()

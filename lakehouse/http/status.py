@@ -44,7 +44,12 @@ def limits_of(house: House) -> dict[str, int | float]:
 
 def metrics_of(house: House) -> dict[str, int]:
     counted = {to_camel(name): count for name, count in asdict(house.doorman.tally).items()}
-    return {"activeConnections": len(house.doorman.gate.guests), **counted}
+    here = {
+        "activeConnections": len(house.doorman.gate.guests),
+        "hibernatingConnections": house.dormitory.asleep,
+        "hibernatingConnectionBytes": house.dormitory.kept_bytes(),
+    }
+    return here | counted
 
 
 def _state(seen: Picture) -> ParentState:

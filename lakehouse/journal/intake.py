@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from lakehouse.conf import Settings
 from lakehouse.journal.accept import Refused, Source, Verdict, accept
 from lakehouse.journal.store import Buffer
+from lakehouse.metrics import COMMIT_SECONDS, Durations
 from rpc.batch import BatchFrame
+from rpc.failpoints import Failpoint, reach
 from rpc.messages import NackReason
 
 log = logging.getLogger(__name__)
 
 RETRY_DELAY_MS = 1000
+STOPPED = "this process stops; another one takes over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,14 @@ class Intake:
         *,
         now_ms: Callable[[], int],
         on_commit: Callable[[dict[int, Buffer]], None],
+        clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._settings = settings
         self._now_ms = now_ms
         self._on_commit = on_commit
+        self._clock_s = clock_s
+        self.commits = Durations(COMMIT_SECONDS)
+        """How long the group commits took."""
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Offer | Job] = deque()
         self._waiting_bytes = 0
@@ -76,7 +84,7 @@ class Intake:
         self._put(offer, len(offer.frame.payload))
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """Run database work in the writer thread and return what it returns."""
+        """Run database work in the writer thread and return what it returns; a DatabaseError once it has stopped."""
         job = Job(work, self._loop.create_future())
         self._put(job, 0)
         return await job.done
@@ -92,7 +100,7 @@ class Intake:
         await self.run(lambda: None)
 
     async def stop(self) -> None:
-        """Commit and answer everything handed in, then end the thread."""
+        """Commit and answer everything handed in, then end the thread. What comes later is refused."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -101,12 +109,22 @@ class Intake:
 
     def _put(self, item: Offer | Job, size_bytes: int) -> None:
         with self._wake:
+            if self._stopping:
+                self._loop.call_soon_threadsafe(self._turn_away, item)
+                return
             self._waiting.append(item)
             self._waiting_bytes += size_bytes
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="evodb-intake", daemon=True)
                 self._thread.start()
             self._wake.notify()
+
+    def _turn_away(self, item: Offer | Job) -> None:
+        if isinstance(item, Job):
+            _settle(item.done, None, OperationalError(STOPPED))
+        else:
+            refusal = Refused(NackReason.SHUTTING_DOWN, STOPPED, retry_delay_ms=RETRY_DELAY_MS)
+            self._deliver([item], [refusal], {})
 
     def _run(self) -> None:
         while (group := self._next_group()) is not None:
@@ -141,6 +159,7 @@ class Intake:
             return group
 
     def _commit(self, group: list[Offer]) -> None:
+        began_s = self._clock_s()
         try:
             verdicts, buffers = accept([(offer.source, offer.frame) for offer in group], now_ms=self._now_ms())
         except (OperationalError, InterfaceError) as exc:
@@ -158,6 +177,8 @@ class Intake:
                 connection.close()
             self._refuse(group, f"the batch was not stored: {type(exc).__name__}")
         else:
+            self.commits.add(self._clock_s() - began_s)
+            reach(Failpoint.JOURNALLED)
             self._answer(group, verdicts, buffers)
 
     def _refuse(self, group: list[Offer], message: str) -> None:
@@ -168,13 +189,19 @@ class Intake:
         self._loop.call_soon_threadsafe(self._deliver, group, verdicts, buffers)
 
     def _deliver(self, group: list[Offer], verdicts: Sequence[Verdict], buffers: dict[int, Buffer]) -> None:
+        if buffers:
+            self._tell(buffers)  # first, for an answer says when what it stored is flushed
         for offer, verdict in zip(group, verdicts, strict=True):
             try:
                 offer.answer(offer.frame, verdict)
             except Exception:  # one connection's trouble; the others of the group hear their answers
                 log.exception("the answer to batch %s of %r was not given", offer.frame.sequence, offer.frame.source)
-        if buffers:
+
+    def _tell(self, buffers: dict[int, Buffer]) -> None:
+        try:
             self._on_commit(buffers)
+        except Exception:  # whoever wants to hear of commits; the batches are durable, and their children hear it
+            log.exception("a commit was not told")
 
     def _work(self, job: Job) -> None:
         try:

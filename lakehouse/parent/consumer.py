@@ -18,7 +18,7 @@ from django.db import Error as DatabaseError
 
 from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import rate_limit_headers
-from lakehouse.parent import door, greeting
+from lakehouse.parent import door, footprint, greeting
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.connection import GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Closed, Connection
@@ -100,6 +100,10 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     def idle_since_ms(self) -> int:
         return 0 if self._connection is None else self._connection.active_ms
 
+    @property
+    def kept_bytes(self) -> int:
+        return footprint.size_bytes(self, shared=[self._house])
+
     def fall_asleep(self) -> bool:
         """Keep a few bytes of the connection, if it waits for its child and has nothing to tell it."""
         connection = self._connection
@@ -130,6 +134,9 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             if verdict.reason is KeyRefusal.UNKNOWN_KEY:
                 self._house.doorman.key_failed(self._guest)
             await door.not_admitted(self.scope, self._send, verdict)
+            return None
+        if full := await door.show_key(self._house, self._guest, verdict, knock):
+            await door.too_many(self.scope, self._send, full)
             return None
         return verdict
 
@@ -218,7 +225,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             log.error("cannot wake a connection, its child is asked to come back: %s", exc)
             raise Closed(TRY_AGAIN_LATER) from None
         self._kept = None
-        self._house.dormitory.up(self, woke=True)
+        self._house.dormitory.up(self)
         if self._child_id is not None:
             self._house.presence.woke(self._child_id)
 

@@ -17,7 +17,7 @@ from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
 from twisted.internet.defer import Deferred
 
-from lakehouse.parent.house import move_out
+from lakehouse.parent.house import announce_move_out, move_out
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def _listen_success(server: Any, port: Any) -> None:
 
 
 def _kill_all_applications(server: Any) -> Any:
+    asyncio.get_event_loop().call_soon(announce_move_out)
     for port in getattr(server, "ports", []):
         port.stopListening()
     nothing: asyncio.Future[None] = asyncio.get_event_loop().create_future()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -17,6 +18,8 @@ from rpc.messages import HeartbeatMessage
 LOOKS = 4
 """So often within `hibernate_after_ms`."""
 HEARTBEAT_BYTES_MAX = 2048
+MEASURED_MAX = 100
+"""Sleeping connections that are measured when somebody asks how large one is; 4 ms."""
 
 
 class Napper(Protocol):
@@ -24,6 +27,11 @@ class Napper(Protocol):
 
     @property
     def idle_since_ms(self) -> int: ...
+    @property
+    def kept_bytes(self) -> int:
+        """Size of what is kept of it while it sleeps."""
+        ...
+
     def fall_asleep(self) -> bool:
         """Keep only what has to be remembered; False when something is under way."""
         ...
@@ -36,27 +44,35 @@ class Dormitory:
         self._after_ms = after_ms
         self._now_ms = now_ms
         self._awake: set[Napper] = set()
+        self._asleep: set[Napper] = set()
         self._looking: asyncio.Task[None] | None = None
-        self.asleep = 0
-        """Connections that sleep."""
+        self._is_stopped = False
 
     @property
     def awake(self) -> int:
         return len(self._awake)
 
-    def up(self, napper: Napper, *, woke: bool = False) -> None:
+    @property
+    def asleep(self) -> int:
+        """Connections that sleep."""
+        return len(self._asleep)
+
+    def kept_bytes(self) -> int:
+        """What one that sleeps takes, on average over a few of them; 0 when none does."""
+        measured = [napper.kept_bytes for napper in islice(self._asleep, MEASURED_MAX)]
+        return round(sum(measured) / len(measured)) if measured else 0
+
+    def up(self, napper: Napper) -> None:
         """This connection is awake now, after a sleep or for the first time."""
-        self.asleep -= woke
+        self._asleep.discard(napper)
         self._awake.add(napper)
-        if self._after_ms and (self._looking is None or self._looking.done()):
+        if self._after_ms and not self._is_stopped and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_until_all_sleep())
 
     def gone(self, napper: Napper) -> None:
         """This connection ended."""
-        if napper in self._awake:
-            self._awake.discard(napper)
-        else:
-            self.asleep -= 1
+        self._awake.discard(napper)
+        self._asleep.discard(napper)
 
     def look(self) -> None:
         """Put to sleep who has been silent long enough."""
@@ -64,7 +80,14 @@ class Dormitory:
         for napper in [one for one in self._awake if now_ms - one.idle_since_ms >= self._after_ms]:
             if napper.fall_asleep():
                 self._awake.discard(napper)
-                self.asleep += 1
+                self._asleep.add(napper)
+
+    async def stop(self) -> None:
+        """Nobody falls asleep any more."""
+        self._is_stopped = True
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
 
     async def _look_until_all_sleep(self) -> None:
         while self._awake:

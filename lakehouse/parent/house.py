@@ -40,6 +40,8 @@ class House:
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
+    is_closing: bool = False
+    """Whoever comes now is asked to come back, to another process or to this one when it is up again."""
 
     def enter(self, parent_id: int) -> None:
         self.connections[parent_id] += 1
@@ -58,6 +60,9 @@ class House:
 
     async def close(self) -> None:
         """Journal and answer what was handed in; ask for a last flush."""
+        self.is_closing = True
+        await self.persisted.stop()
+        await self.dormitory.stop()
         await self.presence.stop()
         await self.intake.stop()
         await self.alarms.stop()
@@ -95,10 +100,17 @@ def move_in(opened: House) -> House:
 
 
 async def move_out() -> None:
-    """Close the house of the running event loop, if there is one."""
-    opened = _houses.pop(asyncio.get_running_loop(), None)
+    """Close the house of the running event loop, if there is one. It stays: who comes late hears that it is closed."""
+    opened = _houses.get(asyncio.get_running_loop())
     if opened is not None:
         await opened.close()
+
+
+def announce_move_out() -> None:
+    """The house of the running event loop is going to close; writes over HTTP are sent away from now on."""
+    opened = _houses.get(asyncio.get_running_loop())
+    if opened is not None:
+        opened.is_closing = True
 
 
 def ask_worker(parent_id: int, trigger: FlushTrigger) -> None:

@@ -40,6 +40,7 @@ class PersistedWatch:
         self._watched: Counter[object] = Counter()
         """How many of them are each owner's."""
         self._looking: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     @property
     def waiting(self) -> int:
@@ -47,7 +48,10 @@ class PersistedWatch:
         return len(self._waiting)
 
     def watch(self, batch_id: int, owner: object, sequence: int, tell: Tell) -> bool:
-        """Tell when this batch is in its tables, unless the owner is forgotten first; False when it has too many."""
+        """Tell when this batch is in its tables, unless the owner is forgotten first; False when it has too many, or
+        nobody looks any more."""
+        if self._is_stopped:
+            return False
         watches = self._waiting.get(batch_id, {})
         if (owner, sequence) not in watches:
             if self._watched[owner] >= WATCHED_MAX:
@@ -70,6 +74,15 @@ class PersistedWatch:
                     del watches[watch]
                 if not watches:
                     del self._waiting[batch_id]
+
+    async def stop(self) -> None:
+        """Look no more; who waits asks another process, or this one when it is back."""
+        self._is_stopped = True
+        self._waiting.clear()
+        self._watched.clear()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
 
     async def _look_until_told(self) -> None:
         after = 0

@@ -193,6 +193,18 @@ async def test_what_the_limits_did_in_this_process_is_counted():
     assert (found["dolake_payload_rejections",], found["dolake_peak_connections",]) == (0, 1)
 
 
+async def test_how_long_the_commits_of_this_process_took_is_a_histogram():
+    async with home():
+        assert (await scraped())["dolake_commit_seconds_count",] == 0
+        await post({"events": events()})
+        await post({"events": events()})
+        found = await scraped()
+    assert found["dolake_commit_seconds_count",] == found["dolake_commit_seconds_bucket", ("le", "+Inf")] == 2
+    assert 0 < found["dolake_commit_seconds_sum",] < 60
+    bounds = [dict(labels)["le"] for name, *labels in found if name == "dolake_commit_seconds_bucket"]
+    assert [float(bound) for bound in bounds] == [*metrics.COMMIT_SECONDS, float("inf")]
+
+
 async def test_no_child_and_no_address_is_in_a_label():
     async with home():
         await post({"sourceDoId": "secret-shop", "events": events()})

@@ -9,6 +9,7 @@ from django.db import connection, transaction
 from lakehouse.conf import Settings
 from lakehouse.journal.accept import Accepted, Refused
 from lakehouse.journal.intake import Intake, Offer
+from lakehouse.metrics import COMMIT_SECONDS
 from lakehouse.models import Batch, Parent
 from rpc.messages import AckStatus, NackReason
 from tests.builders import NOW_MS, frame, parent, run, source
@@ -156,3 +157,36 @@ async def test_one_connection_that_cannot_be_answered_does_not_silence_the_other
         await opened.intake.drained()
         assert opened.answers["shop-1", 2].status is AckStatus.OK
         assert opened.buffers
+
+
+async def test_children_hear_that_their_batches_are_durable_when_nobody_else_can_be_told(caplog):
+    shop = await in_thread(lambda: source(parent()))
+    async with desk() as opened:
+
+        def fail(_):
+            raise ValueError("nobody listens")
+
+        opened.intake._on_commit = fail
+        opened.offer(shop, frame(1, run(1, 1)))
+        opened.offer(shop, frame(2, run(2, 2)))
+        await opened.intake.drained()
+        assert [opened.answers["shop-1", number].status for number in (1, 2)] == [AckStatus.OK] * 2
+    assert "a commit was not told" in caplog.text
+
+
+async def test_a_commit_is_timed_and_one_that_failed_is_none():
+    home = await in_thread(parent)
+    shop = await in_thread(lambda: source(home))
+    opened, ticks = Desk(), iter([10.0, 10.004, 20.0, 30.0, 37.0])
+    opened.intake._clock_s = lambda: next(ticks)
+    opened.offer(shop, frame(1, run(1, 1)))
+    await opened.intake.drained()
+    await opened.intake.run(impatient)
+    async with locked(home):
+        opened.offer(shop, frame(2, run(2, 2)))
+        await opened.intake.drained()
+    opened.offer(shop, frame(2, run(2, 2)))
+    await opened.intake.stop()
+    counts = dict(zip([*COMMIT_SECONDS, "more"], opened.intake.commits.counts, strict=True))
+    assert {bound: count for bound, count in counts.items() if count} == {0.005: 1, "more": 1}
+    assert round(opened.intake.commits.total_s, 3) == 7.004
