@@ -60,6 +60,7 @@ FLOORS = {
         "lakehouse.parent.farewell",
         "lakehouse.parent.greeting",
         "lakehouse.parent.house",
+        "lakehouse.parent.key_watch",
         "lakehouse.parent.inflow",
         "lakehouse.parent.outflow",
         "lakehouse.parent.persisted",

@@ -59,11 +59,19 @@ class Allowance:
         self.violations = 0
 
     def take(self, now_ms: int) -> bool:
-        """Whether this message may be served. Whatever is malformed or too large costs as much as what is not."""
-        return self._count(self.messages.take(now_ms))
+        """Whether this message may be served; one that is not makes the next delay longer."""
+        taken = self.messages.take(now_ms)
+        self.refusals = 0 if taken else self.refusals + 1
+        return taken
+
+    def charge(self, now_ms: int) -> None:
+        """Whatever is malformed or too large costs as much as what is not; the delays know nothing of it."""
+        self.messages.take(now_ms)
 
     def take_heartbeat(self, now_ms: int) -> bool:
-        return self._count(self.heartbeats.take(now_ms))
+        taken = self.heartbeats.take(now_ms)
+        self.refusals = 0 if taken else self.refusals
+        return taken
 
     def retry_delay_ms(self, *, chance: float) -> int:
         """When to come back after the refusal just given; `chance` in [0, 1) spreads it by half up and down."""
@@ -91,10 +99,6 @@ class Allowance:
             at_ms, messages, heartbeats, self.refusals, self.violations = PACKED.unpack(packed)
             self.messages.resume(messages, at_ms=at_ms)
             self.heartbeats.resume(heartbeats, at_ms=at_ms)
-
-    def _count(self, taken: bool) -> bool:
-        self.refusals = 0 if taken else self.refusals + 1
-        return taken
 
 
 def payload_bytes_max(settings: Settings, own: int | None) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -207,6 +207,11 @@ def authorize(
 def note_used(key: AccessKey, *, now_ms: int) -> None:
     """Somebody came in with this key. Cheap; a write once a minute, where the database may be asked."""
     LAST_USED.note(key, now_ms=now_ms)
+
+
+def those_alive(key_ids: Collection[int], *, now_ms: int) -> set[int]:
+    """Which of these keys are neither revoked nor expired."""
+    return set(alive(now_ms=now_ms).filter(pk__in=key_ids).values_list("pk", flat=True))
 
 
 def alive(*, now_ms: int) -> QuerySet[AccessKey]:

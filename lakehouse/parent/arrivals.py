@@ -114,8 +114,8 @@ def arrive(admitted: Admitted, name: str, *, shard: str | None, epoch: int | Non
     return Arrival(source) if epoch is None else Arrival(source, *_sequences(child, epoch))
 
 
-def may_write(admitted: Admitted, name: str, *, now_ms: int) -> bool:
-    """Whether the key of this handshake is still good, and good for this child."""
+def may_write(admitted: Admitted, name: str | None, *, now_ms: int) -> bool:
+    """Whether the key of this handshake is still good, and good for this child if it said which one it is."""
     if admitted.key_id is None:
         return True
     key = access.by_id(admitted.key_id, now_ms=now_ms)

@@ -93,16 +93,19 @@ class Connection:
         if isinstance(step, PersistedRequestMessage):
             return self._watch(step)
         if not self._teller.may_speak(now_ms):
-            self._teller.reply(self.session.too_fast(self._teller.delay_ms(), now_ms=now_ms))
+            self._teller.too_fast(None if isinstance(step, ConnectMessage) else step.correlation_id or None, now_ms)
             return None
         if isinstance(step, ConnectMessage):
             return self._connect(step)
+        if self._is_check_due(now_ms):
+            return self._check_and_flush(step)
         self._flush(step)
         return None
 
     async def drained(self) -> None:
-        """Everything that was handed in is answered."""
-        await self._house.intake.drained()
+        """Everything that was handed in here is answered."""
+        if self.session.unanswered:
+            await self._house.intake.drained()
 
     def attachment(self) -> Attachment | None:
         """What to remember while asleep; None while something is under way."""
@@ -162,7 +165,7 @@ class Connection:
                 return None
             if self._source is None:
                 return self._after(self._first_batch(frame), frame)
-            if self._admitted.key_id is not None and now_ms - self._checked_ms >= ACCESS_CHECK_MS:
+            if self._is_check_due(now_ms):
                 return self._after(self._check_access(), frame)
             self._teller.offer(frame, self._source)
         except Exception:
@@ -221,12 +224,19 @@ class Connection:
         self._source = arrival.source
         return arrival
 
+    def _is_check_due(self, now_ms: int) -> bool:
+        return self._admitted.key_id is not None and now_ms - self._checked_ms >= ACCESS_CHECK_MS
+
+    async def _check_and_flush(self, message: FlushRequestMessage) -> None:
+        await self._check_access()
+        self._flush(message)
+
     async def _check_access(self) -> bool:
         """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
         self._checked_ms = now_ms = self._house.now_ms()
         admitted, name = self._admitted, self.session.source
         try:
-            allowed = await self._house.intake.run(lambda: arrivals.may_write(admitted, name or "", now_ms=now_ms))
+            allowed = await self._house.intake.run(lambda: arrivals.may_write(admitted, name, now_ms=now_ms))
         except DatabaseError:
             allowed = True
         if not allowed:
@@ -248,6 +258,8 @@ class Connection:
         """Say when this batch is in its tables. It waits for a token: who asks does so once and is not refused."""
         while not self._teller.may_speak(now_ms := self._house.now_ms()):
             await asyncio.sleep(self._teller.allowance.messages.wait_ms(now_ms, tokens=1) / 1000)
+        if self._is_check_due(now_ms):
+            await self._check_access()
         source, sequence, batch_id = self._source, message.sequence_number, None
         if source is not None:
             try:

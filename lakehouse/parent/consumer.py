@@ -17,13 +17,17 @@ from channels.consumer import AsyncConsumer
 from django.db import Error as DatabaseError
 
 from lakehouse.limits.gate import Guest, Refusal
-from lakehouse.limits.refusal import rate_limit_headers
 from lakehouse.parent import door, footprint, greeting
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
-from lakehouse.parent.connection import GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Closed, Connection
-from lakehouse.parent.grants import Refusal as KeyRefusal
-from lakehouse.parent.grants import Refused
+from lakehouse.parent.connection import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    POLICY_VIOLATION,
+    TRY_AGAIN_LATER,
+    Closed,
+    Connection,
+)
 from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House, house
 from lakehouse.parent.inflow import Inflow
@@ -35,8 +39,9 @@ log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 BEATS_MAX = 100
 """Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
-GOODBYE_S = 1.0
-"""A child that does not read is not waited for any longer to be told that it has to go."""
+ANSWERS_SHARE, GOODBYE_SHARE = 0.7, 0.1
+"""Of `drain_ms`: what was handed in is answered, and a child that does not read is told that it has to go. The rest is
+the house's (`farewell`)."""
 
 
 class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no types
@@ -90,7 +95,9 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._guest = guest
         try:
             knock = greeting.knock_of(scope)
-            admitted = self._house.admissions.known(knock) or await self._inflow.closed_until(self._admit(knock))
+            admitted = self._house.admissions.known(knock) or await self._inflow.closed_until(
+                door.admit(self._house, guest, knock, scope, send)
+            )
             if admitted is not None:
                 await self._serve(admitted, knock)
         finally:
@@ -99,6 +106,10 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     @property
     def idle_since_ms(self) -> int:
         return 0 if self._connection is None else self._connection.active_ms
+
+    @property
+    def key_id(self) -> int | None:
+        return self._guest.key_id
 
     @property
     def kept_bytes(self) -> int:
@@ -121,28 +132,6 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             self._house.presence.slept(self._child_id)
         return True
 
-    async def _admit(self, knock: Knock) -> Admitted | None:
-        """Answer the handshake. A refused one never becomes a WebSocket."""
-        try:
-            verdict = await self._house.admissions.judge(knock)
-        except DatabaseError as exc:
-            log.error("cannot look up a key, the child is asked to come back: %s", exc)
-            await self._accept()
-            await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
-            return None
-        if isinstance(verdict, Refused):
-            if verdict.reason is KeyRefusal.UNKNOWN_KEY:
-                self._house.doorman.key_failed(self._guest)
-            await door.not_admitted(self.scope, self._send, verdict)
-            return None
-        if full := await door.show_key(self._house, self._guest, verdict, knock):
-            await door.too_many(self.scope, self._send, full)
-            return None
-        return verdict
-
-    async def _accept(self) -> None:
-        await self._send({"type": "websocket.accept", "headers": rate_limit_headers(self._guest.headroom)})
-
     async def _serve(self, admitted: Admitted, knock: Knock) -> None:
         self._parent_id, self._child_id, self._shortcut = admitted.parent_id, None, None
         self._is_parked, self._outflow = False, Outflow(self._send)
@@ -151,8 +140,10 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         )
         self._house.enter(self._parent_id)
         self._house.dormitory.up(self)
+        if admitted.key_id is not None:
+            self._house.key_watch.begin()
         try:
-            await self._accept()
+            await door.accept(self._guest, self._send)
             self._inflow.hold_back_slow_readers()
             self._shortcut = shortcut(self._send, self._hear)
             if self._shortcut is not None:
@@ -232,8 +223,15 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     def _claim(self, child: str) -> None:
         self._house.doorman.claim(self._guest, f"{self._parent_id}/{child}")
 
+    def lose_key(self) -> None:
+        """Its access key was revoked, or ran out."""
+        self._go(POLICY_VIOLATION)
+
     def _be_replaced(self) -> None:
-        self._goodbye = TRY_AGAIN_LATER
+        self._go(TRY_AGAIN_LATER)
+
+    def _go(self, goodbye: int) -> None:
+        self._goodbye = goodbye
         if self._task is not None:
             self._task.cancel()
 
@@ -243,14 +241,20 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             return
         self._connection.stop()
         with suppress(Closed):
-            while (message := await self._receive())["type"] == "websocket.receive":
-                self._connection.take(_frame_in(message))
+            while (message := await self._receive())["type"] != "websocket.disconnect":
+                if message["type"] == LATER:
+                    await message["what"]
+                else:
+                    self._connection.take(_frame_in(message))
 
     async def _close(self, code: int, reason: str = "") -> None:
-        """Answer what was handed in, within `drain_ms`, then say goodbye."""
+        """Answer what was handed in, then say goodbye; both have their share of `drain_ms`."""
+        self._is_parked = False  # nobody falls asleep on the doorstep
+        drain_s = self._house.settings.drain_ms / 1000
         if self._connection is not None:
             try:
-                async with asyncio.timeout(self._house.settings.drain_ms / 1000):
+                async with asyncio.timeout(drain_s * ANSWERS_SHARE):
+                    await asyncio.sleep(0)  # what has come already is refused first
                     await self._connection.drained()
                     await self._outflow.drained()
             except TimeoutError:
@@ -259,7 +263,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             except asyncio.CancelledError:
                 log.info("a connection of %r was ended twice", self._connection.session.source)
         with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(GOODBYE_S):
+            async with asyncio.timeout(drain_s * GOODBYE_SHARE):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     def _leave(self) -> None:

@@ -1,4 +1,4 @@
-"""How a handshake is refused: as HTTP where the server can, with a closed socket where it cannot."""
+"""How a handshake is answered; a refusal is HTTP where the server can, a closed socket where it cannot."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import orjson
 from django.db import Error as DatabaseError
 
 from lakehouse.limits.gate import Guest, Refusal
-from lakehouse.limits.refusal import EXTENSION, Response, response
+from lakehouse.limits.refusal import EXTENSION, Response, rate_limit_headers, response
 from lakehouse.parent import access
 from lakehouse.parent.arrivals import Admitted, Knock
+from lakehouse.parent.grants import Refusal as KeyRefusal
 from lakehouse.parent.grants import Refused, shown
 from lakehouse.parent.house import House
 from lakehouse.parent.outflow import Send
@@ -26,6 +27,30 @@ SAID = {
     403: "the access key is not meant for this parent, child or namespace",
 }
 """What a stranger may hear; the log knows more."""
+
+
+async def admit(house: House, guest: Guest, knock: Knock, scope: dict[str, Any], send: Send) -> Admitted | None:
+    """Answer a handshake that is not let in. A refused one never becomes a WebSocket."""
+    try:
+        verdict = await house.admissions.judge(knock)
+    except DatabaseError as exc:
+        log.error("cannot look up a key, the child is asked to come back: %s", exc)
+        await accept(guest, send)
+        await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+        return None
+    if isinstance(verdict, Refused):
+        if verdict.reason is KeyRefusal.UNKNOWN_KEY:
+            house.doorman.key_failed(guest)
+        await not_admitted(scope, send, verdict)
+        return None
+    if full := await show_key(house, guest, verdict, knock):
+        await too_many(scope, send, full)
+        return None
+    return verdict
+
+
+async def accept(guest: Guest, send: Send) -> None:
+    await send({"type": "websocket.accept", "headers": rate_limit_headers(guest.headroom)})
 
 
 async def show_key(house: House, guest: Guest, admitted: Admitted, knock: Knock) -> Refusal | None:

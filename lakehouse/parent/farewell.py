@@ -15,6 +15,7 @@ from typing import Any
 
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
+from django.conf import settings as django_settings
 from twisted.internet.defer import Deferred
 
 from lakehouse.parent.house import announce_move_out, move_out
@@ -22,8 +23,8 @@ from lakehouse.parent.house import announce_move_out, move_out
 log = logging.getLogger(__name__)
 
 NORMAL = 1000
-MOVE_OUT_S = 3
-"""By then the sockets are closed; what is not told now is found out later."""
+MOVE_OUT_SHARE = 0.2
+"""Of `drain_ms`, when the sockets are closed; what is not told by then is found out later."""
 
 
 def mend() -> None:
@@ -62,11 +63,12 @@ def _kill_all_applications(server: Any) -> Any:
 
 
 async def _move_out() -> None:
+    within_s = django_settings.EVODB.drain_ms / 1000 * MOVE_OUT_SHARE
     try:
-        async with asyncio.timeout(MOVE_OUT_S):
+        async with asyncio.timeout(within_s):
             await move_out()
     except TimeoutError:
-        log.error("who is here and what waits was not told within %d s", MOVE_OUT_S)
+        log.error("who is here and what waits was not told within %.1f s", within_s)
     except Exception:
         log.exception("who is here and what waits was not told")
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from lakehouse.parent.key_watch import Holder
 from rpc.messages import HeartbeatMessage
 
 LOOKS = 4
@@ -22,8 +23,8 @@ MEASURED_MAX = 100
 """Sleeping connections that are measured when somebody asks how large one is; 4 ms."""
 
 
-class Napper(Protocol):
-    """A connection that is awake."""
+class Napper(Holder, Protocol):
+    """An open connection."""
 
     @property
     def idle_since_ms(self) -> int: ...
@@ -56,6 +57,9 @@ class Dormitory:
     def asleep(self) -> int:
         """Connections that sleep."""
         return len(self._asleep)
+
+    def everybody(self) -> list[Napper]:
+        return [*self._awake, *self._asleep]
 
     def kept_bytes(self) -> int:
         """What one that sleeps takes, on average over a few of them; 0 when none does."""

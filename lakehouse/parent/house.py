@@ -21,6 +21,7 @@ from lakehouse.limits.load import LoadLevel, level
 from lakehouse.parent.admissions import Admissions
 from lakehouse.parent.alarm import Alarms
 from lakehouse.parent.hibernation import Dormitory
+from lakehouse.parent.key_watch import KeyWatch
 from lakehouse.parent.persisted import PersistedWatch
 from lakehouse.parent.presence import Presence
 
@@ -37,6 +38,7 @@ class House:
     doorman: Doorman
     lag: Lag
     admissions: Admissions
+    key_watch: KeyWatch
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
@@ -63,6 +65,7 @@ class House:
         self.is_closing = True
         await self.persisted.stop()
         await self.dormitory.stop()
+        await self.key_watch.stop()
         await self.presence.stop()
         await self.intake.stop()
         await self.alarms.stop()
@@ -73,6 +76,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
     """A house in the running event loop."""
     alarms = Alarms(ask, now_ms=now_ms)
     intake = Intake(settings, now_ms=now_ms, on_commit=alarms.note)
+    dormitory = Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms)
     return House(
         settings,
         intake,
@@ -80,10 +84,11 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         now_ms,
         PersistedWatch(intake.run),
         Presence(intake.run, interval_ms=settings.presence_interval_ms, now_ms=now_ms),
-        Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms),
+        dormitory,
         open_doorman(settings, now_ms=now_ms),
         Lag(asyncio.get_running_loop()),
         Admissions(intake.run, settings, now_ms=now_ms),
+        KeyWatch(intake.run, dormitory.everybody, now_ms=now_ms),
     )
 
 

@@ -99,8 +99,10 @@ class Teller:
             if self.allowance.take_heartbeat(now_ms):
                 self.reply(answer)
             return True
-        self.allowance.take(now_ms)
+        self.allowance.charge(now_ms)
         self.reply(answer)
+        if refused is Reason.RATE_LIMITED:
+            tally.messages_rate_limited += 1
         if not refused.is_size_violation:
             return True
         if refused is Reason.EVENT_TOO_LARGE:
@@ -109,9 +111,15 @@ class Teller:
             tally.payload_rejections += 1
         return not self.allowance.violate()
 
+    def too_fast(self, correlation_id: str | None, now_ms: int) -> None:
+        """Refuse a message that is no batch, for want of a token."""
+        self._house.doorman.tally.messages_rate_limited += 1
+        gauges = self._gauges(self.session.dialect, now_ms)
+        self.reply(self.session.too_fast(correlation_id, self.delay_ms(), now_ms=now_ms, gauges=gauges))
+
     def fail(self, frame: str | bytes, now_ms: int) -> None:
         """A mistake of ours about a frame, just caught: it is logged, and the child tries again."""
-        self.allowance.take(now_ms)
+        self.allowance.charge(now_ms)
         echo, answer = self.session.failed(frame, now_ms=now_ms)
         log.exception("a frame of %r was not understood (%s)", self.session.source, echo.correlation_id)
         self.reply(answer)
@@ -135,7 +143,7 @@ class Teller:
             retry_delay_ms=delay_ms,
             now_ms=now_ms,
             max_size=max_size,
-            gauges=self._gauges(frame, now_ms),
+            gauges=self._gauges(frame.dialect, now_ms),
         )
         self.reply(answer)
 
@@ -150,13 +158,13 @@ class Teller:
             entries=verdict.entries,
             utilization=verdict.utilization,
             now_ms=now_ms,
-            gauges=self._gauges(frame, now_ms),
+            gauges=self._gauges(frame.dialect, now_ms),
         )
         self.reply(answer)
 
-    def _gauges(self, frame: BatchFrame, now_ms: int) -> Gauges | None:
+    def _gauges(self, dialect: Dialect, now_ms: int) -> Gauges | None:
         """The numbers of an answer in the dialect that has them."""
-        if frame.dialect is not Dialect.DOLAKE:
+        if dialect is not Dialect.DOLAKE:
             return None
         left = self.allowance.headroom(now_ms)
         return Gauges(
@@ -166,6 +174,7 @@ class Teller:
             reset_at_s=left.reset_at_s,
             time_until_flush_ms=self._house.alarms.time_until_flush_ms(self._parent_id),
             circuit_breaker_state=NO_BREAKER,
+            backpressure_threshold=self._house.settings.backpressure_threshold,
         )
 
     def _shed_ms(self) -> int | None:

@@ -50,6 +50,8 @@ class Gauges:
     time_until_flush_ms: int
     circuit_breaker_state: str
     """That of the object store: closed, open or half_open."""
+    backpressure_threshold: float = 0.8
+    """An ack of a buffer that is fuller than this suggests a delay."""
 
 
 @dataclass(frozen=True, slots=True)

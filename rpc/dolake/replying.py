@@ -70,7 +70,7 @@ def ack(
         time_until_flush=UNSET if gauges is None else gauges.time_until_flush_ms,
         remaining_tokens=UNSET if gauges is None else gauges.remaining_tokens,
         bucket_capacity=UNSET if gauges is None else gauges.bucket_capacity,
-        suggested_delay_ms=_suggested_delay_ms(utilization),
+        suggested_delay_ms=_suggested_delay_ms(utilization, gauges),
         circuit_breaker_state=UNSET if gauges is None else gauges.circuit_breaker_state,
     )
     message = DolakeAck(
@@ -117,8 +117,9 @@ def flush_response(message: FlushResponseMessage) -> str:
     return _encode(said).decode()
 
 
-def _suggested_delay_ms(utilization: float) -> int | UnsetType:
-    return floor(utilization * SUGGESTED_DELAY_MS_MAX) if utilization > BACKPRESSURE_ABOVE else UNSET
+def _suggested_delay_ms(utilization: float, gauges: Gauges | None) -> int | UnsetType:
+    above = BACKPRESSURE_ABOVE if gauges is None else gauges.backpressure_threshold
+    return floor(utilization * SUGGESTED_DELAY_MS_MAX) if utilization > above else UNSET
 
 
 def _rate_limit(gauges: Gauges | None) -> RateLimit | UnsetType:

@@ -78,8 +78,7 @@ class ParentSession:
             message = read(frame, documents=documents, spoken=self.dialect, limits=self._limits)
             self.dialect = dialect_of(message, self.dialect)
             if isinstance(message, BatchFrame):
-                _check(message)
-                self._bind(message.source, message.shard)
+                self._check(message)
             elif isinstance(message, FlushRequestMessage) and not _is_echoed(message.correlation_id or None):
                 raise ProtocolError(f"correlationId is longer than {CORRELATION_BYTES_MAX} bytes")
             elif isinstance(message, ConnectMessage):
@@ -143,10 +142,13 @@ class ParentSession:
         refusal = Refusal(Reason.INTERNAL_ERROR, "the message was not understood, through no fault of its own", SOON_MS)
         return echo, self._nack(self.dialect, refusal, echo, now_ms)
 
-    def too_fast(self, retry_delay_ms: int, *, now_ms: int) -> str | bytes:
+    def too_fast(
+        self, correlation_id: str | None, retry_delay_ms: int, *, now_ms: int, gauges: Gauges | None = None
+    ) -> str | bytes:
         """The answer to a message that is no batch and came when no token was left."""
         text = "more messages than this connection may send"
-        return self._nack(self.dialect, Refusal(Reason.RATE_LIMITED, text, retry_delay_ms), Echo(0, None), now_ms)
+        refusal = Refusal(Reason.RATE_LIMITED, text, retry_delay_ms, gauges=gauges)
+        return self._nack(self.dialect, refusal, Echo(0, correlation_id), now_ms)
 
     def never_seen(self, sequence: int, *, now_ms: int) -> str | bytes:
         """The answer to a `persisted_request` for a batch that was never acknowledged."""
@@ -172,6 +174,21 @@ class ParentSession:
         self.unanswered -= 1
         refusal = Refusal(Reason(reason), text, retry_delay_ms, max_size=max_size, gauges=gauges)
         return self._nack(frame.dialect, refusal, Echo(frame.sequence, frame.correlation_id), now_ms)
+
+    def _check(self, frame: BatchFrame) -> None:
+        """Raises ProtocolError, which names the batch, for one that is well formed and still cannot be stored."""
+        correlation_id = frame.correlation_id
+        try:
+            if not _is_echoed(correlation_id):
+                correlation_id = None
+                raise ProtocolError(f"correlationId is longer than {CORRELATION_BYTES_MAX} bytes")
+            _check_tables(frame.tables)
+            if frame.sequence > SEQUENCE_MAX or (frame.entries and max(frame.entry_sequences) > SEQUENCE_MAX):
+                raise ProtocolError(f"batch {frame.sequence} has a sequence above {SEQUENCE_MAX}")
+            self._bind(frame.source, frame.shard)
+        except ProtocolError as exc:
+            exc.sequence_number, exc.correlation_id = frame.sequence, correlation_id
+            raise
 
     def _bind(self, source: str, shard: str | None) -> None:
         if self.source is None:
@@ -221,21 +238,6 @@ def _check_name(field: str, value: str) -> None:
 
 def _is_echoed(correlation_id: str | None) -> bool:
     return correlation_id is None or len(correlation_id.encode("utf-8", "surrogatepass")) <= CORRELATION_BYTES_MAX
-
-
-def _check(frame: BatchFrame) -> None:
-    """Raises ProtocolError for a batch that is well formed and still cannot be stored."""
-    if not _is_echoed(frame.correlation_id):
-        raise ProtocolError(
-            f"correlationId is longer than {CORRELATION_BYTES_MAX} bytes", sequence_number=frame.sequence
-        )
-    try:
-        _check_tables(frame.tables)
-        if frame.sequence > SEQUENCE_MAX or (frame.entries and max(frame.entry_sequences) > SEQUENCE_MAX):
-            raise ProtocolError(f"batch {frame.sequence} has a sequence above {SEQUENCE_MAX}")
-    except ProtocolError as exc:
-        exc.sequence_number, exc.correlation_id = frame.sequence, frame.correlation_id
-        raise
 
 
 def _check_tables(tables: Iterable[bytes]) -> None:

@@ -285,6 +285,37 @@ async def test_a_key_that_was_revoked_ends_its_open_connections(monkeypatch):
     assert await in_thread(Batch.objects.count) == 1
 
 
+async def test_a_key_that_was_revoked_flushes_nothing_any_more(monkeypatch):
+    monkeypatch.setattr("lakehouse.parent.connection.ACCESS_CHECK_MS", 0)
+    row, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], now_ms=NOW_MS))
+    async with home(open=False) as (_, asked):
+        child = Socket(token=token)
+        assert await child.open()
+        await in_thread(lambda: type(row).objects.update(revoked_ms=NOW_MS))
+        flush = FlushRequestMessage(timestamp=1, source_do_id="shop-1", correlation_id="f-1")
+        assert await child.ask(encode_message(flush)) == 1008
+        await child.wait(5)
+    assert asked == []
+
+
+@pytest.mark.parametrize("is_asleep", [False, True])
+async def test_a_child_that_says_nothing_is_let_go_when_its_key_is_revoked(is_asleep):
+    row, token = await in_thread(lambda: access.new_key("k", scopes=["ingest"], now_ms=NOW_MS))
+    async with home(open=False) as (opened, _):
+        child = Socket(token=token)
+        assert await child.open()
+        await child.ask(hello())
+        if is_asleep:
+            opened.dormitory._after_ms = 0
+            opened.dormitory.look()
+            assert opened.dormitory.asleep == 1
+        assert await opened.key_watch.look()
+        await in_thread(lambda: type(row).objects.update(revoked_ms=NOW_MS))
+        assert not await opened.key_watch.look()
+        assert await child.hear() == 1008
+        await child.wait(5)
+
+
 async def test_an_id_too_long_to_be_echoed_is_refused_and_the_connection_lives():
     async with home(), socket() as child:
         nack = await child.ask(wire(1, run(1, 1), correlation_id="x" * 1025))

@@ -371,6 +371,35 @@ async def test_a_child_that_does_not_read_is_let_go_when_its_time_is_up():
         assert left_behind(opened) == NOTHING
 
 
+async def test_a_silent_child_of_a_process_that_stops_hears_1001_and_does_not_fall_asleep_meanwhile(caplog):
+    async with home() as (opened, _):
+        clock = drowsy(opened)
+        shop = Socket(headers=[(b"x-client-id", b"shop-1")])
+        assert await shop.open()
+        await shop.ask(hello())
+        shop.output_queue._maxsize = 1
+        await shop.output_queue.put({"type": "websocket.send", "text": "pong"})  # the goodbye has to wait
+        shop.future.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+            clock.now_ms += 10_000
+            opened.dormitory.look()
+        assert await shop.hear() == "pong"
+        assert await shop.hear() == 1001
+        await ended(shop)
+        assert left_behind(opened) == NOTHING
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_child_that_has_all_its_answers_need_not_wait_for_the_database_to_hear_goodbye():
+    async with home() as (opened, _), child_of_shop() as shop:
+        await shop.ask(hello())
+        assert (await shop.ask(wire(1, run(1, 1)))).status == AckStatus.OK
+        async with writer_busy(opened):
+            shop.future.cancel()
+            assert await shop.hear() == 1001
+
+
 async def test_who_asks_for_the_tables_of_more_batches_than_anybody_waits_for_is_sent_away(monkeypatch):
     monkeypatch.setattr("lakehouse.parent.persisted.WATCHED_MAX", 3)
     async with home(), child_of_shop() as shop:

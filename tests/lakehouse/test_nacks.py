@@ -96,6 +96,9 @@ BROKEN = {
     "null for an optional text": lambda text: text.replace('"sizeBytes": 0', '"sourceShardName": null'),
     "a table outside": lambda text: text.replace("orders", "../../escape"),
     "a fraction": lambda text: text.replace('"sequence": 7', '"sequence": 7.5'),
+    "a shard whose name cannot be kept": lambda text: text.replace(
+        '"sizeBytes": 0', f'"sourceShardName": "{"x" * 501}"'
+    ),
 }
 
 
@@ -332,3 +335,41 @@ def test_every_reason_has_a_row_here():
     said = {reason.value for reason in Reason if any(row.startswith(reason.value) for row in rows)}
     otherwise = {"event_too_large", "too_many_events"}
     assert said | otherwise == {reason.value for reason in Reason}
+
+
+async def test_a_first_batch_of_a_child_whose_name_cannot_be_kept_is_refused_by_its_number(dialect):
+    async with home(), child() as shop:
+        wrong = batch(dialect, 9).replace('"do-1"', json.dumps("x" * 501))
+        assert_nack(await shop.ask(wrong), dialect, 9, "invalid_format")
+
+
+async def test_who_asks_for_a_flush_too_often_hears_which_one_was_refused():
+    async with home(messages_per_second=1, burst_capacity=2) as (opened, _), child() as shop:
+        now_ms = opened.now_ms()
+        opened.now_ms = lambda: now_ms
+        for number in (1, 2):
+            assert (await shop.ask(batch("dolake", number)))["type"] == "ack"
+        nack = await shop.ask('{"type":"flush_request","timestamp":1,"sourceDoId":"do-1","correlationId":"f1"}')
+        assert (nack["reason"], nack["correlationId"], nack["rateLimit"]["remaining"]) == ("rate_limited", "f1", 0)
+        assert opened.doorman.tally.messages_rate_limited == 1
+
+
+async def test_the_pause_an_ack_proposes_begins_where_the_setting_says():
+    await parent_with(max_buffer_entries=20, flush_threshold_entries=10)
+    async with home(backpressure_threshold=0.5), child() as shop:
+        assert "suggestedDelayMs" not in (await shop.ask(batch("dolake", 1, 1, 10)))["details"]
+        assert (await shop.ask(batch("dolake", 2, 11, 12)))["details"]["suggestedDelayMs"] == 300
+
+
+async def test_frames_that_are_nothing_do_not_shorten_the_delay_of_a_child_that_is_too_fast(dialect):
+    async with home(messages_per_second=1, burst_capacity=1, window_batches_max=1) as (opened, _), child() as shop:
+        luck(opened, 0.5)
+        now_ms = opened.now_ms()
+        opened.now_ms = lambda: now_ms
+        assert (await shop.ask(batch(dialect, 1)))["type"] == "ack"
+        delays = []
+        for number in (2, 3):
+            delays.append((await shop.ask(batch(dialect, number)))["retryDelayMs"])
+            now_ms += 1000
+            assert (await shop.ask("{"))["reason"] == "invalid_format"
+        assert delays[1] > delays[0]
