@@ -85,6 +85,7 @@ class Tally:
     payload_rejections: int = 0
     event_size_rejections: int = 0
     connections_closed: int = 0
+    """For what was too large too often."""
     load_shedding_events: int = 0
 
     def refused(self, refusal: Refusal) -> None:

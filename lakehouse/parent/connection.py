@@ -84,6 +84,7 @@ class Connection:
             return self._batch(step, now_ms)
         if isinstance(step, (str, bytes)):
             if not self._teller.say(step, now_ms):
+                self._house.doorman.tally.connections_closed += 1
                 raise Closed(POLICY_VIOLATION, TOO_LARGE_TOO_OFTEN)
             return None
         if isinstance(step, DisconnectMessage):

@@ -12,7 +12,7 @@ from lakehouse.limits.allowance import Allowance, payload_bytes_max
 from lakehouse.limits.bucket import UNITS
 from lakehouse.limits.load import shed_delay_ms
 from lakehouse.parent.house import House
-from rpc.batch import BatchFrame, Dialect
+from rpc.batch import MESSAGE_BYTES_MAX, BatchFrame, Dialect
 from rpc.dolake.limits import WireLimits
 from rpc.dolake.refusals import Gauges, Reason, retry_delay_ms
 from rpc.failpoints import Failpoint, reach
@@ -39,6 +39,7 @@ class Teller:
         self._parent_id = parent_id
         self._is_high_priority = priority == "high"
         self._limits = limits
+        self._bytes_max = limits.max_payload_bytes or MESSAGE_BYTES_MAX
         self.reply = reply
         self.is_stopping = False
         """Nothing is taken any more."""
@@ -70,6 +71,10 @@ class Teller:
             self._house.doorman.tally.messages_rate_limited += 1
             text = f"more than {self.allowance.messages.per_second} messages/s of this connection"
             self.refuse(frame, Reason.RATE_LIMITED, text, self.delay_ms())
+        elif len(frame.payload) > self._bytes_max:
+            self._house.doorman.tally.payload_rejections += 1
+            text = f"payload has {len(frame.payload)} bytes, the access key of this connection allows {self._bytes_max}"
+            self.refuse(frame, Reason.PAYLOAD_TOO_LARGE, text, max_size=self._bytes_max)
         elif (delay_ms := self._shed_ms()) is not None:
             self._house.doorman.tally.load_shedding_events += 1
             self.refuse(frame, Reason.LOAD_SHEDDING, "this parent has more to do than it can", delay_ms)

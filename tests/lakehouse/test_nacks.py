@@ -167,6 +167,19 @@ async def test_an_access_key_may_allow_batches_of_16_mib():
             assert (nack["reason"], nack["maxSize"], nack["actualSize"]) == ("payload_too_large", 4 * MIB, 4 * MIB + 1)
 
 
+async def test_an_access_key_may_allow_smaller_batches_only(dialect):
+    _, small = await in_thread(
+        lambda: access.new_key("s", scopes=["ingest"], limits={"max_payload_bytes": 1024}, now_ms=NOW_MS)
+    )
+    async with home(open=False), child(token=small) as shop:
+        assert (await shop.ask(batch(dialect, 1)))["type"] == "ack"
+        large = batch(dialect, 2, 2, 40)
+        nack = await shop.ask(large)
+        assert (nack["sequenceNumber"], nack["shouldRetry"], "1024" in nack["errorMessage"]) == (2, False, True)
+        assert nack["reason"] == ("payload_too_large" if dialect == "dolake" else "invalid_format")
+        assert await stored() == 1
+
+
 async def test_one_event_too_large_refuses_its_whole_batch():
     large = event(8, after={"text": "x" * 3000})
     async with home(max_event_size=2048), child() as shop:
@@ -319,7 +332,7 @@ async def test_internal_error_is_logged_with_the_correlation_id_and_the_connecti
     ],
 )
 async def test_the_third_thing_too_large_is_answered_and_ends_the_connection(settings, frame):
-    async with home(**settings):
+    async with home(**settings) as (opened, _):
         shop = Child()
         assert await shop.open()
         for _ in range(2):
@@ -328,6 +341,7 @@ async def test_the_third_thing_too_large_is_answered_and_ends_the_connection(set
         assert (await shop.ask(frame))["type"] == "nack"
         assert await shop.hear() == (1008, "Too many size violations")
         await shop.wait(5)
+        assert opened.doorman.tally.connections_closed == 1
 
 
 def test_every_reason_has_a_row_here():
