@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance import child_program
+from lakehouse.torture import edge_app
 from tests.acceptance.processes import House, Process, document, until
 from tests.services import free_port
 
@@ -40,9 +40,9 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 @contextmanager
-def writing(application: child_program.Application) -> Iterator[None]:
+def writing(application: edge_app.Application) -> Iterator[None]:
     stopping = threading.Event()
-    writer = threading.Thread(target=child_program.write_until, args=(stopping, application, WRITES_PER_S_MAX))
+    writer = threading.Thread(target=edge_app.write_until, args=(stopping, application, WRITES_PER_S_MAX))
     writer.start()
     try:
         yield
@@ -54,7 +54,7 @@ def writing(application: child_program.Application) -> Iterator[None]:
 def test_capture_follows_a_database_under_load_whoever_kills_the_parent(house: House) -> None:
     house.prepare(**EAGER)
     database = str(house.folder / f"{NAME}.sqlite3")
-    application = child_program.Application(database, random.Random(11))
+    application = edge_app.Application(database, random.Random(11))
     for _ in range(BEFORE):
         application.one_transaction()
     capture = house.process("capture", [evodb(), "capture", database, "--parent", house.url, *WANTED])
@@ -63,7 +63,7 @@ def test_capture_follows_a_database_under_load_whoever_kills_the_parent(house: H
         for process in everybody:
             process.start()
         until(lambda: '"attached"' in capture.said, "triggers are there", *everybody)
-        before = child_program.written(database)
+        before = edge_app.written(database)
         written_s = time.monotonic()
         with writing(application):
             until(lambda: house.journalled() > 0, "it streams", *everybody)
@@ -77,7 +77,7 @@ def test_capture_follows_a_database_under_load_whoever_kills_the_parent(house: H
                     streaming_again(house, everybody)
             until(lambda: time.monotonic() - began >= SECONDS, "time passes", within_s=SECONDS)
         written_s = time.monotonic() - written_s
-        until(lambda: not child_program.waiting(database), "everything is acknowledged", *everybody, within_s=60)
+        until(lambda: not edge_app.waiting(database), "everything is acknowledged", *everybody, within_s=60)
         assert capture.end(signal.SIGINT) == 0, capture.said
     house.manage("flush_buffers", "--wait")
     changes, snapshot = compare(house, database, before=before)
@@ -104,7 +104,7 @@ def killing(process: Process) -> Iterator[None]:
 def kill_the_parent(house: House, database: str, everybody: list[Process]) -> None:
     """With batches on the wire that it never comes to read."""
     house.daphne.send(signal.SIGSTOP)
-    until(lambda: child_program.unacknowledged(database) >= 1, "batches in flight", *everybody)
+    until(lambda: edge_app.unacknowledged(database) >= 1, "batches in flight", *everybody)
     house.daphne.kill()
     house.daphne.start()
     streaming_again(house, everybody)
@@ -121,7 +121,7 @@ def compare(house: House, database: str, *, before: int) -> tuple[int, int]:
     rows.sort(key=lambda row: (row["_epoch"], row["_seq"]))
     numbers = [row["_seq"] for row in rows]
     assert numbers == list(range(1, len(rows) + 1)), "each entry once"
-    ledger = iter(child_program.ledger(database)[before:])
+    ledger = iter(edge_app.ledger(database)[before:])
     changes, snapshot, due = 0, [], next(ledger, None)
     for row in rows:
         if due == (row["_op"], row["_table"], row["_row_id"], document(row)):
@@ -133,7 +133,7 @@ def compare(house: House, database: str, *, before: int) -> tuple[int, int]:
             snapshot.append((row["_table"], row["_row_id"]))
     assert due is None, f"change {changes + 1} is not in the lake: {due}"
     assert len(snapshot) == len(set(snapshot)), "a row of the snapshot came twice"
-    assert state_of(rows) == child_program.state(database)
+    assert state_of(rows) == edge_app.state(database)
     return changes, len(snapshot)
 
 

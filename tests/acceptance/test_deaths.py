@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lakehouse.torture import edge_app
 from rpc.failpoints import VARIABLE, Failpoint
-from tests.acceptance import child_program
 from tests.acceptance.processes import Child, House, Process, assert_exactly_once, until
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
@@ -77,8 +77,8 @@ def dies_there(house: House, process: Process, point: Failpoint, shop: Child) ->
 
 
 def assert_nothing_is_lost(house: House, shop: Child) -> None:
-    before = child_program.written(shop.database)
-    until(lambda: child_program.written(shop.database) > before, f"{shop.name} goes on", shop.process, house.daphne)
+    before = edge_app.written(shop.database)
+    until(lambda: edge_app.written(shop.database) > before, f"{shop.name} goes on", shop.process, house.daphne)
     assert shop.process.end() == 0, shop.process.said
     until(lambda: not house.journal.one("SELECT count(*) FROM lakehouse_batchpayload"), "all is flushed", house.worker)
     assert assert_exactly_once(house, shop) > 30

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rpc import columns
-from tests.acceptance.child_program import unacknowledged
 from tests.acceptance.crowd_program import name_of, row
+from tests.acceptance.edge_app import unacknowledged
 from tests.acceptance.processes import ROOT, House, Process, until
 from tests.acceptance.test_street import DATABASE, new_database
 from tests.services import free_port

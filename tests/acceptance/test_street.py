@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.acceptance import child_program
+from lakehouse.torture import edge_app
 from tests.acceptance.processes import House, Process, assert_exactly_once, until
 from tests.services import free_port
 
@@ -76,7 +76,7 @@ def kill_the_parent(house: House, *, in_flight: bool) -> None:
     if in_flight:
         house.daphne.send(signal.SIGSTOP)
         database = house.children[0].database
-        until(lambda: child_program.unacknowledged(database) >= 3, "batches in flight", *everybody(house))
+        until(lambda: edge_app.unacknowledged(database) >= 3, "batches in flight", *everybody(house))
     else:
         before = house.journalled()
         until(lambda: house.journalled() > before, "a batch is stored", *everybody(house))
@@ -108,11 +108,11 @@ def kill_the_worker(house: House, *, after: int) -> int:
 
 def kill_a_child(house: House, program: Process, database: str) -> None:
     """While it has batches that nobody has acknowledged; it goes on with them, and with writing."""
-    until(lambda: child_program.unacknowledged(database) > 0, "it is sending", *everybody(house))
+    until(lambda: edge_app.unacknowledged(database) > 0, "it is sending", *everybody(house))
     program.kill()
-    before = child_program.written(database)
+    before = edge_app.written(database)
     program.start()
-    until(lambda: child_program.written(database) > before, "it writes again", *everybody(house))
+    until(lambda: edge_app.written(database) > before, "it writes again", *everybody(house))
 
 
 def assert_the_books_are_closed(house: House, abandoned: list[int]) -> None:

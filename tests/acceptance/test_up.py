@@ -14,9 +14,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from lakehouse.torture import edge_app
 from rpc.messages import ConnectMessage
 from rpc.protocol import encode_message
-from tests.acceptance import child_program
 from tests.acceptance.processes import Child, House, Process, assert_exactly_once, is_alive, until
 from tests.services import free_port
 
@@ -170,9 +170,9 @@ def test_ctrl_c_tells_children_to_come_back_and_leaves_everything_acknowledged_i
     assert up.left() == []
     assert house.stray_files() == []
     child.process.kill()
-    stored, told = house.changes(child.name), child_program.ledger(child.database)
+    stored, told = house.changes(child.name), edge_app.ledger(child.database)
     assert stored == told[: len(stored)]
-    assert len(stored) >= len(told) - child_program.waiting(child.database) > 0
+    assert len(stored) >= len(told) - edge_app.waiting(child.database) > 0
 
 
 def test_a_killed_supervisor_takes_its_programs_along_and_the_next_start_goes_on(house: House) -> None:

@@ -134,7 +134,7 @@ class Application:
 
     def _some_id(self) -> int:
         """Of a row that may be there; the recent ones are changed more often."""
-        newest = self._connection.execute("SELECT coalesce(max(id), 1) FROM orders").fetchone()[0]
+        newest: int = self._connection.execute("SELECT coalesce(max(id), 1) FROM orders").fetchone()[0]
         return max(1, newest - int(self._dice.expovariate(1 / 50)))
 
     def _rows(self, table: str, condition: str, value: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,125 @@
+"""An object store that answers as it likes: a proxy before the real one, which keeps what was written."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+MOODS = ("500", "503", "cut", "late", "silent")
+"""Errors of a server; cut after the work was done; the work done and an answer after `LATE_S`; nothing done or said."""
+LATE_S = 8.0
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers, body."""
+
+
+class FlakyStore:
+    """Listens on `port` and forwards to `upstream_port`. While `moods` are set every second request meets one."""
+
+    def __init__(self, upstream_port: int, dice: random.Random) -> None:
+        self.moods: Sequence[str] = ()
+        self.met = 0
+        """Requests that met a mood."""
+        self.is_over = threading.Event()
+        self._upstream_port = upstream_port
+        self._dice = dice
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="flaky-store", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        self.is_over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def mood(self) -> str:
+        with self._lock:
+            if not self.moods or self._dice.random() < 0.5:
+                return ""
+            self.met += 1
+            return self._dice.choice(self.moods)
+
+    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """What the real store says. Raises OSError, HTTPException."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=30)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                if name.lower() not in HOP_BY_HOP:
+                    connection.putheader(name, value)
+            if body or method in ("PUT", "POST"):
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            content = answer.read()
+            return answer.status, dict(answer.getheaders()), content
+        finally:
+            connection.close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self._body()
+                mood = store.mood()
+                if mood in ("500", "503"):
+                    self._answer(int(mood), {}, b"")
+                    return
+                if mood == "silent":
+                    store.is_over.wait(LATE_S)
+                    self.close_connection = True
+                    return
+                try:
+                    answer = store.forward(self.command, self.path, dict(self.headers.items()), body)
+                except (OSError, http.client.HTTPException):
+                    self._answer(503, {}, b"")
+                    return
+                if mood == "late":
+                    store.is_over.wait(LATE_S)
+                if mood == "cut":
+                    self.close_connection = True
+                    return
+                self._answer(*answer)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - http.server's names
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+                    return b"".join(iter(self._chunk, b""))
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+            def _chunk(self) -> bytes:
+                size = int(self.rfile.readline().split(b";")[0], 16)
+                content = self.rfile.read(size)
+                self.rfile.readline()
+                return content
+
+            def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+                try:
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        if name.lower() not in HOP_BY_HOP | {"date", "server"}:
+                            self.send_header(name, value)
+                    told = headers.get("Content-Length") if self.command == "HEAD" else None
+                    self.send_header("Content-Length", told or str(len(content)))
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(content)
+                except OSError:  # whoever asked has lost its patience
+                    self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        return Handler
