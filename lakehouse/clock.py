@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from rpc.clock import SHIFT_MS
+from rpc.failpoints import CLOCK_SHIFT_MS
 
 
 def now_ms() -> int:
     """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000 + SHIFT_MS
+    return time.time_ns() // 1_000_000 + CLOCK_SHIFT_MS

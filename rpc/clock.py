@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
-SHIFT_MS = int(os.environ.get("EVODB_CLOCK_SHIFT_MS") or 0)
-"""For tests: how far this process is ahead of its time."""
+from rpc.failpoints import CLOCK_SHIFT_MS
 
 
 def now_ms() -> int:
     """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000 + SHIFT_MS
+    return time.time_ns() // 1_000_000 + CLOCK_SHIFT_MS
 
 
 def steady_ms() -> Callable[[], int]:

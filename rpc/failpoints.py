@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 VARIABLE = "EVODB_FAILPOINTS"
+CLOCK_SHIFT_MS = int(os.environ.get("EVODB_CLOCK_SHIFT_MS") or 0)
+"""How far the clock of this process is ahead of others; for the same purpose."""
 SPELLING = re.compile(r"(?P<point>[a-z_]+)=(?P<action>[a-z]+)(?:@(?P<visit>[1-9]\d{0,8}))?")
 
 

@@ -37,7 +37,7 @@ def headroom(bucket: TokenBucket, *, limit: int, now_ms: int) -> Headroom:
 class Allowance:
     """The house's numbers, unless the access key has its own."""
 
-    __slots__ = ("_settings", "heartbeats", "messages", "refusals", "violations")
+    __slots__ = ("_settings", "heartbeats", "is_spent", "messages", "refusals", "violations")
 
     def __init__(
         self,
@@ -56,20 +56,24 @@ class Allowance:
         self.heartbeats = TokenBucket(settings.heartbeats_per_second, settings.heartbeat_burst_capacity, now_ms=now_ms)
         self.refusals = 0
         """In a row, up to now."""
+        self.is_spent = False
+        """There was no token for what came last."""
         self.violations = 0
 
     def take(self, now_ms: int) -> bool:
         """Whether this message may be served; one that is not makes the next delay longer."""
         taken = self.messages.take(now_ms)
+        self.is_spent = not taken
         self.refusals = 0 if taken else self.refusals + 1
         return taken
 
     def charge(self, now_ms: int) -> None:
         """Whatever is malformed or too large costs as much as what is not; the delays know nothing of it."""
-        self.messages.take(now_ms)
+        self.is_spent = not self.messages.take(now_ms)
 
     def take_heartbeat(self, now_ms: int) -> bool:
         taken = self.heartbeats.take(now_ms)
+        self.is_spent = not taken
         self.refusals = 0 if taken else self.refusals
         return taken
 

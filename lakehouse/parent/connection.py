@@ -30,6 +30,9 @@ NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 10
 ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
 TOO_LARGE_TOO_OFTEN = "Too many size violations"
+PAUSE_S = 0.01
+"""Nothing is read for so long from who says more than it may: one that flooded us with small frames kept the others
+waiting for 260 ms."""
 
 Claim = Callable[[str], None]
 
@@ -73,6 +76,10 @@ class Connection:
 
     def take(self, frame: str | bytes) -> Awaitable[None] | None:
         """Serve a frame; what is returned has to be awaited before the next one. Raises Closed."""
+        later = self._take(frame)
+        return asyncio.sleep(PAUSE_S) if later is None and self._teller.allowance.is_spent else later
+
+    def _take(self, frame: str | bytes) -> Awaitable[None] | None:
         now_ms = self.active_ms = self._house.now_ms()
         self._house.lag.probe()
         try:

@@ -145,7 +145,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         try:
             await door.accept(self._guest, self._send)
             self._inflow.hold_back_slow_readers()
-            self._shortcut = shortcut(self._send, self._hear)
+            self._shortcut = shortcut(self._send, self._hear, self._house.unfinished)
             if self._shortcut is not None:
                 self._outflow.write, self._receive = self._shortcut.write, self._shortcut.receive
             self.scope.clear()  # 2 KiB

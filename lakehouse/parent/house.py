@@ -24,6 +24,7 @@ from lakehouse.parent.hibernation import Dormitory
 from lakehouse.parent.key_watch import KeyWatch
 from lakehouse.parent.persisted import PersistedWatch
 from lakehouse.parent.presence import Presence
+from lakehouse.parent.unfinished import Unfinished
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class House:
     lag: Lag
     admissions: Admissions
     key_watch: KeyWatch
+    unfinished: Unfinished
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
@@ -89,6 +91,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         Lag(asyncio.get_running_loop()),
         Admissions(intake.run, settings, now_ms=now_ms),
         KeyWatch(intake.run, dormitory.everybody, now_ms=now_ms),
+        Unfinished(bytes_max=settings.intake_bytes_max),
     )
 
 

@@ -12,6 +12,7 @@ with TLS.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -23,11 +24,14 @@ from lakehouse.parent import framing
 from lakehouse.parent.ballast import throw_off
 from lakehouse.parent.framing import ODD, PING, PONG, TEXT
 from lakehouse.parent.outflow import Send
+from lakehouse.parent.unfinished import Part, Unfinished
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # no compiler was there when it was installed
     from websockets.utils import apply_mask
+
+log = logging.getLogger(__name__)
 
 LATER = "evodb.later"
 """A message that `receive` gives beside those of ASGI: `what` has to be awaited before anything else is read."""
@@ -45,6 +49,7 @@ class Shortcut:
         "_heard_s",
         "_messages",
         "_missing_bytes",
+        "_part",
         "_parts",
         "_pinged_s",
         "_protocol",
@@ -52,7 +57,7 @@ class Shortcut:
         "_waiter",
     )
 
-    def __init__(self, protocol: Any, hear: Hear) -> None:
+    def __init__(self, protocol: Any, hear: Hear, unfinished: Unfinished) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
         self._hear: Hear | None = hear
@@ -61,6 +66,7 @@ class Shortcut:
         self._parts: list[bytes] = []
         """Of a frame that is not here as a whole."""
         self._missing_bytes = 0
+        self._part = Part(unfinished)
         self._heard_s, self._pinged_s = time.monotonic(), 0.0
         """When the child was heard, and when it was asked to say something; 0 when it has."""
         limits = (protocol.maxFramePayloadSize, protocol.maxMessagePayloadSize)
@@ -88,14 +94,14 @@ class Shortcut:
         self._write(b"".join([part for frame in frames for part in framing.framed(frame)]))
 
     def look(self) -> None:
-        """As daphne does it every other second: ping who is silent, hang up on who does not answer.
+        """As daphne does it every other second: ping who is silent, hang up on who does not answer or end a message.
 
         One by autobahn costs 80 us and two timers, this and the pong that is its answer 15.
         """
         server, now_s = self._protocol.server, time.monotonic()
         if self._protocol.state != WebSocketProtocol.STATE_OPEN:
             return
-        if self._pinged_s and now_s - self._pinged_s > server.ping_timeout:
+        if self._part.is_late(now_s=now_s) or (self._pinged_s and now_s - self._pinged_s > server.ping_timeout):
             self._protocol.dropConnection(abort=True)
         elif now_s - max(self._heard_s, self._pinged_s) > server.ping_interval:
             self._pinged_s = self._pinged_s or now_s
@@ -124,6 +130,11 @@ class Shortcut:
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         self._heard_s, self._pinged_s = time.monotonic(), 0.0
+        self._receive(data)
+        if self._parts or self._part.held_bytes or self._protocol.inside_message or self._protocol.data:
+            self._weigh()
+
+    def _receive(self, data: bytes) -> None:
         if self._parts:
             self._parts.append(data)
             self._missing_bytes -= len(data)
@@ -139,7 +150,19 @@ class Shortcut:
             at += taken
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's name
+        self._part.is_held(0, now_s=self._heard_s)
         self._protocol.connectionLost(reason)
+
+    def _weigh(self) -> None:
+        """A message came in part; when all of a process are too much together, this one goes."""
+        protocol = self._protocol
+        size_bytes = sum(map(len, self._parts)) + len(protocol.data)
+        if protocol.inside_message:
+            size_bytes += protocol.message_data_total_length
+        if not self._part.is_held(size_bytes, now_s=self._heard_s):
+            log.warning("a socket is let go: %d bytes of messages have come in part", self._part.held_bytes)
+            self._parts.clear()
+            protocol.dropConnection(abort=True)
 
     def _take_place(self) -> None:
         """Stand between the socket and daphne; what daphne's queue holds already comes along."""
@@ -205,15 +228,15 @@ class Shortcut:
             self.put_nowait({"type": LATER, "what": later})
 
 
-def shortcut(send: Send, hear: Hear) -> Shortcut | None:
+def shortcut(send: Send, hear: Hear, unfinished: Unfinished) -> Shortcut | None:
     """A shorter way to the socket behind this `send` of ASGI, if it is one of daphne's without TLS or compression."""
     [protocol, *_] = getattr(send, "args", None) or [None]
     if not isinstance(protocol, WebSocketProtocol) or protocol._perMessageCompress is not None:
         return None
     transport = protocol.transport
-    is_plain = isinstance(transport, tcp.Server) and not transport.TLS and transport.protocol is protocol
     is_open = protocol.state == WebSocketProtocol.STATE_OPEN and transport.connected
-    return Shortcut(protocol, hear) if is_plain and is_open else None
+    is_plain = is_open and isinstance(transport, tcp.Server) and not transport.TLS and transport.protocol is protocol
+    return Shortcut(protocol, hear, unfinished) if is_plain else None
 
 
 async def _raise(exc: Exception) -> None:

@@ -27,8 +27,8 @@ class FlakyStore:
         self._upstream_port = upstream_port
         self._dice = dice
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.store = self
         threading.Thread(target=self._server.serve_forever, name="flaky-store", daemon=True).start()
 
     @property
@@ -64,62 +64,64 @@ class FlakyStore:
         finally:
             connection.close()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        store = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    store: FlakyStore
+    daemon_threads = True
 
-            def _serve(self) -> None:
-                body = self._body()
-                mood = store.mood()
-                if mood in ("500", "503"):
-                    self._answer(int(mood), {}, b"")
-                    return
-                if mood == "silent":
-                    store.is_over.wait(LATE_S)
-                    self.close_connection = True
-                    return
-                try:
-                    answer = store.forward(self.command, self.path, dict(self.headers.items()), body)
-                except (OSError, http.client.HTTPException):
-                    self._answer(503, {}, b"")
-                    return
-                if mood == "late":
-                    store.is_over.wait(LATE_S)
-                if mood == "cut":
-                    self.close_connection = True
-                    return
-                self._answer(*answer)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - http.server's names
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-            def _body(self) -> bytes:
-                if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-                    return b"".join(iter(self._chunk, b""))
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def _serve(self) -> None:
+        store, body = self.server.store, self._body()
+        mood = store.mood()
+        if mood in ("500", "503"):
+            self._answer(int(mood), {}, b"")
+            return
+        if mood == "silent":
+            store.is_over.wait(LATE_S)
+            self.close_connection = True
+            return
+        try:
+            answer = store.forward(self.command, self.path, dict(self.headers.items()), body)
+        except (OSError, http.client.HTTPException):
+            self._answer(503, {}, b"")
+            return
+        if mood == "late":
+            store.is_over.wait(LATE_S)
+        if mood == "cut":
+            self.close_connection = True
+            return
+        self._answer(*answer)
 
-            def _chunk(self) -> bytes:
-                size = int(self.rfile.readline().split(b";")[0], 16)
-                content = self.rfile.read(size)
-                self.rfile.readline()
-                return content
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-            def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        if name.lower() not in HOP_BY_HOP | {"date", "server"}:
-                            self.send_header(name, value)
-                    told = headers.get("Content-Length") if self.command == "HEAD" else None
-                    self.send_header("Content-Length", told or str(len(content)))
-                    self.end_headers()
-                    if self.command != "HEAD":
-                        self.wfile.write(content)
-                except OSError:  # whoever asked has lost its patience
-                    self.close_connection = True
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return b"".join(iter(self._chunk, b""))
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-            def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
+    def _chunk(self) -> bytes:
+        size = int(self.rfile.readline().split(b";")[0], 16)
+        content = self.rfile.read(size)
+        self.rfile.readline()
+        return content
 
-        return Handler
+    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        try:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in HOP_BY_HOP | {"date", "server"}:
+                    self.send_header(name, value)
+            told = headers.get("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", told or str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+        except OSError:  # whoever asked has lost its patience
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""

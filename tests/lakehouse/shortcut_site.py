@@ -9,6 +9,9 @@ from lakehouse.limits import handshake
 from lakehouse.parent import ballast
 from lakehouse.parent.outflow import Outflow
 from lakehouse.parent.shortcut import LATER, shortcut
+from lakehouse.parent.unfinished import Unfinished
+
+UNFINISHED = Unfinished(bytes_max=1_000_000)
 
 handshake.mend()
 ballast.mend()
@@ -18,9 +21,9 @@ class Parrot:
     """Says every frame again, with how it came: at once, or through the queue."""
 
     def __init__(self, send: Any) -> None:
-        self.shortcut = shortcut(send, self.hear)
+        self.shortcut = shortcut(send, self.hear, UNFINISHED)
         assert self.shortcut is not None
-        assert shortcut(send, self.hear) is None, "a socket has one shortcut"
+        assert shortcut(send, self.hear, UNFINISHED) is None, "a socket has one shortcut"
         self.outflow = Outflow(send, write=self.shortcut.write)
 
     def hear(self, frame: str | bytes) -> Any:
