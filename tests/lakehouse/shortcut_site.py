@@ -11,7 +11,7 @@ from lakehouse.parent.outflow import Outflow
 from lakehouse.parent.shortcut import LATER, shortcut
 from lakehouse.parent.unfinished import Unfinished
 
-UNFINISHED = Unfinished(bytes_max=1_000_000)
+UNFINISHED = Unfinished(bytes_max=150_000)
 
 handshake.mend()
 ballast.mend()

@@ -126,6 +126,21 @@ def test_a_frame_that_is_too_large_ends_the_connection_before_it_has_come(child)
     assert child.hear() == Closed()
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_who_begins_a_message_when_too_many_have_not_ended_is_let_go(daphne, child, in_parts):
+    content = "x" * (FRAME_BYTES_MAX - 14)
+    if in_parts:
+        child.socket.sendall(part(FIRST_PART, content) + framed("", PING))
+        assert child._file.read(2) == b"\x8a\x00"
+    else:
+        child.socket.sendall(framed(content)[:-1])
+    with RawSocket(daphne) as other, suppress(ConnectionResetError):
+        other.socket.sendall(framed(content)[:-1])
+        assert other._file.read(1) == b""
+    child.socket.sendall(part(LAST_PART, "") if in_parts else framed(content)[-1:])
+    assert child.hear() == ("queued: " if in_parts else "at once: ") + content
+
+
 def test_a_goodbye_is_answered(child):
     child.say((1000).to_bytes(2, "big"), CLOSE)
     assert child.hear().code == 1000

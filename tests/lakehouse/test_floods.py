@@ -1,0 +1,48 @@
+"""Children that say more than they may: each hears why, and nobody else has to wait for it."""
+
+import pytest
+
+from lakehouse.parent.arrivals import Admitted
+from lakehouse.parent.connection import Connection
+from lakehouse.parent.unfinished import WITHIN_S, Part, Unfinished
+from tests.lakehouse.test_consumer import home
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HEARTBEAT = '{"type":"heartbeat","timestamp":7,"sourceDoId":"do-1","lastAckSequence":-1}'
+
+
+@pytest.mark.parametrize(("frame", "answers"), [("{", 5), (HEARTBEAT, 2), ("ping", 2)])
+async def test_who_floods_is_not_read_for_a_moment(frame, answers):
+    limits = {"messages_per_second": 1, "burst_capacity": 2, "heartbeats_per_second": 1, "heartbeat_burst_capacity": 2}
+    async with home(**limits) as (opened, _):
+        now_ms = opened.now_ms()
+        opened.now_ms = lambda: now_ms
+        heard = []
+        connection = Connection(opened, Admitted(1, None), heard.append, child="do-1", shard=None)
+        pauses = [connection.take(frame) for _ in range(5)]
+        assert [pause is not None for pause in pauses] == [False, False, True, True, True]
+        for pause in pauses[2:]:
+            await pause
+        assert len(heard) == answers
+
+
+def test_messages_in_part_share_a_bound_which_those_that_end_give_back():
+    everybody = Unfinished(bytes_max=100)
+    one, other = Part(everybody), Part(everybody)
+    assert one.is_held(60, now_s=0)
+    assert not other.is_held(60, now_s=0)
+    assert other.is_held(0, now_s=0)
+    assert one.is_held(100, now_s=0)
+    assert one.is_held(0, now_s=0)
+    assert everybody.held_bytes == 0
+
+
+def test_a_message_that_does_not_end_is_late_from_its_beginning_on():
+    part = Part(Unfinished(bytes_max=100))
+    part.is_held(1, now_s=5)
+    part.is_held(2, now_s=50)
+    assert not part.is_late(now_s=5 + WITHIN_S)
+    assert part.is_late(now_s=6 + WITHIN_S)
+    part.is_held(0, now_s=66)
+    assert not part.is_late(now_s=1000)
