@@ -1,0 +1,65 @@
+"""One round of `manage.py torture` by a fixed seed; a run of the suite takes its own database, as in test_street."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lakehouse.torture import faults, report, rounds
+from lakehouse.torture.house import ROOT
+from lakehouse.torture.rounds import Round
+from lakehouse.torture.town import Plan, Town
+
+DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
+SEED, PLAN = {
+    "sqlite": ("ci-sqlite", Plan(database="sqlite", lake="folder")),
+    "postgresql": ("ci-postgresql", Plan(database="postgresql", lake="s3")),
+}[DATABASE]
+
+
+def test_a_round_of_torture_leaves_source_and_lake_equal(tmp_path: Path) -> None:
+    with Town(tmp_path, PLAN, random.Random(SEED)) as town:
+        found = rounds.one(town, SEED, 1)
+    assert found.wrong == []
+    assert found.changes > 500
+    assert len(found.faults) >= rounds.FAULTS_PER_ROUND[0]
+
+
+def test_the_same_seed_and_round_choose_the_same_faults(tmp_path: Path) -> None:
+    def chosen() -> list[str]:
+        town = Town(tmp_path / "town", Plan(), random.Random(SEED))
+        town.shops = [town.house.child(f"shop-{n}") for n in range(3)]
+        dice = random.Random(f"{SEED}/7")
+        return [faults.choose(dice, town).name for _ in range(20)]
+
+    assert chosen() == chosen()
+    assert len(set(chosen())) > 8
+
+
+def test_what_is_missing_or_double_is_in_the_report_with_the_command_that_shows_it_again(tmp_path: Path) -> None:
+    well, wrong = (
+        Round(1, "s", ["kill -9 of daphne"], 100, 9.0),
+        Round(2, "s", ["two beats"], 90, 8.0, ["shop-1: change 7"]),
+    )
+    markdown, as_json = report.write(tmp_path, PLAN, "s", [well, wrong])
+    assert "SOURCE AND LAKE DIFFER" in markdown.read_text()
+    assert f"torture --seed s --round N --database {PLAN.database}" in markdown.read_text()
+    told = json.loads(as_json.read_text())
+    assert (told["ok"], told["rounds"][1]["wrong"]) == (False, ["shop-1: change 7"])
+    assert not report.is_well([well, wrong])
+
+
+@pytest.mark.skipif(DATABASE != "sqlite", reason="it says so before it starts anything, whatever the database")
+def test_a_folder_that_has_files_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.joinpath("mine").write_text("precious")
+    command = [sys.executable, str(ROOT / "manage.py"), "torture", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "wanted an empty folder; name another one with --folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
