@@ -193,6 +193,7 @@ FLOORS = {
         "rpc.kinds",
         "rpc.msgpack_payload",
         "rpc.names",
+        "rpc.surrogates",
         "rpc.negotiation",
         "rpc.batch",
         "rpc.columns",
