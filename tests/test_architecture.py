@@ -57,6 +57,7 @@ FLOORS = {
         "lakehouse.parent.presence",
         "lakehouse.parent.teller",
         "lakehouse.parent.flush_requests",
+        "lakehouse.parent.flush_watch",
         "lakehouse.parent.farewell",
         "lakehouse.parent.greeting",
         "lakehouse.parent.house",

@@ -86,10 +86,10 @@ def test_what_was_no_text_is_text_afterwards_and_what_was_is_the_same(text: str)
     found = mended(written)
     assert json.loads(found) == wanted
     assert len(found) == len(written)
-    assert (found is written) == ("\ufffd" not in wanted or "\ufffd" in text and text == wanted)
+    assert (found is written) == (wanted == text)
 
 
 def test_a_message_of_nothing_but_halves_is_bounded_work() -> None:
     assert mended(HALF * (HALVES_MAX + 1)) == "\\ufffd" * HALVES_MAX + HALF
-    with pytest.raises(ProtocolError, match="surrogate|truncated|hex escape"):
+    with pytest.raises(ProtocolError, match="not JSON"):
         read(message("events", ENTRY | {"after": "HERE" * (HALVES_MAX + 1)}))
