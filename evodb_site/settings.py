@@ -141,5 +141,9 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    "loggers": {"lakehouse": {"level": "INFO"}},
+    "filters": {"strangers": {"()": "lakehouse.log_redaction.Strangers"}},
+    "loggers": {
+        "lakehouse": {"level": "INFO"},
+        "django.security.DisallowedHost": {"filters": ["strangers"]},
+    },
 }

@@ -18,6 +18,8 @@ from daphne.access import AccessLogGenerator
 HIDDEN = "***"
 MARKS = ("token", "client_secret", "bearer", "basic", "evodb_")
 """One of them is in every text that could hold a key; looking for them first, a record costs 4 µs more and not 30."""
+CHARS_MAX = 300
+"""Of what a stranger may make us write."""
 SECRETS = (
     # `?token=...` and every other ...token=, also as `%3Ftoken%3D...` in a path, or as Python shows a keyword.
     re.compile(r"""((?:token|client_secret)(?:=|%3d)["']?)[^\s&;"'<>]+""", re.IGNORECASE),
@@ -26,6 +28,16 @@ SECRETS = (
     # A key anywhere else keeps its prefix, by which lists call it.
     re.compile(r"(evodb_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]{16,}"),
 )
+
+
+class Strangers(logging.Filter):
+    """What anybody can cause is a warning of one line, and not an error with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.msg, record.args = record.getMessage().splitlines()[0][:CHARS_MAX], ()
+        record.exc_info = record.exc_text = None
+        return True
 
 
 def configure(config: dict[str, Any]) -> None:

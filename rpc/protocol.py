@@ -34,6 +34,7 @@ from rpc.messages import (
     StatusMessage,
     WalEntry,
 )
+from rpc.surrogates import mended
 
 __all__ = ["BatchFrame", "ClientFrame", "Encoding", "decode_message", "encode_message", "is_binary_encoded", "read"]
 
@@ -90,7 +91,15 @@ def read(
         if _kind(data) != KIND_BATCH:
             raise ProtocolError(f"Unexpected message type: {data[3]}, a child sends {KIND_BATCH}")
         return batch.read(data, documents=documents)
-    return _read_json(frame, spoken, limits)
+    try:
+        return _read_json(frame, spoken, limits)
+    except NotTaken:
+        raise
+    except ProtocolError:
+        whole = mended(frame)
+        if whole is frame:
+            raise
+    return _read_json(whole, spoken, limits)
 
 
 def _read_json(text: str | bytes, spoken: Dialect, limits: WireLimits) -> ClientFrame:

@@ -78,7 +78,7 @@ def knock_of(scope: dict[str, Any]) -> Knock:
 
 async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: str | None) -> Response:
     """Raises NotTaken."""
-    body = cdc_request.read(data)
+    body, data = cdc_request.read(data)
     sequence = cdc_request.sequence_of(body, key, number=unused_number())
     child = knock.child or body.source_do_id or DEFAULT_CHILD
     shard = body.source_shard_name or knock.shard or None

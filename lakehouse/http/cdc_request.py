@@ -23,6 +23,7 @@ from rpc.dolake.refusals import NotTaken, Reason, Refusal
 from rpc.echo import Echo
 from rpc.messages import UInt
 from rpc.names import NAME_CHARS_MAX, is_name
+from rpc.surrogates import mended
 
 EPOCH = REQUESTS
 """Of all that comes over HTTP; a socket never has it."""
@@ -42,8 +43,16 @@ class CdcBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
 _json = msgspec.json.Decoder(CdcBody)
 
 
-def read(data: bytes) -> CdcBody:
-    """Raises NotTaken, naming every field that is wrong."""
+def read(data: bytes) -> tuple[CdcBody, bytes]:
+    """The body, and the text that it was read from. Raises NotTaken, naming every field that is wrong."""
+    try:
+        return _json.decode(data), data
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        whole = mended(data)
+    return _read(whole), whole
+
+
+def _read(data: bytes) -> CdcBody:
     try:
         return _json.decode(data)
     except msgspec.ValidationError as exc:

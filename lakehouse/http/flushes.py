@@ -14,7 +14,7 @@ from rpc.messages import FlushRequestMessage, FlushResult
 WAIT_MS_MAX = 50_000
 """Below the minute after which most proxies give up."""
 WAITING_MAX = 8
-"""Requests of one process that wait at once; each looks at the journal ten times a second."""
+"""Requests of one process that wait at once; each holds a connection of somebody's proxy."""
 REQUESTED_BY = "http"
 
 

@@ -29,7 +29,12 @@ class Picture:
 
 
 def find(name: str, *, default: str) -> Parent | None:
-    """The parent of this name; the default one is there before the first child names it, and empty."""
+    """The parent of this name; the default one is there before the first child names it, and empty.
+
+    What is no name is not asked for: PostgreSQL takes no NUL.
+    """
+    if arrivals.PARENT.match(name) is None:
+        return None
     found = Parent.objects.filter(name=name).first()
     return Parent(name=name) if found is None and name == default else found
 

@@ -55,9 +55,19 @@ class Refused:
     retry_delay_ms: int | None = None
     max_size: int | None = None
     """The bound in bytes that was in the way."""
+    ends_connection: bool = False
+    """Trying again helps only on a new connection."""
 
 
 Verdict = Accepted | Refused
+
+FORGOTTEN = Refused(
+    NackReason.INTERNAL_ERROR,
+    "this child or its parent was deleted here while it was connected; a new connection begins anew",
+    retry_delay_ms=1000,
+    ends_connection=True,
+)
+"""Its batch may come again: to call it refused for good would make the child throw it away."""
 
 
 @dataclass(slots=True)
@@ -87,6 +97,8 @@ def accept(offers: Sequence[tuple[Source, BatchFrame]], *, now_ms: int) -> tuple
 
 
 def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
+    if source.child_id not in group.children or source.parent_id not in group.buffers:
+        return FORGOTTEN
     child, buffer = group.children[source.child_id], group.buffers[source.parent_id]
     child.last_seen_ms = group.now_ms
     if source.own_epoch and not frame.sequence:

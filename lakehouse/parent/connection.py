@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from django.db import Error as DatabaseError
+from django.db import IntegrityError
 from msgspec import UNSET
 
 from lakehouse.journal.accept import Source
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1008, 1011, 1013
 ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
+DELETED = "this child or its parent was deleted; connect again"
 TOO_LARGE_TOO_OFTEN = "Too many size violations"
 PAUSE_S = 0.01
 """Nothing is read for so long from who says more than it may: one that flooded us with small frames kept the others
@@ -82,6 +84,8 @@ class Connection:
     def _take(self, frame: str | bytes) -> Awaitable[None] | None:
         now_ms = self.active_ms = self._house.now_ms()
         self._house.lag.probe()
+        if self._teller.is_forgotten:
+            raise Closed(POLICY_VIOLATION, DELETED)
         try:
             step = self.session.receive(frame, now_ms=now_ms)
         except Exception:
@@ -220,9 +224,13 @@ class Connection:
         """Become the child the session names. Raises Closed, DatabaseError."""
         name, now_ms, admitted = self.session.source, self._house.now_ms(), self._admitted
         assert name is not None
-        arrival: Arrival | None = await self._house.intake.run(
-            lambda: arrivals.arrive(admitted, name, shard=shard, epoch=epoch, now_ms=now_ms)
-        )
+        try:
+            arrival: Arrival | None = await self._house.intake.run(
+                lambda: arrivals.arrive(admitted, name, shard=shard, epoch=epoch, now_ms=now_ms)
+            )
+        except IntegrityError:
+            log.warning("child %r came to a parent that was deleted", name)
+            raise Closed(POLICY_VIOLATION, DELETED) from None
         if arrival is None:
             log.warning("child %r is not one its access key may write as", name)
             raise Closed(POLICY_VIOLATION)

@@ -157,7 +157,8 @@ async def _go_on(at_home: House, visit: Visit, send: Send) -> None:
         kept = edge_trust.unseal(visit.sealed, visit.connection_id)
     except NotOurs as exc:
         raise BadRequest(400, f"Meta-Evodb: {exc}") from None
-    asleep = answers_asleep(visit.events, now_ms=at_home.now_ms()) if kept.beats < BEATS_MAX else None
+    beats = kept.beats + len(visit.events)
+    asleep = answers_asleep(visit.events, now_ms=at_home.now_ms()) if beats <= BEATS_MAX else None
     if asleep is None:
         turn = Turn(at_home, kept.attachment)
         await turn.serve(visit.events)
@@ -165,7 +166,7 @@ async def _go_on(at_home: House, visit: Visit, send: Send) -> None:
         return
     if kept.attachment.child_id is not None:
         at_home.presence.heard(kept.attachment.child_id)
-    sealed = edge_trust.seal(Kept(kept.attachment, kept.beats + bool(visit.events)), visit.connection_id)
+    sealed = edge_trust.seal(Kept(kept.attachment, beats), visit.connection_id)
     await _respond(send, _told(asleep, sealed))
 
 

@@ -20,6 +20,7 @@ from lakehouse.limits.lag import Lag
 from lakehouse.limits.load import LoadLevel, level
 from lakehouse.parent.admissions import Admissions
 from lakehouse.parent.alarm import Alarms
+from lakehouse.parent.flush_watch import FlushWatch
 from lakehouse.parent.hibernation import Dormitory
 from lakehouse.parent.key_watch import KeyWatch
 from lakehouse.parent.persisted import PersistedWatch
@@ -34,6 +35,7 @@ class House:
     alarms: Alarms
     now_ms: Callable[[], int]
     persisted: PersistedWatch
+    flush_watch: FlushWatch
     presence: Presence
     dormitory: Dormitory
     doorman: Doorman
@@ -66,6 +68,7 @@ class House:
         """Journal and answer what was handed in; ask for a last flush."""
         self.is_closing = True
         await self.persisted.stop()
+        await self.flush_watch.stop()
         await self.dormitory.stop()
         await self.key_watch.stop()
         await self.presence.stop()
@@ -85,6 +88,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         alarms,
         now_ms,
         PersistedWatch(intake.run),
+        FlushWatch(intake.run, alarms.ask, now_ms=now_ms),
         Presence(intake.run, interval_ms=settings.presence_interval_ms, now_ms=now_ms),
         dormitory,
         open_doorman(settings, now_ms=now_ms),

@@ -43,6 +43,8 @@ class Teller:
         self.reply = reply
         self.is_stopping = False
         """Nothing is taken any more."""
+        self.is_forgotten = False
+        """The journal does not know this child any more."""
         self._has_window = False
         self.allowance = self._new_allowance(limits.burst_capacity, now_ms)
         wire = WireLimits(
@@ -155,6 +157,9 @@ class Teller:
     def _answer(self, frame: BatchFrame, verdict: Verdict) -> None:
         if not isinstance(verdict, Accepted):
             self.refuse(frame, Reason(verdict.reason), verdict.message, max_size=verdict.max_size)
+            if verdict.ends_connection and not self.is_forgotten:
+                self.is_forgotten = True
+                log.warning("child %r or its parent was deleted; its connection ends", self.session.source)
             return
         now_ms = self._house.now_ms()
         answer = self.session.ack(

@@ -231,6 +231,16 @@ async def test_a_heartbeat_is_heard_of():
         await eventually(is_told)
 
 
+async def test_ten_thousand_heartbeats_in_one_request_are_ten_thousand_heartbeats():
+    async with socket(heartbeats_per_second=1, heartbeat_burst_capacity=5) as shop:
+        await shop.say(hello())
+        few = (await shop.say(*[HEARTBEAT] * (BEATS_MAX - 1))).frames
+        more = (await shop.say(HEARTBEAT, HEARTBEAT)).frames
+        flood = (await shop.say(*[HEARTBEAT] * 10_000)).frames
+    assert (len(few), len(more)) == (BEATS_MAX - 1, 2)
+    assert len(flood) < 10
+
+
 async def test_a_child_that_only_beats_is_counted_at_last():
     """One that is answered asleep for ever would pay for no heartbeat."""
     async with socket(heartbeats_per_second=1, heartbeat_burst_capacity=1) as shop:

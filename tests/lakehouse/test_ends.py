@@ -11,10 +11,11 @@ import pytest
 from django.db import OperationalError
 from websockets.asyncio.client import connect
 
-from lakehouse.models import AccessKey, Batch, BatchState
+from lakehouse.models import AccessKey, Batch, BatchState, Parent
+from lakehouse.models import Child as ChildRow
 from lakehouse.parent import access
 from lakehouse.parent.admissions import KNOWN_MS
-from rpc.messages import AckStatus, DisconnectMessage, FlushRequestMessage, PersistedRequestMessage
+from rpc.messages import AckStatus, DisconnectMessage, FlushRequestMessage, NackReason, PersistedRequestMessage
 from rpc.protocol import encode_message
 from rpc.session import ParentSession
 from tests.acceptance.raw_socket import RawSocket, framed
@@ -50,11 +51,12 @@ def left_behind(opened):
         "awake": opened.dormitory.awake,
         "asleep": opened.dormitory.asleep,
         "watched": opened.persisted.waiting,
+        "flushing": opened.flush_watch.waiting,
     }
 
 
 NOTHING = {name: {} for name in ("addresses", "networks", "sources", "keys", "connections", "present")}
-NOTHING |= dict.fromkeys(("guests", "sleeping", "awake", "asleep", "watched"), 0)
+NOTHING |= dict.fromkeys(("guests", "sleeping", "awake", "asleep", "watched", "flushing"), 0)
 
 
 async def ended(child):
@@ -494,3 +496,51 @@ async def test_a_key_revoked_asleep_leaves_nothing():
         assert await shop.ask(wire(1, run(1, 1))) == 1008
         await ended(shop)
         assert left_behind(opened) == NOTHING
+
+
+async def test_a_child_that_was_deleted_is_ended_with_1008_and_begins_anew_when_it_comes_back(caplog):
+    async with home():
+        child = Socket()
+        assert await child.open()
+        assert (await child.ask(hello())).type == "status"
+        assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK
+        await in_thread(lambda: (Batch.objects.all().delete(), ChildRow.objects.all().delete()))
+        for number in (2, 3):
+            await child.say(wire(number, run(number, number)))
+        found = [await child.hear(), await child.hear()]
+        if found[-1] != 1008:
+            found.append(await child.ask(wire(2, run(2, 2))))
+        assert found[-1] == 1008
+        assert {(nack.reason, nack.should_retry) for nack in found[:-1]} == {(NackReason.INTERNAL_ERROR, True)}
+        again = Socket()
+        assert await again.open()
+        await again.ask(hello())
+        assert (await again.ask(wire(2, run(2, 2)))).status is AckStatus.OK
+        await again.leave()
+    assert [record.levelname for record in caplog.records if record.name.startswith("lakehouse")] == ["WARNING"]
+
+
+@pytest.mark.parametrize("first", [hello(), wire(1, run(1, 1))])
+async def test_a_new_child_at_a_parent_that_was_deleted_hears_1008(first):
+    async with home():
+        child = Socket()
+        assert await child.open()
+        await in_thread(lambda: Parent.objects.all().delete())
+        assert await child.ask(first) == 1008
+
+
+async def test_children_that_wait_for_a_flush_hear_that_the_process_stops():
+    async with home() as (opened, asked):
+        child = Socket()
+        assert await child.open()
+        await child.ask(hello())
+        assert (await child.ask(wire(1, run(1, 1)))).status is AckStatus.OK
+        await child.say(FLUSH)
+        while not asked:
+            await asyncio.sleep(0)
+        assert opened.flush_watch.waiting == 1
+        await opened.flush_watch.stop()
+        answer = await child.hear()
+        assert (answer.result.success, answer.correlation_id) == (False, "f-1")
+        assert "this process stops" in answer.result.error
+        await child.leave()

@@ -71,6 +71,15 @@ async def test_events_are_durable_when_the_answer_comes(door):
     assert [entry.after for entry in columns.decode(stored).entries()] == [b'{"id": 1}', b'{"id": 2}', b'{"id": 3}']
 
 
+async def test_half_an_emoji_costs_one_character_and_not_the_request(door):
+    body = json.dumps({"events": [event(1, after={"a": "HERE!"}), event(2)]}).replace("HERE", "\\ud83d").encode()
+    async with home():
+        heard = await post(body, door=door)
+        assert (heard.status, heard.json["eventsReceived"]) == (200, 2)
+    stored = await in_thread(lambda: bytes(BatchPayload.objects.get().payload))
+    assert json.loads(columns.decode(stored).entries()[0].after) == {"a": "\ufffd!"}
+
+
 async def test_what_came_over_http_becomes_rows(lake_settings):
     async with home():
         await post({"sourceDoId": "shop-1", "events": events()}, key="one")

@@ -190,3 +190,11 @@ async def test_a_database_that_is_away_is_503_and_the_answer_does_not_quote_it(m
         heard = await ask("GET", "/status")
     assert (heard.status, heard.headers["retry-after"]) == (503, "1")
     assert "secret-host" not in heard.body.decode()
+
+
+@pytest.mark.parametrize("name", ["%00", "a%00b", "%FF%FE", "x" * 5000, "a b"])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/flush"), ("POST", "/cdc")])
+async def test_a_parent_that_can_have_no_such_name_is_not_called_a_database_that_is_away(method, path, name):
+    async with home():
+        heard = await ask(method, f"{path}?parent={name}", b"" if method == "GET" else {"events": []})
+    assert heard.status in ((400, 404) if path == "/cdc" else (404,))

@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, transaction
 
 from lakehouse.conf import Settings
-from lakehouse.journal.accept import Accepted, Refused
+from lakehouse.journal.accept import FORGOTTEN, Accepted, Refused
 from lakehouse.journal.intake import Intake, Offer
 from lakehouse.metrics import COMMIT_SECONDS
 from lakehouse.models import Batch, Parent
@@ -116,7 +116,7 @@ async def test_one_batch_that_cannot_be_stored_does_not_take_the_group_with_it()
     home = await in_thread(parent)
     shop = await in_thread(lambda: source(home))
     stranger = await in_thread(lambda: source(home, "gone"))
-    stranger.child_id = 10**9
+    stranger.epoch = 2**64
     async with desk() as opened:
         opened.offer(shop, frame(1, run(1, 2)))
         opened.offer(stranger, frame(1, run(1, 2), source="gone"))
@@ -125,6 +125,26 @@ async def test_one_batch_that_cannot_be_stored_does_not_take_the_group_with_it()
         assert opened.answers["shop-1", 1].status is AckStatus.OK
         assert opened.answers["shop-1", 2].status is AckStatus.OK
         assert opened.answers["gone", 1].reason is NackReason.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize("gone", ["child_id", "parent_id"])
+async def test_a_deleted_child_is_told_so_and_the_group_stays_together(gone, caplog):
+    home = await in_thread(parent)
+    shop = await in_thread(lambda: source(home))
+    stranger = await in_thread(lambda: source(home, "gone"))
+    setattr(stranger, gone, 10**9)
+    release = threading.Event()
+    async with desk() as opened:
+        opened.intake.post(release.wait)
+        opened.offer(shop, frame(1, run(1, 2)))
+        opened.offer(stranger, frame(1, run(1, 2), source="gone"))
+        opened.offer(shop, frame(2, run(3, 4)))
+        release.set()
+        await opened.intake.drained()
+        assert [opened.answers["shop-1", number].status for number in (1, 2)] == [AckStatus.OK, AckStatus.OK]
+        assert opened.answers["gone", 1] is FORGOTTEN
+        assert sum(opened.intake.commits.counts) == 1
+    assert caplog.records == []
 
 
 async def test_what_waits_is_bounded():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from daphne.access import AccessLogGenerator
 from django.conf import settings
+from django.test import Client
 from uvicorn.logging import AccessFormatter
 
 from lakehouse import log_redaction
@@ -186,3 +187,19 @@ def test_doing_it_twice_changes_nothing(written: tuple[logging.Logger, io.String
 def test_the_site_logs_by_it() -> None:
     assert settings.LOGGING_CONFIG == "lakehouse.log_redaction.configure"
     assert logging.getLogRecordFactory() is log_redaction._record
+
+
+def test_a_wrong_host_is_one_line_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "django.security.DisallowedHost"):
+        answer = Client(headers={"host": "evil.example"}).get("/health")
+    assert answer.status_code == 400
+    [record] = [one for one in caplog.records if one.name == "django.security.DisallowedHost"]
+    assert (record.levelno, record.exc_info, record.exc_text) == (logging.WARNING, None, None)
+    assert "'evil.example'" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_a_long_host_is_cut() -> None:
+    record = logging.LogRecord("n", logging.ERROR, "p", 1, "%s\n2", ("x" * 10_000,), None)
+    assert log_redaction.Strangers().filter(record)
+    assert record.getMessage() == "x" * log_redaction.CHARS_MAX
