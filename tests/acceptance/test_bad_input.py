@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 import psutil
 import pytest
 
-from lakehouse.limits.handshake import HEAD_S
+from lakehouse.limits.channel import HEAD_S
 from tests.acceptance.processes import House, until
 from tests.acceptance.raw_socket import CLOSE, Closed, RawSocket, framed
 from tests.services import free_port
@@ -93,7 +93,10 @@ class SlowLoris(threading.Thread):
         super().__init__(daemon=True)
         self.began_s = time.monotonic()
         self.lasted_s: list[float] = []
-        self._open = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(SLOW)]
+        self._open = [
+            socket.create_connection(("127.0.0.1", port), 20, source_address=(f"127.0.1.{number % 10 + 1}", 0))
+            for number in range(SLOW)
+        ]
         for one in self._open:
             one.sendall(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n")
             one.settimeout(0)

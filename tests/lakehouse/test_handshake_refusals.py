@@ -89,7 +89,7 @@ async def test_more_connections_in_a_second_than_there_may_be_are_sent_away_whoe
         assert [(await knock(address=address))[0] for address in (ALICE, BOB)] == [101, 101]
         assert_too_many(await knock(address="10.0.0.1"), "rate_limited", masked="10.0.0.xxx")
         now_ms += 500
-        assert (await knock())[0] == 101
+        assert (await knock(address="203.0.113.9"))[0] == 101
         assert opened.doorman.tally.connections_rate_limited == 1
         assert left_behind(opened) == NOTHING
 
@@ -160,14 +160,20 @@ async def test_wrong_keys_are_looked_up_so_often_and_then_no_key_of_that_address
         assert left_behind(opened) == NOTHING
 
 
+async def test_who_has_no_key_has_to_wait_as_who_tries_wrong_ones():
+    right = await key()
+    async with home(open=False, key_failures_per_minute=3):
+        assert [(await knock(address=ALICE))[0] for _ in range(5)] == [401] * 3 + [429] * 2
+        assert (await knock(address=ALICE, token=right))[0] == 429
+        assert (await knock(address=BOB, token=right))[0] == 101
+
+
 async def test_a_key_that_was_good_once_is_no_attempt_to_find_one():
     """A child whose key expired comes again and again; its neighbours behind the same address shall not pay for it."""
     right, old = await key(), await key(expires_ms=NOW_MS + 1)
     async with home(open=False, key_failures_per_minute=1):
-        for _ in range(5):
-            assert (await knock(token=old))[0] == 401
-            assert (await knock())[0] == 401
-        assert (await knock(token=right))[0] == 101
+        assert [(await knock(address=ALICE, token=old))[0] for _ in range(5)] == [401] * 5
+        assert (await knock(address=ALICE, token=right))[0] == 101
 
 
 @pytest.mark.parametrize(

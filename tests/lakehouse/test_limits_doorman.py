@@ -16,7 +16,7 @@ from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.limits import colleagues, shared
 from lakehouse.limits.doorman import open_doorman
-from lakehouse.limits.gate import Guest, Reason
+from lakehouse.limits.gate import Guest, Lane, Reason
 
 MANY = {"connections_per_second": 1_000_000, "connection_lease_ms": 60_000}
 
@@ -53,11 +53,11 @@ class Process:
         self.doorman = open_doorman(Settings(**MANY | {"redis_url": url} | settings), now_ms=now_ms)
         self.evicted = []
 
-    async def enter(self, ip="203.0.113.7", forwarded=()):
+    async def enter(self, ip="203.0.113.7", forwarded=(), lane=Lane.CONNECTIONS):
         headers = [(b"x-forwarded-for", text.encode()) for text in forwarded]
         place = []
         guest = await self.doorman.enter(
-            {"client": (ip, 4711), "headers": headers}, evict=lambda: self.evicted.append(place[0])
+            {"client": ip and (ip, 4711), "headers": headers}, evict=lambda: self.evicted.append(place[0]), lane=lane
         )
         place.append(guest)
         return guest
@@ -130,6 +130,67 @@ async def test_wrong_keys_of_an_address_are_looked_up_so_often_only(url):
         refusal = await process.enter()
         assert (refusal.reason, 50 < refusal.retry_after_s <= 60) == (Reason.RATE_LIMITED, True)
         assert await process.reason("203.0.113.8") is None
+
+
+async def test_a_stranger_without_a_key_at_full_speed_keeps_no_child_out(url):
+    async with processes(url, connections_per_second=100) as [process]:
+        heard = []
+        for _ in range(500):
+            guest = await process.enter()
+            heard.append(isinstance(guest, Guest))
+            if heard[-1]:
+                process.doorman.key_failed(guest)
+                process.doorman.leave(guest)
+        assert heard[:11] == [True] * 10 + [False]
+        assert [await process.reason("198.51.100.1") for _ in range(5)] == [None] * 5
+
+
+async def test_a_household_has_its_share_of_the_connections_of_a_second_and_of_the_requests(url):
+    settings = {"connections_per_second": 1_000_000, "household_share": 1e-6, "requests_per_second": 2_000_000}
+    async with processes(url, **settings) as [process]:
+        for lane, share in ((Lane.CONNECTIONS, 1), (Lane.REQUESTS, 2)):
+            begun_ms, heard = now_ms(), []
+            for _ in range(50):
+                guest = await process.enter(lane=lane)
+                heard.append(isinstance(guest, Guest))
+                if heard[-1]:
+                    process.doorman.leave(guest)
+            assert heard[:share] == [True] * share
+            assert heard.count(True) <= share + share * (now_ms() - begun_ms + 2) / 1000
+            assert isinstance(await process.enter("198.51.100.1", lane=lane), Guest)
+
+
+async def test_two_processes_share_what_a_household_may_have_of_a_second(store, redis_url):
+    async with processes(redis_url, 2, connections_per_second=1_000_000, household_share=4e-6) as [one, two]:
+        begun_ms, heard = now_ms(), []
+        for _ in range(20):
+            for process in (one, two):
+                guest = await process.enter()
+                heard.append(isinstance(guest, Guest))
+                if heard[-1]:
+                    process.doorman.leave(guest)
+        assert heard[:4] == [True] * 4
+        assert heard.count(True) <= 4 + 4 * (now_ms() - begun_ms + 2) / 1000
+        assert isinstance(await one.enter("198.51.100.1"), Guest)
+
+
+@pytest.mark.parametrize(("peer", "shown"), [("10.0.0.1", "10.0.0.1"), (None, "unix")])
+async def test_a_proxy_nobody_told_us_of_is_named_in_the_log_once(caplog, peer, shown):
+    async with processes("") as [process]:
+        await process.enter("203.0.113.7", forwarded=["198.51.100.1"])
+        await process.enter(peer)
+        assert caplog.messages == []
+        for _ in range(2):
+            await process.enter(peer, forwarded=["198.51.100.1"])
+        [said] = caplog.messages
+        assert said.endswith(f"if it is your proxy, set EVODB_TRUSTED_PROXIES={shown}")
+
+
+async def test_a_proxy_we_were_told_of_is_no_reason_to_warn(caplog):
+    async with processes("", trusted_proxies="10.0.0.0/8,unix") as [process]:
+        await process.enter("10.0.0.1", forwarded=["198.51.100.1"])
+        await process.enter(None, forwarded=["198.51.100.1"])
+        assert caplog.messages == []
 
 
 async def test_a_child_that_reconnects_a_thousand_times_leaves_nothing_behind(url, request):

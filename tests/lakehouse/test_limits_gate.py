@@ -4,7 +4,7 @@ import pytest
 
 from lakehouse.conf import Settings
 from lakehouse.limits.addresses import Address, AddressBook
-from lakehouse.limits.gate import Gate, Guest, Reason, Refusal
+from lakehouse.limits.gate import Gate, Guest, Lane, Reason, Refusal
 from tests.builders import NOW_MS
 
 CROWD = {"connections_per_second": 1_000_000, "max_connections": 1_000_000}
@@ -134,6 +134,54 @@ def test_a_household_with_many_addresses_of_ipv6_has_ten_wrong_keys_as_well():
     for number in range(10):
         street.show_wrong_key(f"2001:db8::{number + 1:x}")
     assert street.reason("2001:db8::ffff:1:2:3") is Reason.RATE_LIMITED
+
+
+def test_a_stranger_without_a_key_at_full_speed_keeps_no_child_out():
+    street = Street()
+    for _ in range(60_000):
+        street.now_ms += 1
+        heard = [street.enter() for _ in range(20)]
+        for guest in heard:
+            if isinstance(guest, Guest):
+                street.gate.key_failed(guest, now_ms=street.now_ms)
+                street.gate.leave(guest)
+        assert street.gate.arrivals[Lane.CONNECTIONS].everybody.remaining(street.now_ms) >= 90
+    assert street.reason("198.51.100.1") is None
+
+
+def test_one_household_has_half_of_the_connections_of_a_second_whatever_it_shows():
+    street = Street()
+    heard = []
+    for number in range(100):
+        guest = street.enter(f"2001:db8::{number:x}")
+        heard.append(isinstance(guest, Guest))
+        if heard[-1]:
+            street.gate.leave(guest)
+    assert heard == [True] * 50 + [False] * 50
+    assert street.enter("198.51.100.1").headroom.remaining == 49
+    street.now_ms += 20
+    assert [street.reason("2001:db8::1") for _ in range(2)] == [None, Reason.RATE_LIMITED]
+
+
+def test_requests_of_a_second_take_no_connection_of_a_child():
+    street = Street(requests_per_second=30)
+    address = street.book.of("127.0.0.1")
+    heard = [street.gate.enter(address, now_ms=NOW_MS, lane=Lane.REQUESTS) for _ in range(31)]
+    assert [isinstance(one, Guest) for one in heard] == [True] * 30 + [False]
+    assert (heard[-1].reason, heard[-1].headroom.limit) == (Reason.RATE_LIMITED, 30)
+    assert street.enter("198.51.100.1").headroom.remaining == 99
+
+
+def test_households_that_came_lately_are_remembered_so_far_and_no_further():
+    street = Street(tracked_addresses_max=100)
+    households = street.gate.arrivals[Lane.CONNECTIONS].households
+    for number in range(1000):
+        street.now_ms += 10
+        street.gate.leave(street.enter(f"198.51.{number % 250}.{number // 250}"))
+        assert len(households) <= 100
+    street.now_ms += 1000
+    street.enter("203.0.113.9")
+    assert list(households) == ["203.0.113.9"]
 
 
 def test_the_oldest_connections_of_a_child_are_surplus_and_never_the_new_one():
