@@ -14,8 +14,11 @@ def is_table(name: bytes) -> bool:
 
 
 def is_name(value: str) -> bool:
-    """Whether a child or a shard can be stored under this name."""
-    return 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
+    """Whether a child or a shard can be stored under this name.
+
+    U+FFFD stands for something that could not be read (`surrogates`): two children might become one by it.
+    """
+    return 0 < len(value) <= NAME_CHARS_MAX and value.isprintable() and "\ufffd" not in value
 
 
 def table_complaint(name: bytes) -> str:

@@ -39,6 +39,10 @@ class Parent(models.Model):
     commit_number = models.PositiveBigIntegerField(default=0, editable=False)
     last_flush_ms = models.BigIntegerField(default=0, editable=False)
     created_ms = models.BigIntegerField(default=0, editable=False)
+    # The fuse: while it is blown nobody flushes, so that what cannot be read stays in the journal.
+    fuse_blown_ms = models.BigIntegerField(null=True, editable=False)
+    fuse_reason = models.TextField(default="", editable=False)
+    fuse_accepted = models.BooleanField(default=False, editable=False, help_text="The next flush may not blow it.")
 
     def __str__(self) -> str:
         return self.name
@@ -50,6 +54,29 @@ class Parent(models.Model):
     @property
     def settings(self) -> ParentConfig:
         return ParentConfig.with_overrides(self.config)
+
+
+class PastFlushes(models.Model):
+    """What the flushes of a parent added up to that are not kept any more: those up to `commit_number`."""
+
+    parent = models.OneToOneField(Parent, on_delete=models.CASCADE, primary_key=True, related_name="past_flushes")
+    commit_number = models.PositiveBigIntegerField()
+    durations = models.JSONField(default=list, help_text="How many took how long, in the buckets of the metrics.")
+    took_ms = models.PositiveBigIntegerField(default=0, help_text="All together.")
+    tables = models.JSONField(default=dict, help_text="{table: [rows, bytes]}")
+
+    def __str__(self) -> str:
+        return f"flushes up to commit {self.commit_number}"
+
+
+class Holder(models.Model):
+    """A process that holds sockets, as long as its lease runs."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    lease_until_ms = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class ConnectionState(models.TextChoices):
@@ -65,6 +92,8 @@ class Child(models.Model):
     that keeps none. In a child's own epoch every batch up to `sequence` is durable, and so are the ranges of
     `islands` ([[first, last], ...], ascending) beyond the first gap. In a counted epoch `sequence` is the highest seen.
     `past_epochs` keeps both numbers of earlier own epochs: {epoch: [sequence, islands]}.
+
+    `state` is what the holder of its socket said last; it holds as long as the holder's lease does (parent.leases).
     """
 
     parent = models.ForeignKey(Parent, on_delete=models.PROTECT, related_name="children")
@@ -80,6 +109,9 @@ class Child(models.Model):
     entries = models.PositiveBigIntegerField(default=0)
     duplicates = models.PositiveBigIntegerField(default=0)
     state = models.CharField(max_length=12, choices=ConnectionState.choices, default=ConnectionState.GONE)
+    holder = models.CharField(
+        max_length=64, default="", blank=True, help_text="The process, or the socket of a proxy, that it reached last."
+    )
     attachment = models.BinaryField(max_length=2048, default=b"", blank=True)
     last_seen_ms = models.BigIntegerField(default=0)
 

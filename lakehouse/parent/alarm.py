@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.db import Error as DatabaseError
+from django.db.models import Min
 
 from lakehouse.flush.policy import FlushTrigger, Waiting, due, due_at_ms
 from lakehouse.journal.store import Buffer
+from lakehouse.models import Batch, BatchState, Parent
 
 log = logging.getLogger(__name__)
 
 Ask = Callable[[int, FlushTrigger], None]
 """Ask a worker to flush a parent; may block, so it runs in a thread."""
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 KNOWN_MS = 1000
 ASK_AGAIN_MS = 1000
@@ -36,11 +44,15 @@ class Alarm:
 
 
 class Alarms:
+    """For one process. `run` does database work and returns what it returns; without it a timer asks unseen."""
+
     def __init__(self, ask: Ask, *, now_ms: Callable[[], int]) -> None:
+        self.run: Run | None = None
         self._ask = ask
         self._now_ms = now_ms
         self._alarms: dict[int, Alarm] = {}
         self._asking: set[asyncio.Future[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
 
     @property
     def armed(self) -> int:
@@ -67,6 +79,11 @@ class Alarms:
         is_new = alarm is not None and self._now_ms() - alarm.noted_ms < KNOWN_MS
         return alarm.buffer.utilization if alarm is not None and is_new else 0.0
 
+    def blown(self, parent_id: int) -> str:
+        """The parent's name when its fuse was blown as something was journalled last, else nothing."""
+        alarm = self._alarms.get(parent_id)
+        return "" if alarm is None else alarm.buffer.blown
+
     def time_until_flush_ms(self, parent_id: int) -> int:
         """When time alone makes a flush of what waits due; 0 when nothing waits as far as this process knows."""
         alarm = self._alarms.get(parent_id)
@@ -82,11 +99,16 @@ class Alarms:
 
     def ring(self, parent_id: int, trigger: FlushTrigger) -> None:
         """Ask now, if anything waits as far as this process knows."""
+        alarm = self.drop(parent_id)
+        if alarm is not None and alarm.waiting.entries:
+            self.ask(parent_id, trigger)
+
+    def drop(self, parent_id: int) -> Alarm | None:
+        """Know nothing of this parent's buffer any more."""
         alarm = self._alarms.pop(parent_id, None)
         if alarm is not None and alarm.timer is not None:
             alarm.timer.cancel()
-        if alarm is not None and alarm.waiting.entries:
-            self.ask(parent_id, trigger)
+        return alarm
 
     async def settled(self) -> None:
         """Everything asked so far has reached the broker, or the log."""
@@ -95,6 +117,8 @@ class Alarms:
 
     async def stop(self) -> None:
         """Forget every timer; what waits is asked for now."""
+        for looking in self._looking:
+            looking.cancel()
         for parent_id in list(self._alarms):
             self.ring(parent_id, FlushTrigger.SHUTDOWN)
         await self.settled()
@@ -104,7 +128,9 @@ class Alarms:
         if trigger is not None and now_ms - alarm.asked_ms >= ASK_AGAIN_MS:
             alarm.asked_ms = now_ms
             self.ask(parent_id, trigger)
-        elif alarm.timer is None and alarm.waiting.entries:
+        if not alarm.waiting.entries:
+            self.drop(parent_id)
+        elif alarm.timer is None:
             wait_ms = due_at_ms(alarm.waiting, alarm.buffer.config) - now_ms
             loop = asyncio.get_running_loop()
             alarm.timer = loop.call_later(max(wait_ms, ASK_AGAIN_MS) / 1000, self._fire, parent_id)
@@ -113,6 +139,14 @@ class Alarms:
         """Time is up; whatever came meanwhile is flushed along, and the next batch arms a new alarm."""
         alarm = self._alarms[parent_id]
         alarm.timer = None
+        if self.run is None:
+            self._act(parent_id, alarm)
+        else:
+            looking = asyncio.create_task(self._look_and_act(parent_id, alarm, self.run))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
+    def _act(self, parent_id: int, alarm: Alarm) -> None:
         now_ms = self._now_ms()
         trigger = due(alarm.waiting, alarm.buffer.config, now_ms=now_ms)
         if trigger is None:
@@ -120,8 +154,37 @@ class Alarms:
         else:
             self.ring(parent_id, trigger)
 
+    async def _look_and_act(self, parent_id: int, alarm: Alarm, run: Run) -> None:
+        """Whether anything waits is for the journal to say: who asked for a flush does not hear when it is done."""
+        noted_ms = alarm.noted_ms
+        try:
+            waiting: Waiting | None = await run(partial(waiting_of, parent_id))
+        except DatabaseError as exc:
+            log.warning("cannot look what waits of parent %d: %s", parent_id, exc)
+            waiting = alarm.waiting
+        if self._alarms.get(parent_id) is not alarm or alarm.timer is not None:
+            return
+        if noted_ms == alarm.noted_ms and waiting is None:
+            self.drop(parent_id)
+            return
+        if noted_ms == alarm.noted_ms and waiting is not None:
+            alarm.waiting = waiting
+        self._act(parent_id, alarm)
+
     def _ask_or_log(self, parent_id: int, trigger: FlushTrigger) -> None:
         try:
             self._ask(parent_id, trigger)
         except Exception as exc:
             log.error("cannot ask a worker to flush parent %d, the beat will: %s", parent_id, exc)
+
+
+def waiting_of(parent_id: int) -> Waiting | None:
+    """What waits, as the journal tells it; one row is read when nothing does."""
+    parent = Parent.objects.filter(pk=parent_id, pending_batches__gt=0).first()
+    if parent is None:
+        return None
+    waiting = Batch.objects.filter(parent=parent_id, state__in=[BatchState.PENDING, BatchState.FLUSHING])
+    oldest_ms: int | None = waiting.aggregate(oldest=Min("received_ms"))["oldest"]
+    if oldest_ms is None:
+        return None
+    return Waiting(parent.pending_entries, parent.pending_bytes, oldest_ms, parent.last_flush_ms)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.conf import settings as django_settings
-from django.db import transaction
 from django.db.models import Max, Min
 
+from lakehouse import clock
 from lakehouse.journal.accept import Source
 from lakehouse.key_limits import HOUSE_LIMITS, KeyLimits
 from lakehouse.models import AccessKey, Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.models.parents import PARENT_NAME
-from lakehouse.parent import access
+from lakehouse.parent import access, leases
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.grants import EVERYBODY, INGEST, Grant, Refusal, Refused, shown
 from rpc.names import is_name
@@ -81,6 +82,20 @@ class Held:
     newest_ms: int | None
     utilization: float
     last_flush_ms: int
+    connected: int = 0
+    """Children that are here, at whichever process."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A child nobody knew and for which its parent has no room."""
+
+    children_max: int
+
+    @property
+    def text(self) -> str:
+        """What the child hears."""
+        return f"this parent takes no more than {self.children_max} children"
 
 
 def admit(knock: Knock, *, is_open: bool, now_ms: int) -> Admitted | None:
@@ -102,16 +117,45 @@ def judge(knock: Knock, *, is_open: bool, now_ms: int, parents_max: int | None =
     return verdict
 
 
-def arrive(admitted: Admitted, name: str, *, shard: str | None, epoch: int | None, now_ms: int) -> Arrival | None:
-    """The child behind a connection; None when its key may not write as this child."""
+def arrive(
+    admitted: Admitted,
+    name: str,
+    *,
+    shard: str | None,
+    epoch: int | None,
+    now_ms: int,
+    holder: str | None = None,
+) -> Arrival | NoRoom | None:
+    """The child behind a connection of `holder`, by default this process. None when its key may not write as it."""
     if not may_write(admitted, name, now_ms=now_ms):
         return None
-    with transaction.atomic():
-        child, _ = Child.objects.get_or_create(parent_id=admitted.parent_id, name=name)
-        changes = {"state": ConnectionState.AWAKE, "last_seen_ms": now_ms} | ({"shard": shard} if shard else {})
-        Child.objects.filter(pk=child.pk).update(**changes)
+    child = child_of(admitted, name)
+    if isinstance(child, NoRoom):
+        return child
+    holder = holder or leases.this_process()
+    leases.take(holder, interval_ms=django_settings.EVODB.presence_interval_ms, now_ms=now_ms)
+    changes = {"state": ConnectionState.AWAKE, "holder": holder, "last_seen_ms": now_ms}
+    Child.objects.filter(pk=child.pk).update(**changes | ({"shard": shard} if shard else {}))
     source = Source(admitted.parent_id, child.pk, epoch, own_epoch=epoch is not None)
     return Arrival(source) if epoch is None else Arrival(source, *_sequences(child, epoch))
+
+
+def child_of(admitted: Admitted, name: str, **defaults: Any) -> Child | NoRoom:
+    """The child of this name. One nobody knew begins to exist, if its parent has room for it.
+
+    Processes that count in the same moment may exceed the bound, by one each.
+    """
+    child = Child.objects.filter(parent_id=admitted.parent_id, name=name).first()
+    if child is not None:
+        return child
+    children_max = Parent.objects.get(pk=admitted.parent_id).settings.children_max
+    if Child.objects.filter(parent_id=admitted.parent_id).count() >= children_max:
+        log.warning(
+            "child %s was refused: parent %s has its %d children; forget some, or raise children_max in its settings",
+            *(shown(name), shown(admitted.parent or ""), children_max),
+        )
+        return NoRoom(children_max)
+    return Child.objects.get_or_create(parent_id=admitted.parent_id, name=name, defaults=defaults)[0]
 
 
 def may_write(admitted: Admitted, name: str | None, *, now_ms: int) -> bool:
@@ -141,7 +185,9 @@ def come_back(kept: Attachment, *, now_ms: int) -> Returned | None:
     return Returned(admitted, name, kept.shard if child is None else child.shard or None)
 
 
-def held(parent_id: int) -> Held:
+def held(parent_id: int, *, now_ms: int | None = None) -> Held:
+    """What a parent holds at a moment, which is now unless it is said."""
+    now_ms = clock.now_ms() if now_ms is None else now_ms
     parent = Parent.objects.get(pk=parent_id)
     waiting = Batch.objects.filter(parent=parent_id, state__in=[BatchState.PENDING, BatchState.FLUSHING])
     moments = waiting.aggregate(oldest=Min("received_ms"), newest=Max("received_ms"))
@@ -154,6 +200,7 @@ def held(parent_id: int) -> Held:
         moments["newest"],
         max(parent.pending_entries / config.max_buffer_entries, parent.pending_bytes / config.max_buffer_bytes),
         parent.last_flush_ms,
+        Child.objects.filter(leases.here(now_ms=now_ms), parent=parent_id).count(),
     )
 
 

@@ -15,8 +15,9 @@ from django.db import IntegrityError
 from msgspec import UNSET
 
 from lakehouse.journal.accept import Source
+from lakehouse.models import Parent
 from lakehouse.parent import arrivals, flush_requests, greeting, persisted
-from lakehouse.parent.arrivals import Admitted, Arrival
+from lakehouse.parent.arrivals import Admitted, Arrival, NoRoom
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.house import House
 from lakehouse.parent.teller import STOPS, Reply, Teller
@@ -32,9 +33,6 @@ ACCESS_CHECK_MS = 10_000
 """A key that was revoked or expired ends its open connections within this, at the next batch."""
 DELETED = "this child or its parent was deleted; connect again"
 TOO_LARGE_TOO_OFTEN = "Too many size violations"
-PAUSE_S = 0.01
-"""Nothing is read for so long from who says more than it may: one that flooded us with small frames kept the others
-waiting for 260 ms."""
 
 Claim = Callable[[str], None]
 
@@ -73,15 +71,16 @@ class Connection:
         self.session = self._teller.session
 
     @property
+    def has_said_too_much(self) -> bool:
+        """It may say nothing more just now, and says it all the same."""
+        return self._teller.allowance.is_spent
+
+    @property
     def child_id(self) -> int | None:
         return None if self._source is None else self._source.child_id
 
     def take(self, frame: str | bytes) -> Awaitable[None] | None:
         """Serve a frame; what is returned has to be awaited before the next one. Raises Closed."""
-        later = self._take(frame)
-        return asyncio.sleep(PAUSE_S) if later is None and self._teller.allowance.is_spent else later
-
-    def _take(self, frame: str | bytes) -> Awaitable[None] | None:
         now_ms = self.active_ms = self._house.now_ms()
         self._house.lag.probe()
         if self._teller.is_forgotten:
@@ -206,8 +205,7 @@ class Connection:
         except DatabaseError as exc:
             log.error("cannot open child %r, it is asked to come back: %s", self.session.source, exc)
             raise Closed(TRY_AGAIN_LATER) from None
-        now_ms, connected = self._house.now_ms(), self._house.connections[self._admitted.parent_id]
-        status = greeting.status(held, arrival, self.session.accepted, connected=connected, now_ms=now_ms)
+        status = greeting.status(held, arrival, self.session.accepted, now_ms=self._house.now_ms())
         self._teller.reply(self.session.say(status))
 
     async def _first_batch(self, frame: BatchFrame) -> bool:
@@ -225,12 +223,14 @@ class Connection:
         name, now_ms, admitted = self.session.source, self._house.now_ms(), self._admitted
         assert name is not None
         try:
-            arrival: Arrival | None = await self._house.intake.run(
+            arrival: Arrival | NoRoom | None = await self._house.intake.run(
                 lambda: arrivals.arrive(admitted, name, shard=shard, epoch=epoch, now_ms=now_ms)
             )
-        except IntegrityError:
+        except (IntegrityError, Parent.DoesNotExist):
             log.warning("child %r came to a parent that was deleted", name)
             raise Closed(POLICY_VIOLATION, DELETED) from None
+        if isinstance(arrival, NoRoom):
+            raise Closed(POLICY_VIOLATION, arrival.text)
         if arrival is None:
             log.warning("child %r is not one its access key may write as", name)
             raise Closed(POLICY_VIOLATION)

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 BEATS_MAX = 100
 """Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
+PAUSE_S = 0.01
+"""Nothing is read for so long from who says more than it may: one that flooded us with small frames kept the others
+waiting for 260 ms."""
 ANSWERS_SHARE, GOODBYE_SHARE = 0.7, 0.1
 """Of `drain_ms`: what was handed in is answered, and a child that does not read is told that it has to go. The rest is
 the house's (`farewell`)."""
@@ -185,6 +188,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         later = self._connection.take(frame)
         if self._outflow.is_overfull:
             raise Closed(TRY_AGAIN_LATER)
+        if later is None and self._connection.has_said_too_much:
+            return asyncio.sleep(PAUSE_S)
         return later
 
     def _hear_asleep(self, frame: str | bytes) -> Awaitable[None] | None:

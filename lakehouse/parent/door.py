@@ -13,8 +13,7 @@ from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import EXTENSION, Response, rate_limit_headers, response
 from lakehouse.parent import access
 from lakehouse.parent.arrivals import Admitted, Knock
-from lakehouse.parent.grants import Refusal as KeyRefusal
-from lakehouse.parent.grants import Refused, shown
+from lakehouse.parent.grants import STRANGERS, Refused, shown
 from lakehouse.parent.house import House
 from lakehouse.parent.outflow import Send
 
@@ -39,7 +38,7 @@ async def admit(house: House, guest: Guest, knock: Knock, scope: dict[str, Any],
         await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
         return None
     if isinstance(verdict, Refused):
-        if verdict.reason is KeyRefusal.UNKNOWN_KEY:
+        if verdict.reason in STRANGERS:
             house.doorman.key_failed(guest)
         await not_admitted(scope, send, verdict)
         return None

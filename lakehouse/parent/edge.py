@@ -22,13 +22,12 @@ from lakehouse.limits import refusal
 from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import Response, rate_limit_headers
 from lakehouse.models.parents import PARENT_NAME
-from lakehouse.parent import arrivals, door, edge_events, edge_trust, greeting
+from lakehouse.parent import arrivals, door, edge_events, edge_trust, greeting, leases
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.edge_events import Event, Kind, NotEvents
 from lakehouse.parent.edge_trust import Kept, NotOurs
 from lakehouse.parent.edge_turn import Turn, answers_asleep
-from lakehouse.parent.grants import Refusal as KeyRefusal
-from lakehouse.parent.grants import Refused
+from lakehouse.parent.grants import STRANGERS, Refused
 from lakehouse.parent.house import House, house
 from lakehouse.parent.outflow import Send
 
@@ -126,7 +125,7 @@ async def _open(at_home: House, visit: Visit, send: Send) -> None:
     finally:
         at_home.doorman.leave(guest)  # who holds the socket counts it
     if admitted is not None:
-        turn = Turn(at_home)
+        turn = Turn(at_home, leases.of_proxy(visit.connection_id))
         turn.open(admitted, knock)
         await turn.serve(visit.events[1:])
         extension = (b"sec-websocket-extensions", edge_events.EXTENSION)
@@ -145,7 +144,7 @@ async def _admit(at_home: House, visit: Visit, knock: Knock, guest: Guest, send:
         await _respond(send, _json(503, "the journal is not available", (b"retry-after", b"1")))
         return None
     if isinstance(verdict, Refused):
-        if verdict.reason is KeyRefusal.UNKNOWN_KEY:
+        if verdict.reason in STRANGERS:
             at_home.doorman.key_failed(guest)
         await door.not_admitted(visit.scope | {"extensions": {refusal.EXTENSION: {}}}, _as_http(send), verdict)
         return None
@@ -153,6 +152,7 @@ async def _admit(at_home: House, visit: Visit, knock: Knock, guest: Guest, send:
 
 
 async def _go_on(at_home: House, visit: Visit, send: Send) -> None:
+    holder = leases.of_proxy(visit.connection_id)
     try:
         kept = edge_trust.unseal(visit.sealed, visit.connection_id)
     except NotOurs as exc:
@@ -160,12 +160,12 @@ async def _go_on(at_home: House, visit: Visit, send: Send) -> None:
     beats = kept.beats + len(visit.events)
     asleep = answers_asleep(visit.events, now_ms=at_home.now_ms()) if beats <= BEATS_MAX else None
     if asleep is None:
-        turn = Turn(at_home, kept.attachment)
+        turn = Turn(at_home, holder, kept.attachment)
         await turn.serve(visit.events)
         await _answer(send, visit, turn)
         return
     if kept.attachment.child_id is not None:
-        at_home.presence.heard(kept.attachment.child_id)
+        at_home.presence.heard_at_proxy(kept.attachment.child_id)
     sealed = edge_trust.seal(Kept(kept.attachment, beats), visit.connection_id)
     await _respond(send, _told(asleep, sealed))
 

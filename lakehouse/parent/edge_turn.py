@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from django.db import Error as DatabaseError
 
-from lakehouse.parent import edge_events
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.parent import edge_events, leases
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
 from lakehouse.parent.connection import INTERNAL_ERROR, POLICY_VIOLATION, TRY_AGAIN_LATER, Closed, Connection
@@ -32,12 +33,16 @@ ENDS = {Kind.CLOSE, Kind.DISCONNECT}
 
 
 class Turn:
-    """`heard` is what the child shall hear; `kept` what is remembered of its socket, None when that has ended."""
+    """`heard` is what the child shall hear; `kept` what is remembered of its socket, None when that has ended.
 
-    def __init__(self, house: House, before: Attachment | None = None) -> None:
+    `holder` is the socket: as long as it is there, the child is, whichever process answers.
+    """
+
+    def __init__(self, house: House, holder: str, before: Attachment | None = None) -> None:
         self.heard: list[Event] = []
         self.kept: Attachment | None = None
         self._house = house
+        self._holder = holder
         self._before = before
         self._connection: Connection | None = None
         self._news = asyncio.Event()
@@ -59,7 +64,9 @@ class Turn:
             log.exception("a connection ends by a mistake of ours")
             await self._end(INTERNAL_ERROR)
         finally:
-            self._leave()
+            child_id = self._leave()
+        if child_id is not None:
+            await self._tell(child_id, events)
 
     async def _serve(self, events: Sequence[Event]) -> None:
         connection = self._connection = self._connection or await self._wake()
@@ -116,20 +123,40 @@ class Turn:
         self.heard.append(edge_events.say(through_proxy(frame)))
         self._news.set()
 
-    def _leave(self) -> None:
-        """Tell who is here; this process counts only sockets of its own."""
+    def _leave(self) -> int | None:
+        """Let go of the connection; returns its child. This process counts only sockets of its own."""
         known = None if self._before is None else self._before.child_id
-        child_id = known
-        if self._connection is not None:
-            child_id = self._connection.child_id
-            self._connection.leave()
-        if child_id is None:
-            return
-        if known is not None:
-            self._house.presence.arrived(child_id)
-        self._house.presence.left(child_id)
-        if self.kept is not None:
-            self._house.presence.heard(child_id)
+        if self._connection is None:
+            return known
+        child_id = self._connection.child_id
+        self._connection.leave()
+        if known is None and child_id is not None:
+            self._house.presence.handed_over(child_id)
+        return child_id
+
+    async def _tell(self, child_id: int, events: Sequence[Event]) -> None:
+        """Tell where the child is now. An end is told at once, for it may be the last one of its parent; so is an
+        arrival, which is said in text, for another process may hear of its end."""
+        presence, now_ms = self._house.presence, self._house.now_ms()
+        try:
+            if self.kept is None:
+                await self._tell_gone(child_id, now_ms)
+            elif not presence.is_here(child_id) and any(event.kind is Kind.TEXT for event in events):
+                await self._house.intake.run(lambda: leases.settle_at_proxy(child_id, self._holder, now_ms=now_ms))
+            else:
+                presence.heard_at_proxy(child_id)
+        except DatabaseError as exc:
+            log.warning("where child %d is could not be written: %s", child_id, exc)
+
+    async def _tell_gone(self, child_id: int, now_ms: int) -> None:
+        """The socket ended. When the last child of a parent is gone, what waits is flushed, as for any other socket."""
+        holders = [self._holder] if self._house.presence.is_here(child_id) else [self._holder, leases.this_process()]
+        parent_id: int | None = await self._house.intake.run(
+            lambda: leases.leave_proxy(child_id, holders, now_ms=now_ms)
+        )
+        if parent_id is not None and not self._house.connections[parent_id]:
+            self._house.alarms.drop(parent_id)
+            self._house.alarms.ask(parent_id, FlushTrigger.GOODBYE)
 
 
 def answers_asleep(events: Sequence[Event], *, now_ms: int) -> list[Event] | None:

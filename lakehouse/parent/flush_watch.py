@@ -19,6 +19,7 @@ from django.db import connection
 from django.db.models import Sum
 from msgspec.structs import replace
 
+from lakehouse.flush import backlog
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch, BatchState, Flush, FlushState, FlushTable, Parent
 from rpc.messages import FlushResult
@@ -41,6 +42,7 @@ WAITING = ", ".join(
     for state in (BatchState.PENDING, BatchState.FLUSHING)
 )
 """Each is one step in an index, however much history there is."""
+KEPT = "the object store is away; the entries are durable in the fallback and go into their tables when it is back"
 STOPPED = "this process stops; the entries are durable and go in with the next flush"
 
 
@@ -212,6 +214,8 @@ def _each(columns: str, parent_ids: Iterable[int]) -> list[tuple[Any, ...]]:
 
 def result_since(parent_id: int, flush_id: int) -> FlushResult:
     """What the flushes after this one have done."""
+    if backlog.is_kept(parent_id):
+        return FlushResult(success=False, used_fallback=True, error=KEPT)
     done = Flush.objects.filter(parent=parent_id, pk__gt=flush_id, state=FlushState.COMMITTED)
     sums = done.aggregate(batches=Sum("batches"), entries=Sum("entries"), size_bytes=Sum("size_bytes"))
     paths = FlushTable.objects.filter(flush__in=done).order_by("pk").values_list("metadata_location", flat=True)

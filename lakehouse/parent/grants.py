@@ -41,6 +41,9 @@ class Refusal(StrEnum):
 
 
 UNAUTHENTICATED = {Refusal.NO_KEY, Refusal.UNKNOWN_KEY, Refusal.REVOKED, Refusal.EXPIRED, Refusal.BROKEN_KEY}
+STRANGERS = UNAUTHENTICATED - {Refusal.REVOKED, Refusal.EXPIRED}
+"""Refusals that make a whole household wait. A key that was good once is no attempt to find one: children behind the
+same address shall not pay for one whose key ran out."""
 
 
 @dataclass(frozen=True, slots=True)

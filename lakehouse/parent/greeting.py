@@ -31,7 +31,7 @@ def knock_of(scope: dict[str, Any]) -> Knock:
     )
 
 
-def status(held: Held, arrival: Arrival, accepted: Accepted, *, connected: int, now_ms: int) -> StatusMessage:
+def status(held: Held, arrival: Arrival, accepted: Accepted, *, now_ms: int) -> StatusMessage:
     """The parent's answer to `connect`."""
     return StatusMessage(
         timestamp=now_ms,
@@ -44,7 +44,7 @@ def status(held: Held, arrival: Arrival, accepted: Accepted, *, connected: int, 
             oldest_batch_time=UNSET if held.oldest_ms is None else held.oldest_ms,
             newest_batch_time=UNSET if held.newest_ms is None else held.newest_ms,
         ),
-        connected_children=connected,
+        connected_children=held.connected,
         last_flush_time=held.last_flush_ms or UNSET,
         resume_sequence=UNSET if arrival.resume_sequence is None else arrival.resume_sequence,
         highest_epoch=UNSET if arrival.highest_epoch is None else arrival.highest_epoch,

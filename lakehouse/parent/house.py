@@ -81,6 +81,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
     """A house in the running event loop."""
     alarms = Alarms(ask, now_ms=now_ms)
     intake = Intake(settings, now_ms=now_ms, on_commit=alarms.note)
+    alarms.run = intake.run
     dormitory = Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms)
     return House(
         settings,

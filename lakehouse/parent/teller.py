@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from lakehouse.flush import fuse
+from lakehouse.flush.breaker_row import word
 from lakehouse.journal.accept import Accepted, Source, Verdict
 from lakehouse.journal.intake import Offer
 from lakehouse.key_limits import KeyLimits
@@ -22,8 +24,6 @@ log = logging.getLogger(__name__)
 
 STOPS = "this process stops; another one takes over"
 MISTAKE = "the batch was not stored, through no fault of its own"
-NO_BREAKER = "closed"
-"""Nothing keeps flushes away from the object store yet."""
 
 Reply = Callable[[str | bytes], None]
 
@@ -79,7 +79,7 @@ class Teller:
             self.refuse(frame, Reason.PAYLOAD_TOO_LARGE, text, max_size=self._bytes_max)
         elif (delay_ms := self._shed_ms()) is not None:
             self._house.doorman.tally.load_shedding_events += 1
-            self.refuse(frame, Reason.LOAD_SHEDDING, "this parent has more to do than it can", delay_ms)
+            self.refuse(frame, Reason.LOAD_SHEDDING, fuse.why_shed(self._house.alarms.blown(self._parent_id)), delay_ms)
         else:
             return True
         return False
@@ -183,7 +183,7 @@ class Teller:
             bucket_capacity=self.allowance.messages.capacity // UNITS,
             reset_at_s=left.reset_at_s,
             time_until_flush_ms=self._house.alarms.time_until_flush_ms(self._parent_id),
-            circuit_breaker_state=NO_BREAKER,
+            circuit_breaker_state=word.state.value,
             backpressure_threshold=self._house.settings.backpressure_threshold,
         )
 

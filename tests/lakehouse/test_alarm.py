@@ -3,13 +3,20 @@ import logging
 import threading
 
 import pytest
+from django.db import OperationalError
 
-from lakehouse.flush.policy import FlushTrigger
+from lakehouse.flush.policy import FlushTrigger, Waiting
+from lakehouse.journal.accept import accept
 from lakehouse.journal.store import Buffer
+from lakehouse.models import Batch, BatchState, Parent
 from lakehouse.parent import alarm
 from lakehouse.parent.alarm import ASK_AGAIN_MS, Alarms
 from rpc.config import ParentConfig
-from tests.builders import NOW_MS
+from tests.builders import NOW_MS, frame, parent, run, source, wire
+from tests.lakehouse.test_consumer import hello, socket
+from tests.lakehouse.test_consumer import home as home_of_children
+from tests.lakehouse.test_hibernation import asleep, drowsy
+from tests.lakehouse.test_intake import in_thread
 
 HOME, RIVAL = 1, 2
 AGE_MS = 60_000
@@ -184,3 +191,129 @@ async def test_a_broker_that_does_not_answer_holds_up_nobody_else():
     await asyncio.sleep(0)  # the loop goes round while the broker is silent
     answered.set()
     await alarms.settled()
+
+
+class Journal:
+    """What waits, as far as the alarms ask; `run` as an intake's."""
+
+    def __init__(self, alarms):
+        self.waiting = None
+        self.looks = 0
+        alarms.run = self.run
+
+    async def run(self, work):
+        assert work.func is alarm.waiting_of
+        self.looks += 1
+        if isinstance(self.waiting, Exception):
+            raise self.waiting
+        return self.waiting
+
+
+async def until_looked(journal, number=1):
+    async with asyncio.timeout(10):
+        while journal.looks < number:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_parent_that_was_flushed_by_a_threshold_was_held_in_memory_for_ever(hasty):
+    watch = Watch()
+    journal = Journal(watch.alarms)
+    watch.note(entries=10)
+    await until_looked(journal)
+    async with asyncio.timeout(10):
+        while watch.alarms._looking:
+            await asyncio.sleep(0.001)
+    assert (watch.alarms._alarms, watch.alarms.armed) == ({}, 0)
+    assert watch.asked == [(HOME, FlushTrigger.ENTRIES)]
+
+
+async def test_without_a_journal_to_look_at_the_timer_after_a_threshold_asks_and_forgets(hasty):
+    watch = Watch()
+    watch.note(entries=10)
+    await watch.heard(2)
+    assert (watch.alarms._alarms, watch.alarms.armed) == ({}, 0)
+
+
+async def test_what_still_waits_after_a_threshold_is_asked_for_when_its_time_comes(hasty):
+    watch = Watch()
+    journal = Journal(watch.alarms)
+    journal.waiting = Waiting(3, 100, NOW_MS, NOW_MS)
+    watch.note(entries=10)
+    await until_looked(journal, 2)
+    assert watch.asked == [(HOME, FlushTrigger.ENTRIES)]
+    watch.now_ms += AGE_MS
+    assert await watch.heard(2) == [(HOME, FlushTrigger.ENTRIES), (HOME, FlushTrigger.AGE)]
+    assert watch.alarms._alarms == {}
+
+
+async def test_a_batch_that_comes_while_the_journal_is_looked_at_keeps_its_alarm(hasty):
+    watch = Watch()
+    looking, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_):
+        looking.set()
+        await release.wait()
+
+    watch.alarms.run = slow
+    watch.note(entries=1)
+    async with asyncio.timeout(10):
+        await looking.wait()
+        watch.now_ms += 1
+        watch.note(entries=2)
+    release.set()
+    async with asyncio.timeout(10):
+        while len(watch.alarms._looking) > 1:
+            await asyncio.sleep(0.001)
+    assert watch.alarms._alarms[HOME].waiting.entries == 2
+    await watch.alarms.stop()
+
+
+async def test_a_journal_that_is_away_does_not_silence_the_alarm(hasty):
+    watch = Watch()
+    journal = Journal(watch.alarms)
+    journal.waiting = OperationalError("away")
+    watch.note(entries=1)
+    await until_looked(journal)
+    watch.now_ms += AGE_MS
+    assert await watch.heard() == [(HOME, FlushTrigger.AGE)]
+
+
+@pytest.mark.django_db
+def test_what_waits_is_told_by_one_row_when_nothing_does(django_assert_num_queries):
+    home = parent()
+    with django_assert_num_queries(1):
+        assert alarm.waiting_of(home.pk) is None
+    accept([(source(home), frame(1, run(1, 3)))], now_ms=NOW_MS)
+    waiting = alarm.waiting_of(home.pk)
+    assert (waiting.entries, waiting.oldest_ms) == (3, NOW_MS)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_parent_whose_children_all_sleep_holds_nothing_in_memory_after_a_threshold_flush(hasty):
+    def flushed():
+        Batch.objects.update(state=BatchState.PERSISTED)
+        Parent.objects.update(pending_batches=0, pending_entries=0, pending_bytes=0)
+
+    async with home_of_children(presence_interval_ms=10) as (opened, asked), socket() as child:
+        opened.alarms.run = opened.intake.run
+        clock = drowsy(opened)
+        await child.ask(hello())
+        await in_thread(lambda: Parent.objects.update(config={"flush_threshold_entries": 3}))
+        await child.ask(wire(1, run(1, 3)))
+        [parent_id] = {parent_id for parent_id, _ in await settled(opened, asked)}
+        await in_thread(flushed)
+        await asleep(opened, clock)
+        async with asyncio.timeout(10):
+            while opened.alarms._alarms or opened.alarms._looking or opened.presence._untold:
+                await asyncio.sleep(0.01)
+        assert (opened.dormitory.awake, opened.dormitory.asleep) == (0, 1)
+        assert opened.alarms.armed == 0
+        assert set(asked) == {(parent_id, FlushTrigger.ENTRIES)}
+
+
+async def settled(opened, asked):
+    async with asyncio.timeout(10):
+        while not asked:
+            await opened.alarms.settled()
+            await asyncio.sleep(0.001)
+    return asked

@@ -10,6 +10,7 @@ import pytest
 from django.db import OperationalError
 
 from lakehouse.conf import Settings
+from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.parent import access, edge_events
 from lakehouse.parent.edge import AROUND_A_FRAME_BYTES, BEATS_MAX, Edge
@@ -222,6 +223,7 @@ async def test_a_heartbeat_is_heard_of():
     async with socket() as shop:
         await shop.say(hello())
         before = await in_thread(Child.objects.get)
+        assert before.state == ConnectionState.HIBERNATING
 
         async def is_told():
             await shop.say(HEARTBEAT)
@@ -541,3 +543,90 @@ async def test_a_process_that_stops_answers_the_request_it_has_begun():
             await task
     [ack] = edge_events.read(sent[-1]["body"])
     assert decode_message(ack.frame).status is AckStatus.OK
+
+
+# Who is here
+
+
+def asked_of(opened):
+    """What the house asks its workers for from now on."""
+    asked = []
+    opened.alarms._ask = lambda parent_id, trigger: asked.append(trigger)
+    return asked
+
+
+async def test_the_last_child_behind_the_proxy_left_and_nobody_flushed():
+    async with socket() as shop:
+        await shop.say(hello(), wire(1, run(1, 3)))
+        other = Socket(shop.edge, connection_id="another-socket")
+        await other.open()
+        await other.say(hello(name="shop-2"))
+        asked = asked_of(house())
+        await shop.tell(DISCONNECT)
+        await house().alarms.settled()
+        assert asked == []
+        await other.tell(DISCONNECT)
+        await house().alarms.settled()
+        assert asked == [FlushTrigger.GOODBYE]
+        assert house().alarms.armed == 0
+        await other.tell(DISCONNECT)
+        await house().alarms.settled()
+        assert asked == [FlushTrigger.GOODBYE]
+
+
+async def test_the_last_child_left_through_a_process_that_took_none_of_its_batches():
+    async with socket() as shop:
+        await shop.say(hello(), wire(1, run(1, 3)))
+        await restarted()
+        asked = asked_of(house())
+        await shop.tell(Event(Kind.CLOSE, b"\x03\xe8"))
+        await house().alarms.settled()
+        assert asked == [FlushTrigger.GOODBYE]
+
+
+async def test_nothing_waits_and_the_last_child_that_leaves_asks_nobody():
+    async with socket() as shop:
+        await shop.say(hello())
+        asked = asked_of(house())
+        await shop.tell(DISCONNECT)
+        await house().alarms.settled()
+        assert asked == []
+
+
+async def test_children_behind_the_proxy_were_not_counted_in_the_status():
+    async with socket() as shop:
+        assert (await shop.ask(hello())).connected_children == 1
+        other = Socket(shop.edge, connection_id="another-socket")
+        await other.open()
+        assert (await other.ask(hello(name="shop-2"))).connected_children == 2
+        await shop.tell(DISCONNECT)
+        assert (await other.ask(hello(name="shop-2"))).connected_children == 1
+
+
+async def test_a_child_behind_the_proxy_stays_here_when_every_process_ends():
+    async with socket() as shop:
+        await shop.say(hello())
+        await restarted()
+        other = Socket(shop.edge, connection_id="another-socket")
+        await other.open()
+        assert (await other.ask(hello(name="shop-2"))).connected_children == 2
+
+
+async def test_the_old_socket_of_a_child_ended_late_at_the_proxy_and_the_child_was_shown_gone():
+    async with socket() as shop:
+        await shop.say(hello())
+        new = Socket(shop.edge, connection_id="a-new-socket")
+        await new.open()
+        await new.say(hello(epoch=6))
+        await shop.tell(DISCONNECT)
+        assert (await in_thread(Child.objects.get)).state == ConnectionState.HIBERNATING
+        await new.tell(DISCONNECT)
+        assert (await in_thread(Child.objects.get)).state == ConnectionState.GONE
+
+
+async def test_a_database_that_is_away_when_a_socket_ends_hurts_nobody(monkeypatch, caplog):
+    async with socket() as shop:
+        await shop.say(hello())
+        monkeypatch.setattr("lakehouse.parent.leases.leave_proxy", _away)
+        assert (await shop.tell(DISCONNECT)).events == []
+        assert "could not be written: the journal is away" in caplog.text

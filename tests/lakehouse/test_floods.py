@@ -2,10 +2,8 @@
 
 import pytest
 
-from lakehouse.parent.arrivals import Admitted
-from lakehouse.parent.connection import Connection
 from lakehouse.parent.unfinished import WITHIN_S, Part, Unfinished
-from tests.lakehouse.test_consumer import home
+from tests.lakehouse.test_consumer import Socket, home
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -18,13 +16,16 @@ async def test_who_floods_is_not_read_for_a_moment(frame, answers):
     async with home(**limits) as (opened, _):
         now_ms = opened.now_ms()
         opened.now_ms = lambda: now_ms
-        heard = []
-        connection = Connection(opened, Admitted(1, None), heard.append, child="do-1", shard=None)
-        pauses = [connection.take(frame) for _ in range(5)]
+        shop = Socket(headers=[(b"x-client-id", b"do-1")])
+        assert await shop.open()
+        [consumer] = opened.dormitory.everybody()
+        pauses = [consumer._hear(frame) for _ in range(5)]
         assert [pause is not None for pause in pauses] == [False, False, True, True, True]
         for pause in pauses[2:]:
             await pause
-        assert len(heard) == answers
+        assert [bool(await shop.hear()) for _ in range(answers)] == [True] * answers
+        await shop.leave()
+        assert shop.output_queue.empty()
 
 
 def test_messages_in_part_share_a_bound_which_those_that_end_give_back():

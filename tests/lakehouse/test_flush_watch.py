@@ -184,3 +184,15 @@ async def test_who_waits_when_the_process_stops_hears_it_and_so_does_who_comes_l
         [late] = found.wait(home)
         assert {(await one).error for one in (waiter, late)} == {flush_watch.STOPPED}
         assert found.watch._looking.done()
+
+
+async def test_who_asks_for_tables_while_the_rows_wait_in_the_fallback_hears_so(monkeypatch):
+    home = await in_thread(parent)
+    await journalled(home, 1, 2)
+    await in_thread(lambda: Batch.objects.filter(sequence=1).update(state=BatchState.FALLBACK))
+    await in_thread(lambda: Batch.objects.filter(sequence=2).update(state=BatchState.PERSISTED))
+    async with watched(monkeypatch) as found:
+        [asked] = found.wait(home)
+        result = await asked
+    assert (result.success, result.used_fallback) == (False, True)
+    assert result.error == flush_watch.KEPT
