@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse.limits.config import RateLimitConfig
-from lakehouse.setting import at_least, between, setting, url_of
+from lakehouse.setting import at_least, between, setting, share, url_of
 
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
@@ -128,8 +128,35 @@ class Settings(RateLimitConfig):
     commit_attempts_max: int = setting(
         5, unit="attempts", why="How often a flush stages anew when another writer moved the same table.", **at_least(1)
     )
+    breaker_failures_max: int = setting(
+        3,
+        unit="failures",
+        why="So many flushes in a row that cannot reach the object store open the breaker: no flush asks it any more.",
+        **at_least(1),
+    )
+    breaker_open_ms: int = setting(
+        30_000, unit="ms", why="Then one flush tries, all others go to the fallback meanwhile.", **at_least(1)
+    )
+    fallback_bytes_max: int = setting(
+        1024 * MIB,
+        unit="bytes",
+        why="What the fallback of one parent may hold; beyond it batches wait in the journal. 0: no fallback.",
+        **at_least(0),
+    )
     history_days: int = setting(
         7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
+    )
+    dead_letter_days: int = setting(
+        0, unit="days", why="Dead letters are deleted when they are so old. 0: never.", **at_least(0)
+    )
+    fuse_letters_in_row: int = setting(
+        100, unit="entries", why="More unreadable entries in a row stop the flushes of their parent.", **at_least(1)
+    )
+    fuse_share: float = setting(
+        0.5, unit="share", why="So does a flush of which a larger share is unreadable. 1: never.", **share()
+    )
+    fuse_window_entries: int = setting(
+        1000, unit="entries", why="A flush of fewer entries has no share.", **at_least(1)
     )
     hibernate_after_ms: int = setting(
         10_000,

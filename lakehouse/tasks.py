@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 from celery import shared_task
 from django.conf import settings
+from django.db.models import Min
 
 from lakehouse.clock import now_ms
-from lakehouse.flush import backlog, history
+from lakehouse.flush import backlog, breaker_row, history, letters
 from lakehouse.flush.policy import FlushTrigger
-from lakehouse.models import Parent
+from lakehouse.models import FallbackBatch, Parent
 
 if TYPE_CHECKING:
+    from lakehouse.fallback.transfer import Transfer
     from lakehouse.flush.flow import Flusher
 
 TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
+RECOVER_EVERY_MS = 10_000
+RECOVERY_MS = 5000
 
 
 @cache
@@ -35,12 +39,16 @@ def flusher() -> Flusher:
 @shared_task
 def flush_parent(parent_id: int, trigger: str) -> int:
     """Flush a parent as long as the reason lasts. Returns the entries that went into tables."""
-    entries = 0
+    entries, turn_ms = 0, now_ms() + RECOVER_EVERY_MS
     while wanted := _still_wanted(parent_id, FlushTrigger(trigger)):
         flushed = flusher().run(parent_id, trigger=wanted)
         if flushed is None:
             break
-        entries += flushed.entries
+        if flushed.commit_number is not None:
+            entries += flushed.entries
+        if now_ms() >= turn_ms:  # children that never pause would keep their only worker here for ever
+            recover_fallback(parent_id)
+            turn_ms = now_ms() + RECOVER_EVERY_MS
     return entries
 
 
@@ -56,6 +64,36 @@ def flush_due() -> int:
 
 
 @shared_task
+def recover_fallback(parent_id: int | None = None) -> int:
+    """Bring kept rows into their tables, of every parent or of this one, unless nobody asks the store now.
+
+    For RECOVERY_MS and no longer, since the only worker of a laptop has fresh batches to flush as well; the beat asks
+    again. Returns how many rows are in tables since.
+    """
+    until_ms = now_ms() + RECOVERY_MS
+    kept = FallbackBatch.objects.filter(flush__isnull=False, parent__fuse_blown_ms=None)
+    if parent_id is not None:
+        kept = kept.filter(parent=parent_id)
+    rows = 0
+    oldest_first = kept.values("parent").annotate(oldest=Min("pk")).order_by("oldest")
+    for pk in oldest_first.values_list("parent", flat=True):
+        if now_ms() >= until_ms or not breaker_row.is_asked(now_ms=now_ms()):
+            break
+        moving = transfer(pk)
+        moving.recover(until_ms=until_ms)
+        rows += moving.rows
+    return rows
+
+
+def transfer(parent_id: int) -> Transfer:
+    """What this process needs to bring the kept rows of a parent into their tables."""
+    from lakehouse.fallback.transfer import Transfer
+
+    worker = flusher()
+    return Transfer(parent_id, worker.owner, worker.settings, worker.catalog, now_ms)
+
+
+@shared_task
 def forget_history() -> int:
     """Delete batches that are in their tables for longer than `history_days`. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())
@@ -64,3 +102,9 @@ def forget_history() -> int:
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:
     """A threshold may have been served by another worker since somebody asked."""
     return trigger if trigger in TO_THE_END else backlog.due_of(parent_id, now_ms=now_ms())
+
+
+@shared_task
+def forget_dead_letters() -> int:
+    """Delete dead letters older than `dead_letter_days`, if that is not 0. Returns how many."""
+    return letters.forget(settings.EVODB.dead_letter_days, now_ms=now_ms())

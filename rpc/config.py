@@ -115,6 +115,10 @@ class ParentConfig:
     max_buffer_entries: int = 100_000
     deduplication_window_ms: int = 300_000
     """Entries of an old client are compared with those of so many last ms; a batch exactly that old still counts."""
+    children_max: int = 100_000
+    """A child nobody knew is refused when the parent has so many; those it has go on."""
+    tables_max: int = 10_000
+    """Entries for one table more become dead letters."""
     parquet_row_group_size: int = 100_000
     parquet_compression: Literal["snappy", "zstd", "gzip", "none"] = "snappy"
 

@@ -55,6 +55,12 @@ class Failpoint(StrEnum):
     """Worker: the transaction is committed."""
     ANNOUNCED = "announced"
     """Worker: old metadata and payloads are deleted, and whoever waits may be told."""
+    FALLBACK_WRITTEN = "fallback_written"
+    """Worker: the store is away; within the transaction, rows are kept and their batches marked."""
+    RECOVERY_STAGED = "recovery_staged"
+    """Worker: kept rows are in files again; nothing is committed, no pointer names them."""
+    RECOVERY_SWAPPED = "recovery_swapped"
+    """Worker: within the transaction, they are kept no more and the pointer has moved."""
 
 
 class FailpointFailed(OSError):

@@ -21,14 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from rpc import columns
+from rpc import columns, entry_digest
 from rpc import outbox_batches as batches
 from rpc import outbox_dead_letters as letters
+from rpc import outbox_digest as digests
 from rpc import outbox_opening as opening
 from rpc import outbox_repeats as repeats
 from rpc.clock import now_ms as wall_clock_ms
 from rpc.config import MIB
 from rpc.entries import U16_MAX, RawEntry, count_of
+from rpc.entry_digest import Sums
 from rpc.failpoints import Failpoint, reach
 from rpc.negotiation import FALLBACK, PayloadEncoding
 from rpc.outbox_batches import Kept, OutboxBatch
@@ -157,6 +159,7 @@ class Outbox(Intake):
         with self._file.draining(), self._file.writing() as connection:
             epoch = max(number(connection, "epoch") + 1, above + 1, self._now_ms())
             batches.uncut_all(connection)
+            digests.forget_all(connection)
             set_number(connection, "last_sequence", resume_after)
             set_number(connection, "epoch", epoch)
         return epoch
@@ -186,10 +189,13 @@ class Outbox(Intake):
             if not rows:
                 return None
             shaped = self._shaped(rows, shape)
+            sums = self._sums(rows, shaped)
             with self._file.writing() as connection:
                 if number(connection, "cut_through") != after:
                     continue  # another process made room by dropping some of these
+                digests.prepare(connection)
                 batch = batches.put(connection, rows, shaped, after=after)
+                digests.put(connection, batch.sequence, sums)
             self._meter.cut(after=after, last=batch.last, size_bytes=sum(map(row_bytes, rows)))
             return batch
 
@@ -198,6 +204,11 @@ class Outbox(Intake):
         if shape is not None and len((made := shape(shaped.payload)).payload) <= ENTRY_BYTES_MAX:
             return made
         return shaped
+
+    def _sums(self, rows: list[Row], shaped: Shaped) -> Sums:
+        if shaped.encoding is FALLBACK:
+            return entry_digest.of_entries(self._entries(rows), epoch=self.epoch)
+        return entry_digest.of_payload(shaped.payload, shaped.encoding, epoch=self.epoch)
 
     def _rebuilt(self, connection: sqlite3.Connection, kept: Kept) -> OutboxBatch:
         sequence, first, last, entries, encoding, payload = kept
@@ -219,6 +230,7 @@ class Outbox(Intake):
             letters.put(connection, DeadLetter(batch.sequence, reason, self._now_ms(), batch.entries, payload))
             connection.execute("DELETE FROM _evodb_change WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
             connection.execute("DELETE FROM _evodb_batch WHERE sequence = ?", (batch.sequence,))
+            digests.forget(connection, batch.sequence)
 
     def _forget(self, which: str, sequence: int) -> None:
         # An ack that a power cut forgets is asked for again and answered "duplicate": not worth an fsync.
@@ -227,6 +239,7 @@ class Outbox(Intake):
             if span is None:
                 return
             first, last = span
+            digests.acked(connection, which, sequence)
             batches.forget(connection, which, sequence, first=first, last=last)
             if repeats.is_used(connection):
                 repeats.acked(connection, first=first, last=last)

@@ -24,6 +24,9 @@ class StoredRows:
     name: TableName
     rows: int
     payload: bytes
+    batches: bytes = b""
+    """The journal's batches the rows came in, n times u64, little-endian; empty when they came from elsewhere."""
+    flush_id: int | None = None
     attempts: int = 0
     next_attempt_ms: int = 0
     last_error: str = ""

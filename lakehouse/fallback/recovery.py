@@ -54,7 +54,9 @@ class FallbackRecoveryManager:
         *,
         now_ms: Callable[[], int],
         interval_ms: int = 60_000,
+        blameless: tuple[type[Exception], ...] = (),
     ) -> None:
+        """`blameless` errors say nothing about the rows: an attempt that ends with one is not counted."""
         if interval_ms < 0:
             raise ValueError(f"interval_ms is {interval_ms}, wanted at least 0")
         self.config = config
@@ -62,6 +64,7 @@ class FallbackRecoveryManager:
         self._write = write
         self._now_ms = now_ms
         self._interval_ms = interval_ms
+        self._blameless = blameless
         self._last_round_ms: int | None = None
 
     def recover_if_due(self) -> Recovered | None:
@@ -70,12 +73,14 @@ class FallbackRecoveryManager:
             return None
         return self.recover()
 
-    def recover(self) -> Recovered:
-        """Write what waits. A table ends at its first failure, the others go on."""
+    def recover(self, *, until_ms: int | None = None) -> Recovered:
+        """Write what waits. A table ends at its first failure, the others go on; nothing begins after `until_ms`."""
         self._last_round_ms = self._now_ms()
         done = Recovered()
         for name in self._storage.pending_tables():
             for waiting in self._storage.oldest_first(name):
+                if until_ms is not None and self._now_ms() >= until_ms:
+                    return done
                 if self._attempt(waiting, done) is not _End.WRITTEN:
                     break
         return done
@@ -117,6 +122,8 @@ class FallbackRecoveryManager:
         error = f"{type(exc).__name__}: {exc}"[:ERROR_CHARS_MAX]
         next_ms = self._now_ms() + self.config.delay_ms(attempts)
         begun = WaitingRows(waiting.stamp, replace(waiting.stored, attempts=attempts))
+        if isinstance(exc, self._blameless):
+            attempts, next_ms = attempts - 1, self._now_ms()
         self._storage.note(begun, attempts=attempts, next_attempt_ms=next_ms, error=error)
         log.warning("rows %d of %s wait on after attempt %d: %s", waiting.stamp, name, attempts, error)
         if attempts >= self.config.max_retries:

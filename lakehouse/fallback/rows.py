@@ -21,8 +21,10 @@ CHARS_MAX = {"namespace": 200, "table": 500}
 class DatabaseStorage:
     """The waiting rows of one parent; keys are their ids, which the database never gives twice."""
 
-    def __init__(self, parent_id: int) -> None:
+    def __init__(self, parent_id: int, *, of_flushes: bool = False) -> None:
+        """With `of_flushes` only what our own flushes kept is seen, not what others stored by hand."""
         self._parent_id = parent_id
+        self._of_flushes = of_flushes
 
     def transaction(self) -> AbstractContextManager[object]:
         return _locked(self._parent_id)
@@ -47,6 +49,8 @@ class DatabaseStorage:
             name=TableName(row.namespace, row.table),
             rows=row.rows,
             payload=bytes(row.payload),
+            batches=bytes(row.batches),
+            flush_id=row.flush_id,
             attempts=row.attempts,
             next_attempt_ms=row.next_attempt_ms,
             last_error=row.last_error,
@@ -62,6 +66,8 @@ class DatabaseStorage:
             table=stored.name.table,
             rows=stored.rows,
             payload=stored.payload,
+            batches=stored.batches,
+            flush_id=stored.flush_id,
             created_ms=stored.created_ms,
         )
         return row.pk
@@ -77,7 +83,8 @@ class DatabaseStorage:
         )
 
     def _rows(self) -> QuerySet[FallbackBatch]:
-        return FallbackBatch.objects.filter(parent_id=self._parent_id)
+        rows = FallbackBatch.objects.filter(parent_id=self._parent_id)
+        return rows.filter(flush__isnull=False) if self._of_flushes else rows
 
 
 @contextmanager

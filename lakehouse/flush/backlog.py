@@ -40,6 +40,11 @@ def is_reached(goal: Horizon) -> bool:
     return not _waiting(goal.parent_id).filter(pk__lte=goal.batch_id_max).exists()
 
 
+def is_kept(parent_id: int) -> bool:
+    """Something of this parent waits in the fallback, for the object store."""
+    return Batch.objects.filter(parent=parent_id, state=BatchState.FALLBACK).exists()
+
+
 def holds(parent_id: int, table: str) -> bool:
     """Whether a change of this table waits. Looks into the payloads, batch by batch."""
     payloads = BatchPayload.objects.filter(batch__in=_waiting(parent_id)).values_list("batch__encoding", "payload")

@@ -6,22 +6,28 @@ that `finish` belongs to the transaction that swaps the table pointers, and that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
 from django.db.models import F, QuerySet
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Coalesce
 
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import LeaseLost
+from lakehouse.flush import letters
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import StoredBatch, Unreadable
-from lakehouse.models import Batch, BatchPayload, BatchState, DeadLetter, Flush, FlushState, FlushTable, Parent
+from lakehouse.models import Batch, BatchPayload, BatchState, Flush, FlushState, FlushTable, Parent
 from rpc.batch import Encoding
 
 BATCHES_MAX = 20_000
 """Of one flush; marking more would hold SQLite's only writer for too long."""
 PAYLOADS_PER_DELETE = 1000
+IDS_PER_QUERY = 1000
+RECOVERY = "recovery"
+"""The trigger of a flush that needs no lease: it moves what was kept in the fallback, not batches that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,12 @@ class Terms:
 
 
 def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
-    """Take the lease and the oldest batches, at least one; None when nothing waits or somebody else is at it.
+    """Take the lease and the oldest batches, at least one; None when nothing waits or may, or somebody else is at it.
 
     Batches of a flush whose worker went silent are taken back first.
     """
     with transaction.atomic():
-        taken = Parent.objects.filter(pk=parent_id, lease_until_ms__lte=now_ms).update(
+        taken = Parent.objects.filter(pk=parent_id, lease_until_ms__lte=now_ms, fuse_blown_ms=None).update(
             lease_owner=terms.owner, lease_epoch=F("lease_epoch") + 1, lease_until_ms=now_ms + terms.lease_ms
         )
         if not taken:
@@ -80,13 +86,11 @@ def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
 
 
 def read(claim: Claim) -> list[StoredBatch]:
-    """The claimed batches with their bytes, oldest first."""
+    """The claimed batches with their bytes, oldest first. A replay tells of the batch its dead letter came from."""
     rows = (
         Batch.objects.filter(flush_id=claim.flush_id)
         .order_by("pk")
-        .values_list(
-            "pk", "child__name", "child__shard", "epoch", "sequence", "received_ms", "encoding", "stored__payload"
-        )
+        .values_list("pk", "child__name", "child__shard", *_ORIGINAL, "encoding", "stored__payload")
     )
     batches = [
         StoredBatch(pk, source, shard, epoch, sequence, received_ms, Encoding(encoding), bytes(payload))
@@ -95,6 +99,9 @@ def read(claim: Claim) -> list[StoredBatch]:
     if len(batches) != claim.batches:
         raise LeaseLost(f"flush {claim.flush_id} holds {len(batches)} batches of the {claim.batches} it claimed")
     return batches
+
+
+_ORIGINAL = [Coalesce(f"replayed_letter__batch__{name}", name) for name in ("epoch", "sequence", "received_ms")]
 
 
 def renew(claim: Claim, *, now_ms: int, lease_ms: int) -> None:
@@ -108,16 +115,7 @@ def finish(claim: Claim, staged: Sequence[Staged], unreadable: Sequence[Unreadab
 
     Raises LeaseLost when somebody else took over: then nothing of the transaction may stay.
     """
-    freed = _leased(claim).update(
-        commit_number=F("commit_number") + 1,
-        pending_batches=F("pending_batches") - claim.batches,
-        pending_entries=F("pending_entries") - claim.entries,
-        pending_bytes=F("pending_bytes") - claim.size_bytes,
-        last_flush_ms=now_ms,
-        lease_until_ms=0,
-    )
-    if not freed:
-        raise _lost(claim)
+    _free(claim, now_ms=now_ms, commit_number=F("commit_number") + 1)
     number = Parent.objects.values_list("commit_number", flat=True).get(pk=claim.parent_id)
     marked = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING).update(state=BatchState.PERSISTED)
     assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
@@ -130,9 +128,31 @@ def finish(claim: Claim, staged: Sequence[Staged], unreadable: Sequence[Unreadab
         commit_number=number,
     )
     assert closed == 1, f"flush {claim.flush_id} was not open any more"
-    _record_tables(claim, staged)
-    _record_dead_letters(claim, unreadable, now_ms=now_ms)
+    record_tables(claim.flush_id, staged)
+    letters.settle(claim.parent_id, unreadable, now_ms=now_ms)
     return number
+
+
+def finish_in_fallback(
+    claim: Claim, kept: Collection[int], unreadable: Sequence[Unreadable], *, error: str, now_ms: int
+) -> None:
+    """The rows of the batches `kept` wait elsewhere; the buffer is free. Within the transaction that keeps them.
+
+    A batch of which nothing is kept has nothing to wait for. Raises LeaseLost as `finish` does.
+    """
+    _free(claim, now_ms=now_ms)
+    claimed = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING)
+    marked = 0
+    if len(kept) < claim.batches:
+        done = set(claimed.values_list("pk", flat=True)) - set(kept)
+        marked = sum(claimed.filter(pk__in=some).update(state=BatchState.PERSISTED) for some in by_thousands(done))
+    marked += claimed.update(state=BatchState.FALLBACK)
+    assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
+    closed = Flush.objects.filter(pk=claim.flush_id, state=FlushState.OPEN).update(
+        state=FlushState.ABANDONED, finished_ms=now_ms, dead_letters=len(unreadable), error=error
+    )
+    assert closed == 1, f"flush {claim.flush_id} was not open any more"
+    letters.settle(claim.parent_id, unreadable, now_ms=now_ms)
 
 
 def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
@@ -143,12 +163,19 @@ def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
 
 
 def forget_payloads(parent_id: int) -> int:
-    """Delete the bytes of persisted batches, also those an earlier flush did not come to; returns how many."""
+    """Delete the bytes of batches that are rows now, also those an earlier flush did not come to; returns how many."""
     deleted = 0
-    done = BatchPayload.objects.filter(batch__parent_id=parent_id, batch__state=BatchState.PERSISTED)
+    states = [BatchState.PERSISTED, BatchState.FALLBACK]
+    done = BatchPayload.objects.filter(batch__parent_id=parent_id, batch__state__in=states)
     while ids := list(done.values_list("pk", flat=True)[:PAYLOADS_PER_DELETE]):
         deleted += BatchPayload.objects.filter(pk__in=ids).delete()[0]
     return deleted
+
+
+def by_thousands(batch_ids: Iterable[int]) -> Iterator[list[int]]:
+    """As many as one query may name."""
+    ids = sorted(batch_ids)
+    yield from (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
 
 
 def _pending(parent_id: int) -> QuerySet[Batch]:
@@ -157,6 +184,21 @@ def _pending(parent_id: int) -> QuerySet[Batch]:
 
 def _leased(claim: Claim) -> QuerySet[Parent]:
     return Parent.objects.filter(pk=claim.parent_id, lease_epoch=claim.epoch)
+
+
+def _free(claim: Claim, *, now_ms: int, **more: Combinable) -> None:
+    """Its batches do not wait any more, and the lease is free. Raises LeaseLost."""
+    freed = _leased(claim).update(
+        pending_batches=F("pending_batches") - claim.batches,
+        pending_entries=F("pending_entries") - claim.entries,
+        pending_bytes=F("pending_bytes") - claim.size_bytes,
+        last_flush_ms=now_ms,
+        lease_until_ms=0,
+        fuse_accepted=False,
+        **more,
+    )
+    if not freed:
+        raise _lost(claim)
 
 
 def _lost(claim: Claim) -> LeaseLost:
@@ -177,15 +219,16 @@ def _oldest(parent_id: int, terms: Terms) -> tuple[int, int, int, int]:
 def _release(parent_id: int, *, now_ms: int, error: str) -> None:
     """Whatever a flush of this parent left behind waits again."""
     Batch.objects.filter(parent_id=parent_id, state=BatchState.FLUSHING).update(state=BatchState.PENDING, flush=None)
-    Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN).update(
+    Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN).exclude(trigger=RECOVERY).update(
         state=FlushState.ABANDONED, finished_ms=now_ms, error=error
     )
 
 
-def _record_tables(claim: Claim, staged: Sequence[Staged]) -> None:
+def record_tables(flush_id: int, staged: Sequence[Staged]) -> None:
+    """What a flush did to its tables. Within the transaction that swaps their pointers."""
     FlushTable.objects.bulk_create(
         FlushTable(
-            flush_id=claim.flush_id,
+            flush_id=flush_id,
             namespace=table.namespace,
             table=table.table,
             snapshot_id=table.snapshot_id,
@@ -195,27 +238,4 @@ def _record_tables(claim: Claim, staged: Sequence[Staged]) -> None:
             size_bytes=table.size_bytes,
         )
         for table in staged
-    )
-
-
-def _record_dead_letters(claim: Claim, unreadable: Sequence[Unreadable], *, now_ms: int) -> None:
-    if not unreadable:
-        return
-    children = dict(Batch.objects.filter(flush_id=claim.flush_id).values_list("pk", "child_id"))
-    DeadLetter.objects.bulk_create(
-        (
-            DeadLetter(
-                parent_id=claim.parent_id,
-                child_id=children[letter.batch_id],
-                batch_id=letter.batch_id,
-                entry_index=letter.entry_index,
-                table=letter.table[:500],
-                encoding=letter.encoding.value,
-                payload=letter.payload,
-                reason=letter.reason,
-                created_ms=now_ms,
-            )
-            for letter in unreadable
-        ),
-        batch_size=500,
     )

@@ -2,13 +2,18 @@
 
 Files are written outside of any lock. Then one transaction swaps the pointers of all tables, marks the batches and
 numbers the commit: a death before it leaves files nobody points to, a death after it leaves nothing to do.
+
+While the breaker says that the store is away, the rows are kept in the database instead, raw, because the schemas of
+their tables cannot be read: one transaction keeps them, marks the batches and frees the buffer. `fallback.transfer`
+brings them into their tables later.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from django.db import transaction
 
@@ -17,20 +22,29 @@ from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
-from lakehouse.flush import claim, heartbeat, shred
+from lakehouse.fallback.rows import DatabaseStorage
+from lakehouse.fallback.storage import FallbackStorage
+from lakehouse.flush import breaker_row, claim, digests, fuse_box, heartbeat, raw, room, shred
+from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import Shredded
+from lakehouse.journal import child_tables
 from lakehouse.models import Parent
+from rpc.config import ParentConfig
+from rpc.errors import BufferOverflowError
 from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
+
+IN_FALLBACK = "the object store is away; the rows wait in the fallback"
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
     flush_id: int
-    commit_number: int
+    commit_number: int | None
+    """None: the rows are in the fallback."""
     batches: int
     entries: int
     dead_letters: int
@@ -61,7 +75,11 @@ class Flusher:
         reach(Failpoint.CLAIMED)
         try:
             with heartbeat.kept(claimed, lease_ms=self.settings.lease_ms, now_ms=self.now_ms):
-                flushed = self._persist(claimed)
+                flushed = self._move(claimed)
+        except BufferOverflowError as exc:
+            log.error("flush %d keeps nothing, its batches wait in the journal: %s", claimed.flush_id, exc)
+            claim.give_back(claimed, error=str(exc), now_ms=self.now_ms())
+            return None
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
@@ -69,18 +87,54 @@ class Flusher:
         tables.tidy(self.catalog, flushed.staged)
         claim.forget_payloads(parent_id)
         reach(Failpoint.ANNOUNCED)
+        where = f"commit {flushed.commit_number}" if flushed.commit_number else "in the fallback"
         log.info(
-            "flush %d (%s): %d entries of %d batches in %d tables, commit %d",
-            *(flushed.flush_id, trigger, flushed.entries, flushed.batches, len(flushed.staged), flushed.commit_number),
+            "flush %d (%s): %d entries of %d batches in %d tables, %s",
+            *(flushed.flush_id, trigger, flushed.entries, flushed.batches, len(flushed.staged), where),
         )
         return flushed
+
+    def _move(self, claimed: Claim) -> Flushed:
+        """Into the lake, or into the fallback when the breaker says so."""
+        patience = breaker_row.patience_of(self.settings)
+        passage = breaker_row.enter(patience, owner=self.owner, now_ms=self.now_ms())
+        if passage.way is Way.FALLBACK:
+            return self._keep(claimed)
+        with breaker_row.watched(passage, patience, now_ms=self.now_ms):
+            return self._persist(claimed)
+
+    def _keep(self, claimed: Claim) -> Flushed:
+        """Raises BufferOverflowError when the fallback is full or off."""
+        most = self.settings.fallback_bytes_max
+        if not most:
+            raise BufferOverflowError("the object store is away and the fallback is off (EVODB_FALLBACK_BYTES_MAX=0)")
+        batches = claim.read(claimed)
+        read = raw.read(batches)
+        assert read.entries == claimed.entries, f"read {read.entries} of {claimed.entries} entries"
+        fuse_box.check(claimed, batches, read.unreadable, self.settings, now_ms=self.now_ms())
+        storage = FallbackStorage(DatabaseStorage(claimed.parent_id), max_bytes=most, now_ms=self.now_ms)
+        packed, kept = [], set[int]()
+        for one in read.tables:
+            ids = raw.batch_ids(one.rows)
+            kept.update(ids)
+            rows = storage.pack(claimed.namespace, one.table, raw.to_keep(one))
+            packed.append(replace(rows, batches=array("Q", ids).tobytes(), flush_id=claimed.flush_id))
+        reach(Failpoint.SHREDDED)
+        unreadable = read.unreadable
+        with transaction.atomic():
+            storage.keep(packed)
+            claim.finish_in_fallback(claimed, kept, unreadable, error=IN_FALLBACK, now_ms=self.now_ms())
+            child_tables.add(claimed.parent_id, claimed.flush_id, (), unreadable)
+            reach(Failpoint.FALLBACK_WRITTEN)
+        return Flushed(claimed.flush_id, None, claimed.batches, claimed.entries, len(unreadable), [])
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
         known = tables.known_schemas(self.catalog, claimed.namespace, shred.table_names(batches))
-        shredded = shred.shred(batches, known)
+        shredded = shred.typed_of(self._within(claimed, raw.read(batches), known), known)
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
+        fuse_box.check(claimed, batches, shredded.unreadable, self.settings, now_ms=self.now_ms())
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self._stage(claimed, shredded)
             try:
@@ -94,12 +148,12 @@ class Flusher:
                 break
         return Flushed(claimed.flush_id, number, claimed.batches, claimed.entries, len(shredded.unreadable), staged)
 
+    def _within(self, claimed: Claim, read: raw.Raw, known: Mapping[str, object]) -> raw.Raw:
+        tables_max = Parent.objects.get(pk=claimed.parent_id).settings.tables_max
+        return room.within(read, known, namespace=claimed.namespace, tables_max=tables_max)
+
     def _stage(self, claimed: Claim, shredded: Shredded) -> list[Staged]:
-        config = Parent.objects.get(pk=claimed.parent_id).settings
-        parquet = {
-            "write.parquet.compression-codec": _CODECS[config.parquet_compression],
-            "write.parquet.row-group-limit": str(config.parquet_row_group_size),
-        }
+        parquet = parquet_of(Parent.objects.get(pk=claimed.parent_id).settings)
         staged = []
         for name, rows in shredded.tables.items():
             staged.append(
@@ -108,12 +162,22 @@ class Flusher:
         return staged
 
     def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
+        sums = digests.of_tables(shredded.tables)
         with transaction.atomic():
             number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
+            child_tables.add(claimed.parent_id, claimed.flush_id, sums, shredded.unreadable)
             reach(Failpoint.MARKED)
             tables.swap(staged)
             reach(Failpoint.SWAPPED)
         return number
+
+
+def parquet_of(config: ParentConfig) -> dict[str, str]:
+    """A parent's files, in the words of Iceberg."""
+    return {
+        "write.parquet.compression-codec": _CODECS[config.parquet_compression],
+        "write.parquet.row-group-limit": str(config.parquet_row_group_size),
+    }
 
 
 _CODECS = {"snappy": "snappy", "zstd": "zstd", "gzip": "gzip", "none": "uncompressed"}

@@ -1,25 +1,90 @@
-"""How long the journal remembers what is long in a table."""
+"""How long the journal remembers what is long in a table: batches, and the flushes that put them there.
+
+What forgotten flushes added up to is kept in one row for each parent, so that no counter ever falls.
+"""
 
 from __future__ import annotations
 
-from django.db.models import F, Q
+from django.db import transaction
+from django.db.models import Count, F, Min, Q, QuerySet, Sum
 
-from lakehouse.models import Batch, BatchState
+from lakehouse.metrics import FLUSH_SECONDS
+from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, FlushTable, Parent
+from lakehouse.models.parents import PastFlushes
 
 DAY_MS = 24 * 3600 * 1000
 BATCHES_PER_DELETE = 1000
+FLUSHES_PER_DELETE = 500
+UNFINISHED = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
 
 
 def forget(history_days: int, *, now_ms: int) -> int:
-    """Delete persisted batches received longer ago; returns how many.
+    """Delete persisted batches received longer ago, and flushes as old; returns how many batches.
 
     A child with an epoch is still recognised: its watermark stays. What a dead letter came from stays as well.
     """
+    before_ms = now_ms - history_days * DAY_MS
     compared = Q(epoch=F("child__epoch"), sequence__gte=F("child__sequence"))
     old = Batch.objects.exclude(compared).filter(
-        state=BatchState.PERSISTED, received_ms__lt=now_ms - history_days * DAY_MS, stored=None, dead_letters=None
+        state=BatchState.PERSISTED, received_ms__lt=before_ms, stored=None, dead_letters=None
     )
     forgotten = 0
     while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
         forgotten += Batch.objects.filter(pk__in=ids).delete()[0]
+    for parent_id in Parent.objects.values_list("pk", flat=True):
+        while forget_flushes(parent_id, before_ms=before_ms):
+            pass
     return forgotten
+
+
+def forget_flushes(parent_id: int, *, before_ms: int) -> int:
+    """Delete the first commits of a parent if they ended before that, never the newest; returns how many.
+
+    Commits are numbered without gaps, so what is kept of the others is one number and their sums.
+    """
+    with transaction.atomic():
+        # Whoever else does this, or commits, waits for this row.
+        parent = Parent.objects.select_for_update().get(pk=parent_id)
+        past = PastFlushes.objects.filter(parent=parent).first() or PastFlushes(parent=parent, commit_number=0)
+        last = _last_to_forget(parent, past, before_ms)
+        if last <= past.commit_number:
+            return 0
+        done = Flush.objects.filter(parent=parent, state=FlushState.COMMITTED, commit_number__lte=last)
+        _sum_up(past, done)
+        past.commit_number = last
+        past.save()
+        ids = list(done.values_list("pk", flat=True))
+        # What a dead letter came from forgets only by which flush.
+        Batch.objects.filter(flush__in=ids, state=BatchState.PERSISTED).update(flush=None)
+        Flush.objects.filter(pk__in=ids).delete()
+        return len(ids)
+
+
+def durations(done: QuerySet[Flush]) -> list[int]:
+    """How many of these flushes took how long, in the buckets of the metrics."""
+    bounds = [round(seconds * 1000) for seconds in FLUSH_SECONDS]
+    within = {f"within_{bound}": Count("pk", filter=Q(finished_ms__lte=F("started_ms") + bound)) for bound in bounds}
+    found = done.aggregate(every=Count("pk"), **within)
+    up_to = [*(found[name] for name in within), found["every"]]
+    return [count - before for count, before in zip(up_to, [0, *up_to], strict=False)]
+
+
+def _last_to_forget(parent: Parent, past: PastFlushes, before_ms: int) -> int:
+    """The number of the last commit that may go: not the newest, which /status shows, nor one with rows that wait."""
+    kept = Flush.objects.filter(parent=parent, state=FlushState.COMMITTED)
+    waits = FallbackBatch.objects.filter(parent=parent, flush__isnull=False).values("flush")
+    unfinished = Batch.objects.filter(parent=parent, state__in=UNFINISHED, flush__isnull=False).values("flush")
+    needed = Q(finished_ms__gte=before_ms) | Q(pk__in=waits) | Q(pk__in=unfinished)
+    first: int | None = kept.filter(needed).aggregate(first=Min("commit_number"))["first"]
+    last = parent.commit_number - 1 if first is None else min(first, parent.commit_number) - 1
+    return min(last, past.commit_number + FLUSHES_PER_DELETE)
+
+
+def _sum_up(past: PastFlushes, done: QuerySet[Flush]) -> None:
+    found = durations(done)
+    past.durations = [a + b for a, b in zip(past.durations or [0] * len(found), found, strict=True)]
+    took_ms: int | None = done.aggregate(ms=Sum(F("finished_ms") - F("started_ms")))["ms"]
+    past.took_ms += took_ms or 0
+    for row in FlushTable.objects.filter(flush__in=done).values("table").annotate(Sum("rows"), Sum("size_bytes")):
+        rows, size_bytes = past.tables.get(row["table"], (0, 0))
+        past.tables[row["table"]] = [rows + row["rows__sum"], size_bytes + row["size_bytes__sum"]]

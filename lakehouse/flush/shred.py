@@ -18,16 +18,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import documents, entries, exact, typed
-from lakehouse.flush.entries import Sheet, StoredBatch, Unreadable
+from lakehouse.flush import documents, entries, exact, raw, typed
+from lakehouse.flush.entries import StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
-from rpc.names import is_table, table_complaint
+from lakehouse.flush.raw import Raw, RawRows
+from rpc.names import is_table
 
-__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names"]
+__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names", "type_rows", "typed_of"]
 
-TIMESTAMP_MS_MAX = pa.scalar(253_402_300_799_999, pa.uint64())
-"""The last millisecond of the year 9999."""
-SEQUENCE_MAX = pa.scalar(2**63 - 1, pa.uint64())
 OPERATIONS = pa.array(["INSERT", "UPDATE", "DELETE"])
 DELETE = pa.scalar(2, pa.uint8())
 PARTITION = "_partition"
@@ -47,20 +45,24 @@ class Shredded:
 
 def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shredded:
     """The rows of these batches, in their order. `known` has the schema of every table that exists already."""
-    sheet = entries.read(batches)
-    reasons = _misfits(sheet)
+    return typed_of(raw.read(batches), known)
+
+
+def typed_of(read: Raw, known: Mapping[str, pa.Schema]) -> Shredded:
+    """The second half: raw rows get types."""
     tables: dict[str, Any] = {}
-    for name, rows in _by_table(sheet, reasons):
-        table, unreadable = _table(rows, known.get(name), sheet.documents.get(name.encode(), []))
-        reasons.update(unreadable)
+    letters = dict(read.letters)
+    for one in read.tables:
+        table, unreadable = type_rows(one, known.get(one.table))
+        letters |= {one.rows["row"][index].as_py(): one.letter(index, reason) for index, reason in unreadable.items()}
         if table.num_rows:
-            tables[name] = table
-    letters = [sheet.letter(row, reason) for row, reason in sorted(reasons.items())]
+            tables[one.table] = table
     stored = sum(table.num_rows for table in tables.values())
-    assert stored + len(letters) == sheet.rows.num_rows, (
-        f"{stored} rows, {len(letters)} letters: not {sheet.rows.num_rows}"
+    assert stored + len(letters) == read.sheet.rows.num_rows, (
+        f"{stored} rows, {len(letters)} letters: not {read.sheet.rows.num_rows}"
     )
-    return Shredded(tables, sheet.unreadable + letters, sheet.rows.num_rows + sheet.unreadable_entries)
+    found = [letter for _, letter in sorted(letters.items())]
+    return Shredded(tables, read.sheet.unreadable + found, read.entries)
 
 
 def table_names(batches: Sequence[StoredBatch]) -> set[str]:
@@ -69,86 +71,9 @@ def table_names(batches: Sequence[StoredBatch]) -> set[str]:
     return {name.decode() for name in found if is_table(name)}
 
 
-def _misfits(sheet: Sheet) -> dict[int, str]:
-    """The entries that are no rows whatever their documents say, and why."""
-    rows = sheet.rows
-    reasons: dict[int, str] = {}
-    for number, table in enumerate(sheet.tables):
-        if not is_table(table):
-            _note(reasons, pc.equal(rows["table"], pa.scalar(number, pa.int32())), table_complaint(table))
-    late = pc.greater(rows["timestamp_ms"], TIMESTAMP_MS_MAX)
-    _note(reasons, late, f"its timestamp is over {TIMESTAMP_MS_MAX}, the end of the year 9999")
-    _note(reasons, pc.greater(rows["sequence"], SEQUENCE_MAX), f"its sequence is over {SEQUENCE_MAX}")
-    for name in entries.TEXTS:
-        for row in _not_utf8(rows[name].combine_chunks()):
-            reasons.setdefault(row, f"{name} is not UTF-8")
-    return reasons
-
-
-def _note(reasons: dict[int, str], is_misfit: Any, reason: str) -> None:
-    if pc.any(is_misfit).as_py():
-        for row in pc.indices_nonzero(is_misfit).to_pylist():
-            reasons.setdefault(row, reason)
-
-
-def _not_utf8(texts: Any) -> list[int]:
-    try:
-        texts.cast(pa.string())
-    except pa.ArrowInvalid:
-        return [row for row, text in enumerate(texts.to_pylist()) if text is not None and not _is_utf8(text)]
-    return []
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _by_table(sheet: Sheet, reasons: Mapping[int, str]) -> list[tuple[str, Any]]:
-    """The rows of each table with texts as strings and what they inherit from their batch."""
-    rows = _inherit(sheet)
-    if reasons:
-        rows = rows.filter(_without(rows["row"], reasons))
-    for name in entries.TEXTS:
-        rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.string()))
-    if not rows.num_rows:
-        return []
-    if len(sheet.tables) == 1:
-        return [(sheet.tables[0].decode(), rows)]
-    # One sort (it is stable) and slices: a filter for each table would cost tables x rows.
-    rows = rows.take(pc.sort_indices(rows, [("table", "ascending"), ("row", "ascending")])).combine_chunks()
-    counts = pc.value_counts(rows["table"].combine_chunks()).to_pylist()
-    found, start = [], 0
-    for count in counts:
-        found.append((sheet.tables[count["values"]].decode(), rows.slice(start, count["counts"])))
-        start += count["counts"]
-    return found
-
-
-def _inherit(sheet: Sheet) -> Any:
-    batch, rows, of = sheet.rows["batch"], sheet.rows, sheet.batches
-    received = pa.array([one.received_ms * 1000 for one in of], pa.int64()).cast(TIMESTAMP)
-    inherited: dict[str, Any] = {
-        "_source": pa.array([one.source for one in of], pa.string()),
-        "_shard": pa.array([one.shard for one in of], pa.string()),
-        "_epoch": pa.array([one.epoch for one in of], pa.int64()),
-        "_batch_seq": pa.array([one.sequence for one in of], pa.int64()),
-        "_received_at": received,
-    }
-    for name, values in inherited.items():
-        rows = rows.append_column(name, values.take(batch))
-    return rows
-
-
-def _without(rows: Any, reasons: Mapping[int, str]) -> Any:
-    return pc.invert(pc.is_in(rows, pa.array(list(reasons), pa.int64())))
-
-
-def _table(rows: Any, known: Any | None, streams: Sequence[Any]) -> tuple[Any, dict[int, str]]:
-    """The rows of one table as the lake wants them, and the row numbers of those that are not readable."""
+def type_rows(raw_rows: RawRows, known: Any | None) -> tuple[Any, dict[int, str]]:
+    """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason."""
+    rows, streams = raw_rows.rows, raw_rows.streams
     texts = {name: rows[name].combine_chunks() for name in entries.TEXTS}
     document, other = _document(rows["operation"].combine_chunks(), texts["before"], texts["after"])
     numbers = rows["document"].combine_chunks()
@@ -173,8 +98,9 @@ def _table(rows: Any, known: Any | None, streams: Sequence[Any]) -> tuple[Any, d
     if partition.null_count < len(partition) or (known is not None and PARTITION in known.names):
         ours[PARTITION] = partition
     table = pa.table(ours | read.columns)
-    found = {rows["row"][index].as_py(): reason for index, reason in unreadable.items()}
-    return (table.filter(_without(rows["row"], found)) if found else table), found
+    if unreadable:
+        table = table.take(pa.array([index for index in range(len(table)) if index not in unreadable], pa.int64()))
+    return table, unreadable
 
 
 def _document(operation: Any, before: Any, after: Any) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from lakehouse.http.documents import Status as StatusDocument
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.http.readiness import readiness_of
 from lakehouse.http.scrape import scrape
+from lakehouse.http.verification import Verification, VerifyQuery, verification
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.grants import ADMIN, INGEST, QUERY
 from lakehouse.parent.greeting import DEFAULT_PARENT
@@ -114,6 +115,26 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     """The parents that the key may reach. Needs the scope `query` or `admin`, as a bearer token."""
     patterns = request.auth.parents  # type: ignore[attr-defined]  # the grant
     return HttpResponse(await scrape(house(), patterns=patterns), content_type=series.CONTENT_TYPE)
+
+
+@endpoint(
+    "GET",
+    "/verify",
+    summary="What the journal counted of one child",
+    auth=AccessKeyAuth(INGEST, ADMIN),
+    response={200: Verification, **openapi.OF_PARENT},
+)
+async def verify(request: HttpRequest, query: Query[VerifyQuery]) -> Status[Verification]:
+    """How many entries, and the sums of their digests, for the child to compare with its own (`evodb verify`). Needs
+    the scope `ingest` for this child, or `admin`."""
+    opened, grant = house(), request.auth  # type: ignore[attr-defined]  # the grant
+    if not grant.allows(scope=ADMIN) and not grant.allows(scope=INGEST, source=query.child):
+        raise SentAway(answers.no_key(403))
+    found = await sync_to_async(verification)(query.parent, query.child, now_ms=opened.now_ms())
+    if found is None:
+        text = f"parent {query.parent[:100]!r} has no child {query.child[:100]!r}; one begins to exist when it connects"
+        raise SentAway(answers.answer(404, {"error": text}))
+    return Status(200, found)
 
 
 @endpoint(

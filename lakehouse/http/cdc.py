@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
+from lakehouse.flush import fuse
 from lakehouse.http import answers, cdc_request
 from lakehouse.http.visits import Visit, visits_of
 from lakehouse.journal import accept
@@ -106,7 +107,7 @@ def _check_welcome(house: House, visit: Visit) -> None:
         raise _refuse(Reason.RATE_LIMITED, text, visit.allowance.retry_delay_ms(chance=house.chance()))
     load, is_prior = house.load(visit.admitted.parent_id), visit.admitted.priority == "high"
     if (delay_ms := shed_delay_ms(load, high_priority=is_prior, chance=house.chance())) is not None:
-        raise _refuse(Reason.LOAD_SHEDDING, "this parent has more to do than it can", delay_ms)
+        raise _refuse(Reason.LOAD_SHEDDING, fuse.why_shed(house.alarms.blown(visit.admitted.parent_id)), delay_ms)
 
 
 async def _read(scope: dict[str, Any], read_body: ReadBody, visit: Visit) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 from django.db import connections
 
 from lakehouse.conf import Settings
+from lakehouse.flush import fuse_box
 from lakehouse.models import IcebergTable, Parent
 
 Check = Callable[[], None]
@@ -27,6 +28,7 @@ def checks_of(settings: Settings) -> dict[str, Check]:
         "broker": broker,
         "object_store": partial(object_store, settings),
         "catalog": _with_connection(lambda: IcebergTable.objects.values("metadata_location").first()),
+        "fuses": _with_connection(fuse_box.look),
     }
 
 

@@ -201,6 +201,7 @@ class Status(Schema):
             "rateLimits": {"messagesPerSecond": 1000, "burstCapacity": 50},
             "rateLimitMetrics": {"activeConnections": 1, "messagesRateLimited": 0},
             "degradedMode": False,
+            "circuitBreakerState": "closed",
             "loadLevel": "normal",
             "fallback": {"batches": 0, "rows": 0, "bytes": 0, "oldestTime": None, "lastError": None},
             "lastFlush": None,
@@ -219,7 +220,10 @@ class Status(Schema):
         description="Connections of this process, the mean size of what it remembers of one that sleeps, and what the "
         "limits did since it began."
     )
-    degraded_mode: bool
+    degraded_mode: bool = Field(description="The load is high, or the object store is away.")
+    circuit_breaker_state: str = Field(
+        description="Of the object store: closed, open (nobody asks it; rows go to the fallback) or half_open."
+    )
     load_level: str = Field(description="normal, elevated, high or critical.")
     fallback: Fallback
     last_flush: LastFlush | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from lakehouse.flush.fuse import FuseBlown
 from lakehouse.http.checks import Check, checks_of
 from lakehouse.journal.intake import Intake
 from lakehouse.parent.house import House
@@ -83,6 +84,8 @@ class Readiness:
             if not asked.answer.done():
                 return self._bad(name, asked, "no answer", f"no answer for {self._now_ms() - asked.since_ms} ms")
             return self._bad(name, asked, "TimeoutError", "TimeoutError")
+        except FuseBlown as exc:  # told to everybody: it names our own parents and counts, and no host
+            return self._bad(name, asked, str(exc), str(exc))
         except Exception as exc:
             return self._bad(name, asked, f"{type(exc).__name__}: {exc}", type(exc).__name__)
         return Found(True, self._now_ms() - asked.since_ms)

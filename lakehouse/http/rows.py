@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Min, Q, Sum
+from django.db.models import Count, Min, QuerySet, Sum
 from django.db.models.functions import Length
 
-from lakehouse.models import Child, ConnectionState, FallbackBatch, Flush, FlushState, Parent
-from lakehouse.parent import arrivals
+from lakehouse.flush import breaker_row
+from lakehouse.models import Child, FallbackBatch, Flush, FlushState, Parent
+from lakehouse.parent import arrivals, leases
 from lakehouse.parent.arrivals import Held
 
 NOTHING = Held(0, 0, 0, None, None, 0.0, 0)
@@ -26,6 +27,8 @@ class Picture:
     fallback: dict[str, Any]
     last_flush: Flush | None
     is_flushing: bool
+    breaker: str
+    """Of the object store: closed, open or half_open."""
 
 
 def find(name: str, *, default: str) -> Parent | None:
@@ -48,18 +51,27 @@ def picture(name: str, *, default: str, sources_max: int, now_ms: int) -> Pictur
     flushes = Flush.objects.filter(parent=parent.pk)
     return Picture(
         parent,
-        NOTHING if parent.pk is None else arrivals.held(parent.pk),
-        list(children.order_by("-last_seen_ms", "-pk")[:sources_max]),
+        NOTHING if parent.pk is None else arrivals.held(parent.pk, now_ms=now_ms),
+        _shown(children.order_by("-last_seen_ms", "-pk")[:sources_max], now_ms),
         children.aggregate(
             sources=Count("pk"),
-            connected=Count("pk", filter=~Q(state=ConnectionState.GONE)),
+            connected=Count("pk", filter=leases.here(now_ms=now_ms)),
             batches=Sum("batches", default=0),
             duplicates=Sum("duplicates", default=0),
         ),
         _fallback(parent),
         flushes.filter(state=FlushState.COMMITTED, commit_number=parent.commit_number).first(),
         parent.lease_until_ms > now_ms and flushes.filter(state=FlushState.OPEN).exists(),
+        breaker_row.read().state,
     )
+
+
+def _shown(children: QuerySet[Child], now_ms: int) -> list[Child]:
+    """With the state that counts: what a process said that was killed does not."""
+    found: list[Any] = list(children.annotate(state_now=leases.state(now_ms=now_ms)))
+    for child in found:
+        child.state = child.state_now
+    return found
 
 
 def _fallback(parent: Parent) -> dict[str, Any]:

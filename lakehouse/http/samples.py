@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from django.db.models import Count, Min, Q, QuerySet, Sum
+from django.db.models import Count, Min, QuerySet, Sum
 from django.db.models.functions import Length
 
 from lakehouse.http.totals import Total, Totals
@@ -13,14 +13,17 @@ from lakehouse.models import (
     Batch,
     BatchState,
     Child,
-    ConnectionState,
     DeadLetter,
+    DeadLetterState,
     FallbackBatch,
     Flush,
     FlushState,
     Parent,
 )
+from lakehouse.parent import leases
 from lakehouse.parent.grants import fits
+
+COMMITTED = DeadLetterState.COMMITTED
 
 
 def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[Sample]:
@@ -29,9 +32,9 @@ def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[
     names = {parent.pk: parent.name for parent in parents}
     samples = [Sample("dolake_parents", (), Parent.objects.count())]
     samples += [sample for parent in parents for sample in _buffer(parent)]
-    samples += [sample for row in _children(names) for sample in row]
+    samples += [sample for row in _children(names, now_ms) for sample in row]
     samples += _ages(parents, now_ms)
-    samples += _by_parent("dolake_dead_letters", DeadLetter.objects.all(), Count("pk"), names)
+    samples += _by_parent("dolake_dead_letters", DeadLetter.objects.exclude(state=COMMITTED), Count("pk"), names)
     samples += _by_parent("dolake_fallback_bytes", FallbackBatch.objects.all(), Sum(Length("payload")), names)
     abandoned = Flush.objects.filter(state=FlushState.ABANDONED)
     samples += _by_parent("dolake_flushes_abandoned_total", abandoned, Count("pk"), names)
@@ -47,10 +50,11 @@ def _buffer(parent: Parent) -> Iterator[Sample]:
     yield Sample("dolake_buffer_events", labels, parent.pending_entries)
     yield Sample("dolake_buffer_bytes", labels, parent.pending_bytes)
     yield Sample("dolake_buffer_utilization", labels, round(utilization, 4))
+    yield Sample("dolake_fuse_blown", labels, int(parent.fuse_blown_ms is not None))
 
 
-def _children(names: dict[int, str]) -> Iterator[list[Sample]]:
-    here = Count("pk", filter=~Q(state=ConnectionState.GONE))
+def _children(names: dict[int, str], now_ms: int) -> Iterator[list[Sample]]:
+    here = Count("pk", filter=leases.here(now_ms=now_ms))
     rows = Child.objects.values("parent").annotate(Sum("batches"), Sum("duplicates"), here=here)
     found = {row["parent"]: row for row in rows}
     for pk, name in names.items():

@@ -8,19 +8,39 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 
 from lakehouse import metrics
+from lakehouse.flush import breaker_row
+from lakehouse.flush.breaker import BreakerState
 from lakehouse.http import samples
-from lakehouse.http.totals import Totals
+from lakehouse.http.past import LongTotals
 from lakehouse.journal.intake import Intake
 from lakehouse.metrics import COMMIT_SECONDS, Sample, histogram
+from lakehouse.parent import leases
 from lakehouse.parent.house import House
+
+BREAKER_LEVELS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 async def scrape(house: House, *, patterns: Iterable[str]) -> str:
     totals = _totals.get(house.intake)
     if totals is None:
-        totals = _totals[house.intake] = Totals()
-    of_parents = await sync_to_async(samples.of_parents)(totals, patterns=patterns, now_ms=house.now_ms())
-    return metrics.text([*of_parents, *_of_process(house)])
+        totals = _totals[house.intake] = LongTotals()
+    of_parents = await sync_to_async(_of_parents)(totals, patterns, house.now_ms())
+    of_breaker = await sync_to_async(_of_breaker)()
+    return metrics.text([*of_parents, *of_breaker, *_of_process(house)])
+
+
+def _of_breaker() -> list[Sample]:
+    row = breaker_row.read()
+    level = BREAKER_LEVELS[BreakerState(row.state)]
+    return [
+        Sample("dolake_circuit_breaker", (), level),
+        Sample("dolake_circuit_breaker_opened_total", (), row.opened_total),
+    ]
+
+
+def _of_parents(totals: LongTotals, patterns: Iterable[str], now_ms: int) -> list[Sample]:
+    leases.bury(now_ms=now_ms)
+    return samples.of_parents(totals, patterns=patterns, now_ms=now_ms)
 
 
 def _of_process(house: House) -> list[Sample]:
@@ -43,4 +63,4 @@ def _of_process(house: House) -> list[Sample]:
     return [*(Sample(name, (), value) for name, value in counted.items()), *took]
 
 
-_totals: WeakKeyDictionary[Intake, Totals] = WeakKeyDictionary()
+_totals: WeakKeyDictionary[Intake, LongTotals] = WeakKeyDictionary()

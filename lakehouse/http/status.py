@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 
 from pydantic.alias_generators import to_camel
 
+from lakehouse.flush.breaker import BreakerState
 from lakehouse.flush.policy import Waiting, due_at_ms
 from lakehouse.http.cdc_request import BY_KEY
 from lakehouse.http.documents import Buffer, DedupStats, Fallback, LastFlush, SourceState, Status
@@ -23,12 +24,13 @@ def status(house: House, seen: Picture, *, now_ms: int) -> Status:
         timestamp=now_ms,
         state=_state(seen),
         buffer=_buffer(seen),
-        connected_sources=seen.counts["connected"],
+        connected_sources=seen.held.connected,
         source_states=[_source(child) for child in seen.sources],
         dedup_stats=_dedup(seen),
         rate_limits=limits_of(house),
         rate_limit_metrics=metrics_of(house),
-        degraded_mode=load.is_degraded,
+        degraded_mode=load.is_degraded or seen.breaker != BreakerState.CLOSED,
+        circuit_breaker_state=seen.breaker,
         load_level=load,
         fallback=Fallback(**seen.fallback),
         last_flush=None if seen.last_flush is None else _flush(seen.last_flush),

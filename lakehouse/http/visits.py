@@ -23,12 +23,13 @@ from lakehouse.journal.accept import Source
 from lakehouse.journal.intake import Intake
 from lakehouse.limits import refusal
 from lakehouse.limits.allowance import Allowance, payload_bytes_max
+from lakehouse.limits.gate import Lane
 from lakehouse.limits.gate import Refusal as TooMany
 from lakehouse.limits.refusal import Response
 from lakehouse.models import Child
 from lakehouse.parent import access, arrivals
-from lakehouse.parent.arrivals import Admitted, Knock
-from lakehouse.parent.grants import Refusal, Refused
+from lakehouse.parent.arrivals import Admitted, Knock, NoRoom
+from lakehouse.parent.grants import STRANGERS, Refused
 from lakehouse.parent.house import House
 from rpc.dolake import refusals
 from rpc.dolake.limits import WireLimits
@@ -94,9 +95,11 @@ class Visits:
             self.children.move_to_end(place)
             return known.source
         try:
-            child_id: int | None = await house.intake.run(lambda: _child(visit.admitted, name, shard, now_ms))
+            child_id: int | NoRoom | None = await house.intake.run(lambda: _child(visit.admitted, name, shard, now_ms))
         except DatabaseError as exc:
             return _away(exc)
+        if isinstance(child_id, NoRoom):
+            return answers.answer(403, {"error": child_id.text})
         if child_id is None:
             log.warning("child %r is not one its access key may write as", name)
             return answers.no_key(403)
@@ -112,6 +115,7 @@ class Visits:
             scope,
             lambda: arrivals.judge(knock, is_open=settings.open, now_ms=now_ms, parents_max=settings.parents_max),
             is_counted=known is None,
+            lane=Lane.CONNECTIONS,
         )
         if isinstance(verdict, Response):
             return verdict
@@ -130,12 +134,17 @@ def visits_of(house: House) -> Visits:
 
 
 async def at_the_door(
-    house: House, scope: dict[str, Any], judge: Callable[[], T | Refused], *, is_counted: bool = True
+    house: House,
+    scope: dict[str, Any],
+    judge: Callable[[], T | Refused],
+    *,
+    is_counted: bool = True,
+    lane: Lane = Lane.REQUESTS,
 ) -> T | Response:
-    """What `judge` grants, or the answer that sends the caller away. A stranger who tries keys has to wait at last."""
+    """What `judge` grants, or the answer that sends the caller away. A stranger without a key has to wait at last."""
     if not is_counted:
         return await _judged(house, judge, lambda: None)
-    guest = await house.doorman.enter(scope, evict=lambda: None)
+    guest = await house.doorman.enter(scope, evict=lambda: None, lane=lane)
     if isinstance(guest, TooMany):
         return refusal.response(guest)
     try:
@@ -152,7 +161,7 @@ async def _judged(house: House, judge: Callable[[], T | Refused], key_failed: Ca
         return _away(exc)
     if not isinstance(verdict, Refused):
         return verdict
-    if verdict.reason is Refusal.UNKNOWN_KEY:
+    if verdict.reason in STRANGERS:
         key_failed()
     return answers.no_key(verdict.http_status)
 
@@ -170,13 +179,13 @@ def _visit(house: House, key: Key, admitted: Admitted, now_ms: int) -> Visit:
     return Visit(key, admitted, allowance, limits, now_ms)
 
 
-def _child(admitted: Admitted, name: str, shard: str | None, now_ms: int) -> int | None:
+def _child(admitted: Admitted, name: str, shard: str | None, now_ms: int) -> int | NoRoom | None:
     """The id of this child; None when its key may not write as it. It is not connected by it."""
     if not arrivals.may_write(admitted, name, now_ms=now_ms):
         return None
-    child, _ = Child.objects.get_or_create(
-        parent_id=admitted.parent_id, name=name, defaults={"shard": shard or "", "last_seen_ms": now_ms}
-    )
+    child = arrivals.child_of(admitted, name, shard=shard or "", last_seen_ms=now_ms)
+    if isinstance(child, NoRoom):
+        return child
     if shard and child.shard != shard:
         Child.objects.filter(pk=child.pk).update(shard=shard)
     return child.pk

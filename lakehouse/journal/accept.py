@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.db import transaction
 
+from lakehouse.flush import fuse
+from lakehouse.flush.breaker_row import word
 from lakehouse.journal import store
 from lakehouse.journal.dedup import REQUESTS, Content, content, digest_of, digests_in, entry_digests, rest_of, whole
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
@@ -82,6 +85,7 @@ class Group:
 
 def accept(offers: Sequence[tuple[Source, BatchFrame]], *, now_ms: int) -> tuple[list[Verdict], dict[int, Buffer]]:
     """Store what is new and say what became of each batch, plus the buffers afterwards. Durable when it returns."""
+    word.refresh(now_ms)
     with transaction.atomic():
         group = Group(
             store.buffers({source.parent_id for source, _ in offers}),
@@ -224,9 +228,12 @@ def _mark(child: ChildRow, source: Source, epoch: int, sequence: int) -> None:
 
 
 def _accepted(status: AckStatus, frame: BatchFrame, buffer: Buffer) -> Accepted:
+    """What is accepted is OK; a buffer that fills up is worth saying first, then that the lake is away."""
     utilization = buffer.utilization
     if status is AckStatus.OK and utilization > BUFFERED_ABOVE:
         status = AckStatus.BUFFERED
+    elif status is AckStatus.OK and word.is_away and settings.EVODB.fallback_bytes_max:
+        status = AckStatus.FALLBACK
     return Accepted(status, frame.entries, utilization)
 
 
@@ -245,10 +252,13 @@ def _full(frame: BatchFrame, buffer: Buffer) -> Refused:
             f"batch has {frame.entries} entries of {len(frame.payload)} bytes; this parent never takes more than "
             f"{config.max_buffer_entries} entries or {config.max_buffer_bytes} bytes at once, send smaller ones",
         )
+    text = (
+        f"buffer holds {buffer.entries} of {config.max_buffer_entries} entries and {buffer.size_bytes} of "
+        f"{config.max_buffer_bytes} bytes; {frame.entries} entries of {len(frame.payload)} bytes do not fit"
+    )
     return Refused(
         NackReason.BUFFER_FULL,
-        f"buffer holds {buffer.entries} of {config.max_buffer_entries} entries and {buffer.size_bytes} of "
-        f"{config.max_buffer_bytes} bytes; {frame.entries} entries of {len(frame.payload)} bytes do not fit",
+        f"{text}; {fuse.notice(buffer.blown)}" if buffer.blown else text,
         retry_delay_ms=1000,
         max_size=config.max_buffer_bytes,
     )

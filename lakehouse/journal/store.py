@@ -34,6 +34,8 @@ class Buffer:
     batches: int
     entries: int
     size_bytes: int
+    blown: str = ""
+    """The parent's name while its fuse is blown: nothing leaves the buffer then."""
 
     @property
     def utilization(self) -> float:
@@ -105,11 +107,13 @@ class NewBatch:
 def buffers(parent_ids: Iterable[int]) -> dict[int, Buffer]:
     """The parents' rows, locked until the transaction ends."""
     rows = _select(
-        f"SELECT id, config, pending_batches, pending_entries, pending_bytes FROM {PARENT}", sorted(parent_ids)
+        "SELECT id, config, pending_batches, pending_entries, pending_bytes, "
+        f"CASE WHEN fuse_blown_ms IS NULL THEN '' ELSE name END FROM {PARENT}",
+        sorted(parent_ids),
     )
     return {
-        pk: Buffer(pk, ParentConfig.with_overrides(_json(config)), batches, entries, size_bytes)
-        for pk, config, batches, entries, size_bytes in rows
+        pk: Buffer(pk, ParentConfig.with_overrides(_json(config)), batches, entries, size_bytes, blown)
+        for pk, config, batches, entries, size_bytes, blown in rows
     }
 
 

@@ -48,6 +48,20 @@ class AddressBook:
             return None
         return _address(host, is_whitelisted=_is_in(host, self._whitelisted))
 
+    def household_of(self, peer: str | None) -> str | None:
+        """Who opened a connection, before he said a word; None for whom is counted by no address, as for proxies."""
+        host = _host(peer or "")
+        if host is None or _is_in(host, self._trusted) or _is_in(host, self._whitelisted):
+            return None
+        return _address(host, is_whitelisted=False).household
+
+    def is_counted_by_nothing(self, peer: str | None) -> bool:
+        """Whether this is a peer whose X-Forwarded-For is not believed, and who is counted by no address himself."""
+        host = _host(peer or "")
+        if host is None:
+            return not self._trusts_unix
+        return not _is_in(host, self._trusted) and _is_in(host, self._whitelisted)
+
     def _before_proxies(self, host: Host | None, forwarded: str) -> Host | None:
         """Go left until an address is no proxy of ours; what cannot be read was written by nobody we trust."""
         rest = forwarded

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lakehouse.conf import Settings
-from lakehouse.limits.gate import Gate, Guest
+from lakehouse.limits.gate import Gate, Guest, Lane
 from lakehouse.limits.shared import Answer, Caller, CountsAway, Op, Reply, SharedCounts
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ class Colleagues:
         """Nobody can be asked: our own counts decide."""
         return self._is_lost or self._is_stopped
 
-    async def ask(self, guest: Guest) -> Answer | None:
+    async def ask(self, guest: Guest, lane: Lane) -> Answer | None:
         """Whether there is room for this guest among all processes; None when nobody knows."""
         if self.is_away:
             self._run_on()
             return None
         answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._say(Say(_enter(guest), guest, answer))
+        self._say(Say(_enter(guest, lane), guest, answer))
         return await answer
 
     async def ask_for_key(self, guest: Guest, connections_max: int) -> Answer | None:
@@ -240,9 +240,10 @@ def _settle(say: Say, answer: Answer | None) -> None:
         say.answer.set_result(answer)
 
 
-def _enter(guest: Guest) -> Op:
+def _enter(guest: Guest, lane: Lane) -> Op:
     counted = guest.counted
-    return ("enter", "", "", "") if counted is None else ("enter", counted.ip, counted.subnet, counted.household)
+    place = ("", "", "") if counted is None else (counted.ip, counted.subnet, counted.household)
+    return ("enter", *place, lane)
 
 
 def _show_key(guest: Guest, connections_max: int) -> Op:

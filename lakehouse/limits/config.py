@@ -18,6 +18,31 @@ class RateLimitConfig:
         why="New connections of all children together; so many may come at once.",
         **at_least(1),
     )
+    requests_per_second: int = setting(
+        100,
+        unit="requests/s",
+        why="GET /status, GET /metrics and POST /flush of everybody together; so many may come at once.",
+        **at_least(1),
+    )
+    household_share: float = setting(
+        0.5,
+        unit="share",
+        why="One address (IPv6: one /64) may have so much of the connections, and of the requests, of a second.",
+        **share(),
+    )
+    max_http_connections: int = setting(
+        5000,
+        unit="connections",
+        why="Connections of a process that are no WebSocket (yet). A new one closes the one that has waited longest "
+        "for its request to be complete, or for another one.",
+        **at_least(1),
+    )
+    max_http_connections_per_ip: int = setting(
+        64,
+        unit="connections",
+        why="The same for one address (IPv6: one /64); a browser has six.",
+        **at_least(1),
+    )
     max_connections: int = setting(
         20_000, unit="connections", why="Open connections of one process; each costs memory and a file.", **at_least(1)
     )
@@ -49,11 +74,15 @@ class RateLimitConfig:
     key_failures_per_minute: int = setting(
         10,
         unit="keys/min",
-        why="So many wrong keys of one address (IPv6: one /64) are looked up; then it has to wait.",
+        why="So many requests of one address (IPv6: one /64) with no key, or one that never was, hear 401; then it has "
+        "to wait.",
         **at_least(1),
     )
     tracked_addresses_max: int = setting(
-        100_000, unit="addresses", why="So many addresses with wrong keys are remembered, the latest.", **at_least(1)
+        100_000,
+        unit="addresses",
+        why="So many addresses are remembered that came lately, or without a good key.",
+        **at_least(1),
     )
     connection_lease_ms: int = setting(
         15_000,

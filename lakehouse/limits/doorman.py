@@ -1,7 +1,7 @@
 """Every handshake of a process, from the ASGI scope to a guest or a refusal: our own gate first, then the colleagues.
 
     guest = await doorman.enter(scope, evict=...)     a Guest, or the Refusal to answer with (limits.refusal)
-    doorman.key_failed(guest)                         its key does not exist
+    doorman.key_failed(guest)                         it showed no key, or none that is good
     await doorman.show_key(guest, key_id, ...)        its key is good; None, or the Refusal to answer with
     doorman.claim(guest, source)                      its key may write as this child
     doorman.leave(guest)                              always, once or more; whoever forgets it leaks a connection
@@ -20,18 +20,21 @@ from dataclasses import replace
 from typing import Any
 
 from lakehouse.conf import Settings
-from lakehouse.limits.addresses import Address, AddressBook
+from lakehouse.limits.addresses import UNIX, Address, AddressBook
 from lakehouse.limits.colleagues import Colleagues
-from lakehouse.limits.gate import Gate, Guest, Reason, Refusal, Tally
+from lakehouse.limits.gate import Gate, Guest, Lane, Reason, Refusal, Tally
 from lakehouse.limits.shared import Answer, SharedCounts
 
 log = logging.getLogger(__name__)
+
+UNIX_SOCKET = "a Unix socket"
 
 
 class Doorman:
     def __init__(self, settings: Settings, *, now_ms: Callable[[], int], counts: SharedCounts | None = None) -> None:
         self._now_ms = now_ms
         self._book = AddressBook(settings)
+        self._has_warned = False
         self.gate = Gate(settings)
         self._colleagues: Colleagues | None = None
         if counts is not None:
@@ -44,16 +47,18 @@ class Doorman:
     def tally(self) -> Tally:
         return self.gate.tally
 
-    async def enter(self, scope: dict[str, Any], *, evict: Callable[[], None]) -> Guest | Refusal:
+    async def enter(
+        self, scope: dict[str, Any], *, evict: Callable[[], None], lane: Lane = Lane.CONNECTIONS
+    ) -> Guest | Refusal:
         """Let a handshake in and count it, or say why not. `evict` is called when a newer connection replaces it."""
-        verdict = self.gate.enter(self.address_of(scope), now_ms=self._now_ms())
+        verdict = self.gate.enter(self.address_of(scope), now_ms=self._now_ms(), lane=lane)
         if isinstance(verdict, Refusal):
             return verdict
         verdict.evict = evict
         if self._colleagues is None:
             return verdict
         try:
-            answer = await self._colleagues.ask(verdict)
+            answer = await self._colleagues.ask(verdict, lane)
         except BaseException:
             self.leave(verdict)
             raise
@@ -107,7 +112,18 @@ class Doorman:
     def address_of(self, scope: dict[str, Any]) -> Address | None:
         peer, *_ = scope.get("client") or [None]
         forwarded = [value for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+        if forwarded and not self._has_warned and self._book.is_counted_by_nothing(peer):
+            self._warn(peer)
         return self._book.of(peer, b",".join(forwarded).decode("latin-1"))
+
+    def _warn(self, peer: str | None) -> None:
+        """Once per process: a proxy nobody told us of makes the limits by address count nobody."""
+        self._has_warned = True
+        log.warning(
+            "%s sends X-Forwarded-For and is not in EVODB_TRUSTED_PROXIES, so it is not believed, and whoever comes "
+            "through it is counted by no address; if it is your proxy, set EVODB_TRUSTED_PROXIES=%s",
+            *((UNIX_SOCKET, UNIX) if peer is None else (peer, peer)),
+        )
 
     def _obey(self, guest: Guest, answer: Answer) -> Guest | Refusal:
         """What all processes together say."""

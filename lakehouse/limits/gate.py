@@ -2,7 +2,10 @@
 
 Every handshake passes here first, also when Redis counts for several processes: what is too much for one is too much
 for all, and when Redis is away nothing has to be learned. What is remembered has a bound: open connections (and their
-addresses and children) by `max_connections`, addresses with wrong keys by `tracked_addresses_max`.
+addresses and children) by `max_connections`, households that came lately or had no key by `tracked_addresses_max`.
+
+Of the connections of a second a household has a share, and who shows no good key ten times a minute is not looked at:
+else one stranger takes them all, and no child gets in. Requests that are no child's have a second of their own.
 
 A child with too many connections loses its oldest and never the new one. After a crash its old sockets may look alive
 for hours, and whoever refuses the new one locks the child out for as long; the newest is the one that surely lives.
@@ -21,10 +24,10 @@ from typing import TypeVar
 from lakehouse.conf import Settings
 from lakehouse.limits.addresses import Address
 from lakehouse.limits.allowance import Headroom, headroom
-from lakehouse.limits.bucket import TokenBucket
+from lakehouse.limits.households import Arrivals, Households
 
 SECONDS = 60
-"""Of a minute. A bucket per minute is one per second whose clock runs so many times slower."""
+"""Of a minute."""
 Name = TypeVar("Name", str, int)
 
 
@@ -32,6 +35,13 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     CONNECTION_LIMIT = "connection_limit"
     IP_LIMIT = "ip_limit"
+
+
+class Lane(StrEnum):
+    """What is counted by the second together."""
+
+    CONNECTIONS = "connections"
+    REQUESTS = "requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +115,28 @@ class Gate:
     by_subnet: Counter[str] = field(default_factory=Counter)
     by_source: dict[str, dict[int, Guest]] = field(default_factory=dict)
     by_key: Counter[int] = field(default_factory=Counter)
-    failures: dict[str, TokenBucket] = field(default_factory=dict)
-    """Of the households whose keys were wrong lately, the longest ago first."""
-    _arrivals: TokenBucket | None = None
+    failures: Households = field(init=False)
+    """Who showed no good key lately."""
+    arrivals: dict[Lane, Arrivals] = field(init=False)
     _number: int = 0
 
-    def enter(self, address: Address | None, *, now_ms: int) -> Guest | Refusal:
+    def __post_init__(self) -> None:
+        settings = self.settings
+        share, tracked_max = settings.household_share, settings.tracked_addresses_max
+        self.failures = Households(settings.key_failures_per_minute, tracked_max=tracked_max, slower=SECONDS)
+        per_second = {Lane.CONNECTIONS: settings.connections_per_second, Lane.REQUESTS: settings.requests_per_second}
+        self.arrivals = {lane: Arrivals(per_second[lane], share=share, tracked_max=tracked_max) for lane in Lane}
+
+    def enter(self, address: Address | None, *, now_ms: int, lane: Lane = Lane.CONNECTIONS) -> Guest | Refusal:
         """Let a connection in and count it, or say why not. A refused one counts nowhere."""
-        if self._arrivals is None:
-            per_second = self.settings.connections_per_second
-            self._arrivals = TokenBucket(per_second, per_second, now_ms=now_ms)
+        arrivals = self.arrivals[lane]
         counted = None if address is None or address.is_whitelisted else address
         reason, retry_after_s = self._full(counted), 1
         if reason is None and counted is not None and (wait_s := self._key_wait_s(counted, now_ms)):
             reason, retry_after_s = Reason.RATE_LIMITED, wait_s
-        if reason is None and not self._arrivals.take(now_ms):
+        if reason is None and not arrivals.take(None if counted is None else counted.household, now_ms):
             reason = Reason.RATE_LIMITED
-        left = headroom(self._arrivals, limit=self.settings.connections_per_second, now_ms=now_ms)
+        left = headroom(arrivals.everybody, limit=arrivals.everybody.per_second, now_ms=now_ms)
         if reason is not None:
             return self.refuse(reason, address, left, retry_after_s=retry_after_s)
         return self._welcome(address, left, now_ms)
@@ -182,15 +197,9 @@ class Gate:
         return own[:surplus] if len(own) >= surplus else None
 
     def key_failed(self, guest: Guest, *, now_ms: int) -> None:
-        """This connection showed a key that does not exist."""
-        if guest.counted is None:
-            return
-        household, per_minute = guest.counted.household, self.settings.key_failures_per_minute
-        bucket = self.failures.pop(household, None)
-        bucket = bucket or TokenBucket(per_minute, per_minute, now_ms=now_ms // SECONDS)
-        bucket.take(now_ms // SECONDS)
-        self.failures[household] = bucket
-        self._forget(now_ms)
+        """This connection showed no key, or none that is good."""
+        if guest.counted is not None:
+            self.failures.take(guest.counted.household, now_ms)
 
     def _full(self, counted: Address | None) -> Reason | None:
         """Which count leaves no room for one more."""
@@ -205,9 +214,7 @@ class Gate:
 
     def _key_wait_s(self, counted: Address, now_ms: int) -> int:
         """How long until a key of this household is looked up again."""
-        bucket = self.failures.get(counted.household)
-        wait_ms = 0 if bucket is None else bucket.wait_ms(now_ms // SECONDS, tokens=1) * SECONDS
-        return -(-wait_ms // 1000)
+        return -(-self.failures.wait_ms(counted.household, now_ms) // 1000)
 
     def _welcome(self, address: Address | None, left: Headroom, now_ms: int) -> Guest:
         self._number += 1
@@ -217,14 +224,6 @@ class Gate:
             self.by_subnet[guest.counted.subnet] += 1
         self.tally.peak_connections = max(self.tally.peak_connections, len(self.guests))
         return guest
-
-    def _forget(self, now_ms: int) -> None:
-        """Households that have their keys back, and the longest silent when there are too many."""
-        while self.failures:
-            household, bucket = next(iter(self.failures.items()))
-            if len(self.failures) <= self.settings.tracked_addresses_max and bucket.wait_ms(now_ms // SECONDS):
-                return
-            del self.failures[household]
 
 
 def _uncount(counts: Counter[Name], name: Name) -> None:

@@ -2,42 +2,31 @@
 
 daphne 4.2 knows neither the headers of `websocket.accept` nor the ASGI extension `websocket.http.response`: it drops
 both without a word, and all it can refuse with is a bare 403. autobahn below it takes headers for a 101, and the bytes
-of any other answer. And whoever sends a request line by line may take hours: every line gives it a minute more. Here a
-request has `HEAD_S` to be complete. Nothing else of daphne is touched, and uvicorn is not affected.
+of any other answer. What comes before a handshake, and every request that is none, goes through `channel`, which bounds
+it. Nothing else of daphne is touched, and uvicorn is not affected.
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
+import os
 from typing import Any
 
 from daphne.http_protocol import HTTPFactory
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
-from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
+from twisted.web.http import _GenericHTTPChannelProtocol
 
+from lakehouse.conf import Settings, load
+from lakehouse.limits.channel import Channel, Desk, head
 from lakehouse.limits.refusal import EXTENSION
 
-HEAD_S = 10
-"""For a request up to its body, from the connection or the request before it; also for every pause in a body."""
 
-
-def mend() -> None:
-    """Harmless when it is done twice."""
-    HTTPFactory.protocol = staticmethod(lambda: _GenericHTTPChannelProtocol(_Channel()))
+def mend(settings: Settings | None = None) -> None:
+    """Harmless when it is done twice. Without settings they are those of the environment."""
+    desk = Desk(settings or load(os.environ))
+    HTTPFactory.protocol = staticmethod(lambda: _GenericHTTPChannelProtocol(Channel(desk)))
     Server.create_application = _create_application
     WebSocketProtocol.handle_reply = _handle_reply
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]  # Twisted has no types for it
-    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
-        self.timeOut = HEAD_S
-        super().connectionMade()
-
-    def resetTimeout(self) -> None:  # noqa: N802 - Twisted's name
-        """Something arrived; a line of a head is no reason to wait longer."""
-        if self._transferDecoder is not None:
-            super().resetTimeout()
 
 
 def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -61,7 +50,7 @@ def _answer(protocol: Any, message: dict[str, Any]) -> None:
     if message["type"] == "websocket.accept" and message.get("headers"):
         _accept(protocol, message)
     elif message["type"] == f"{EXTENSION}.start":
-        protocol.refusal = [_head(message["status"], message.get("headers", ()))]
+        protocol.refusal = [head(message["status"], message.get("headers", ()))]
     elif message["type"] == f"{EXTENSION}.body":
         protocol.refusal.append(message.get("body", b""))
         if not message.get("more_body", False):
@@ -85,11 +74,6 @@ def _refuse(protocol: Any) -> None:
     protocol.sendData(b"".join(protocol.refusal))
     protocol.dropConnection(abort=False)
     protocol.server.protocol_disconnected(protocol)
-
-
-def _head(status: int, headers: Any) -> bytes:
-    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
-    return b"\r\n".join([*lines, *(name + b": " + value for name, value in headers), b"", b""])
 
 
 _create = Server.create_application

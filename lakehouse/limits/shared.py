@@ -8,7 +8,7 @@ clock is the only one, so that no clock of ours can lock anybody out. All keys s
     processes           name -> end of its lease               ip:A, subnet:N     name -> open connections
     source:S            name|number -> when it was opened      evicted:NAME       numbers it has to close
     key:K|NAME          numbers that have access key K         holder:K|S         as source:S, for one key
-    arrivals, keys:H    units and moment of a token bucket
+    arrivals:LANE, share:LANE|H, keys:H                units and moment of a token bucket
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from redis.exceptions import RedisError
 
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
+from lakehouse.limits.gate import Lane
+from lakehouse.limits.households import share_of
 
 Op = tuple[Any, ...]
-"""("enter", ip, subnet, household), ("key", key, child, number, opened_ms, connections_max or 0),
+"""("enter", ip, subnet, household, lane), ("key", key, child, number, opened_ms, connections_max or 0),
 ("here" | "leave", ip, subnet, source, number, opened_ms, key, child),
 ("claim", source, number, opened_ms, key, child up to now) or ("fail", household); empty is what is not counted."""
 
@@ -129,7 +131,7 @@ end
 
 local op = {}
 
-function op.enter(ip, subnet, household)
+function op.enter(ip, subnet, household, lane)
   if ip ~= '' then
     if total(prefix .. 'ip:' .. ip) >= limits.per_ip or total(prefix .. 'subnet:' .. subnet) >= limits.per_subnet then
       return {'ip_limit', 0, 1}
@@ -138,9 +140,13 @@ function op.enter(ip, subnet, household)
     if units < 1000 then
       return {'rate_limited', 0, math.ceil((1000 - units) / limits.keys_per_minute * 60 / 1000)}
     end
+    local share = prefix .. 'share:' .. lane .. '|' .. household
+    units = units_of(share, limits.share[lane], now)
+    if units < 1000 then return {'rate_limited', 0, 1} end
+    keep(share, units - 1000, now, 1000)
   end
-  local key = prefix .. 'arrivals'
-  local units = units_of(key, limits.arrivals_per_second, now)
+  local key = prefix .. 'arrivals:' .. lane
+  local units = units_of(key, limits.per_second[lane], now)
   if units < 1000 then return {'rate_limited', 0, 1} end
   keep(key, units - 1000, now, 1000)
   count(ip, subnet, 1)
@@ -235,13 +241,15 @@ class SharedCounts:
     def __init__(self, settings: Settings) -> None:
         self._client: Redis = Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0))
         self._script = self._client.register_script(SCRIPT)
+        per_second = {Lane.CONNECTIONS: settings.connections_per_second, Lane.REQUESTS: settings.requests_per_second}
         self._limits = {
             "lease_ms": settings.connection_lease_ms,
             "kept_ms": KEPT_MS,
             "per_ip": settings.max_connections_per_ip,
             "per_subnet": settings.subnet_rate_limit_threshold,
             "per_source": settings.max_connections_per_source,
-            "arrivals_per_second": settings.connections_per_second,
+            "per_second": per_second,
+            "share": {lane: share_of(number, settings.household_share) for lane, number in per_second.items()},
             "keys_per_minute": settings.key_failures_per_minute,
         }
 

@@ -5,10 +5,12 @@ Times are whole milliseconds since 1970 (`*_ms`), as on the wire.
 
 from lakehouse.models.access import AccessKey
 from lakehouse.models.batches import Batch, BatchPayload, BatchState
+from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
+from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.parents import Child, ConnectionState, Parent
-from lakehouse.models.waiting import DeadLetter, FallbackBatch
+from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
 __all__ = [
     "AccessKey",
@@ -16,8 +18,10 @@ __all__ = [
     "BatchPayload",
     "BatchState",
     "Child",
+    "ChildTable",
     "ConnectionState",
     "DeadLetter",
+    "DeadLetterState",
     "FallbackBatch",
     "Flush",
     "FlushState",
@@ -25,4 +29,5 @@ __all__ = [
     "IcebergTable",
     "Namespace",
     "Parent",
+    "StoreBreaker",
 ]

@@ -39,7 +39,7 @@ class Onlooker:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._version = -1
-        with _translated(self._path):
+        with translated(self._path):
             self._connection = sqlite3.connect(
                 f"{self._path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
             )
@@ -52,7 +52,7 @@ class Onlooker:
 
     def look(self) -> View | None:
         """How things are; None when nobody wrote since the last look."""
-        with _translated(self._path):
+        with translated(self._path):
             version = self._connection.execute("PRAGMA data_version").fetchone()[0]
             if version == self._version:
                 return None
@@ -84,7 +84,8 @@ class Onlooker:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors about this file as ours."""
     try:
         yield
     except sqlite3.Error as exc:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from rpc import outbox_digest as digests
 from rpc import outbox_repeats as repeats
 from rpc.capture import attached, following, leftovers, triggers
 from rpc.capture import snapshot as snapshots
@@ -181,7 +182,7 @@ class SqliteCapture(Outbox):
                 )
             with self._file.writing():
                 attached.drop_triggers(connection)
-                for name in (*SCHEMA, *repeats.TABLES, f"{PREFIX}replaced"):
+                for name in (*SCHEMA, *repeats.TABLES, *digests.TABLES, f"{PREFIX}replaced"):
                     connection.execute(f"DROP TABLE IF EXISTS {name}")
                 leftovers.remove(connection)
         self._meter = Meter()

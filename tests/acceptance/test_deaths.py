@@ -21,7 +21,9 @@ from tests.services import free_port
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
 CHILD = (Failpoint.OUTBOX_WRITTEN, Failpoint.SENT, Failpoint.ACK_LOST)
 DAPHNE = (Failpoint.RECEIVED, Failpoint.JOURNALLED, Failpoint.ACKED)
-WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE)
+AWAY = (Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_STAGED, Failpoint.RECOVERY_SWAPPED)
+"""While the store is away, and when it is back; see test_fallback_deaths."""
+WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY)
 VISIT = 3
 """Not the first one: tables exist by then, and something was sent and acked."""
 

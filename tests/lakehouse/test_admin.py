@@ -23,6 +23,7 @@ from lakehouse.models import (
     Batch,
     BatchPayload,
     Child,
+    ChildTable,
     DeadLetter,
     FallbackBatch,
     Flush,
@@ -30,7 +31,9 @@ from lakehouse.models import (
     IcebergTable,
     Namespace,
     Parent,
+    StoreBreaker,
 )
+from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import access
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 
@@ -86,6 +89,12 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS
         ),
         Attempt.objects.create(delivery=delivery, started_ms=NOW_MS, duration_ms=7),
+        StoreBreaker.objects.create(),
+        ChildTable.objects.create(
+            child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
+        ),
+        Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),
+        PastFlushes.objects.create(parent=parent, commit_number=1, took_ms=7),
         access.new_key("laptop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS)[0],
     ]
     return {type(row): row for row in rows}

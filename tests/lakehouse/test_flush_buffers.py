@@ -15,7 +15,7 @@ from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
 from lakehouse.management.commands import flush_buffers
-from lakehouse.models import Flush, Parent
+from lakehouse.models import Batch, BatchState, Flush, Parent
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, entry, frame, parent, run, source
@@ -178,3 +178,19 @@ def in_background(*arguments):
     thread = threading.Thread(target=work)
     thread.start()
     return thread, said
+
+
+def test_who_waits_for_a_parent_whose_fuse_is_blown_hears_what_to_type():
+    home = parent()
+    accept([(source(home), frame(1, run(1, 3)))], now_ms=NOW_MS)
+    Parent.objects.filter(pk=home.pk).update(fuse_blown_ms=NOW_MS, fuse_reason="too many")
+    with pytest.raises(CommandError, match=f"the fuse of parent {home.name} is blown; look with .*--reset"):
+        call_command("flush_buffers", "--wait", stdout=io.StringIO())
+
+
+def test_who_waits_for_tables_while_the_object_store_is_away_hears_where_the_rows_are():
+    home = parent()
+    accept([(source(home), frame(1, run(1, 3)))], now_ms=NOW_MS)
+    Batch.objects.update(state=BatchState.FALLBACK)
+    with pytest.raises(CommandError, match=f"{home.name}: the object store is away; .*recover_fallback"):
+        call_command("flush_buffers", "--wait", stdout=io.StringIO())

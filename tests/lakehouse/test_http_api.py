@@ -23,6 +23,7 @@ ENDPOINTS = {
     "/ready": ("GET", "HEAD"),
     "/status": ("GET", "HEAD"),
     "/metrics": ("GET", "HEAD"),
+    "/verify": ("GET", "HEAD"),
     "/flush": ("POST",),
     "/cdc": ("POST",),
 }
@@ -123,6 +124,23 @@ async def test_who_tries_keys_has_to_wait_at_last():
         assert "retry-after" in answers[2].headers
 
 
+async def test_who_shows_no_key_has_to_wait_as_who_tries_keys():
+    async with home(open=False, key_failures_per_minute=4, whitelisted_ips=""):
+        asked = [("GET", "/status"), ("GET", "/metrics"), ("POST", "/flush"), ("POST", "/cdc"), ("GET", "/status")]
+        answers = [await ask(*what, client=("198.51.100.7", 1)) for what in asked]
+        assert [heard.status for heard in answers] == [401] * 4 + [429]
+        assert (await ask("GET", "/status", client=("198.51.100.8", 1))).status == 401
+
+
+async def test_who_asks_for_the_status_without_end_takes_no_connection_of_a_child():
+    async with home(requests_per_second=2, connections_per_second=2) as (opened, _):
+        now_ms = opened.now_ms()
+        opened.doorman._now_ms = lambda: now_ms
+        answers = [await ask(*what) for what in (("GET", "/status"), ("POST", "/flush?parent=eu"), ("GET", "/metrics"))]
+        assert [heard.status for heard in answers] == [200, 404, 429]
+        assert (await ask("POST", "/cdc", {"events": []})).status == 200
+
+
 # OpenAPI.
 
 
@@ -141,6 +159,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
         "/health": {"200"},
         "/ready": {"200", "503"},
         "/status": of_parent,
+        "/verify": of_parent,
         "/metrics": {"200", "401", "403", "405", "429", "503"},
         "/flush": of_parent,
         "/cdc": {"200", "400", "401", "403", "405", "409", "413", "429", "503"},

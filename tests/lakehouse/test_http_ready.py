@@ -13,7 +13,7 @@ from tests.lakehouse.http_site import ask, home
 from tests.services import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
-NAMES = ["database", "broker", "object_store", "catalog"]
+NAMES = ["database", "broker", "object_store", "catalog", "fuses"]
 
 
 class Clock:

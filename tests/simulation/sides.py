@@ -16,7 +16,7 @@ from django.db import transaction
 
 from lakehouse.journal.accept import Accepted, Source, Verdict, accept
 from lakehouse.parent import arrivals, greeting
-from lakehouse.parent.arrivals import Admitted
+from lakehouse.parent.arrivals import Admitted, Arrival
 from rpc import batch
 from rpc.batch import BatchFrame
 from rpc.config import ChildConfig
@@ -275,10 +275,10 @@ class ParentSide:
         arrival = arrivals.arrive(
             self._admitted, message.source_do_id, shard=None, epoch=message.epoch or None, now_ms=self._now_ms()
         )
-        assert arrival is not None
+        assert isinstance(arrival, Arrival)
         line.source = arrival.source
         held, accepted = arrivals.held(self._admitted.parent_id), line.session.accepted
-        status = greeting.status(held, arrival, accepted, connected=len(self.lines), now_ms=self._now_ms())
+        status = greeting.status(held, arrival, accepted, now_ms=self._now_ms())
         self._answer(line, line.session.say(status))
 
     def _commit(self, group: list[tuple[Line, BatchFrame]], *, keep: bool = True, answer: bool = True) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from lakehouse.flush import backlog
+from lakehouse.flush import backlog, fuse_box
 from lakehouse.flush.backlog import Horizon
+from lakehouse.flush.fuse import remedy
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Parent
 from lakehouse.tasks import flush_parent
@@ -32,8 +33,15 @@ class Command(BaseCommand):
             entries = flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
             self.stdout.write(f"{name}: {entries} entries flushed")
             while wait and not backlog.is_reached(goal):
+                if fuse_box.blown().filter(pk=goal.parent_id).exists():
+                    raise CommandError(f"the fuse of parent {name} is blown; {remedy(name)}")
                 time.sleep(LOOK_EVERY_S)  # another worker holds the lease; when it dies, the lease ends and we are next
                 flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
+            if wait and backlog.is_kept(goal.parent_id):
+                raise CommandError(
+                    f"{name}: the object store is away; what was to be flushed is durable in the fallback and goes "
+                    "into its tables when the store is back. Look with `manage.py recover_fallback`"
+                )
 
     def _goals(self, name: str | None, table: str | None) -> list[tuple[str, Horizon]]:
         parents = Parent.objects.order_by("name")

@@ -1,0 +1,37 @@
+"""How many tables there may be: a flush makes as many new ones as there is room for, the rest are dead letters.
+
+A name of a table is a word of a child; without a bound one loop in its code makes tables without end. Parents that
+flush into one namespace in the same moment may exceed it, by what they flush then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyiceberg.catalog import Catalog
+
+from lakehouse.catalog.catalog import namespace_key
+from lakehouse.flush.raw import Raw
+from lakehouse.models import IcebergTable
+
+
+def tables_in(namespace: str) -> int:
+    """How many tables a namespace has."""
+    return IcebergTable.objects.filter(namespace__name=namespace_key(Catalog.identifier_to_tuple(namespace))).count()
+
+
+def within(read: Raw, known: Collection[str], *, namespace: str, tables_max: int) -> Raw:
+    """The rows of known tables and of the first new ones; `known` are those that exist of all that are named."""
+    new = [one for one in read.tables if one.table not in known]
+    if not new or len(new) <= (left := max(0, tables_max - tables_in(namespace))):
+        return read
+    reason = (
+        f"a new table, and {namespace} has its {tables_max} tables (tables_max); raise it in the settings of the "
+        "parent, or delete tables"
+    )
+    refused = new[left:]
+    letters = {
+        row: one.letter(index, reason) for one in refused for index, row in enumerate(one.rows["row"].to_pylist())
+    }
+    kept = [one for one in read.tables if all(one is not other for other in refused)]
+    return Raw(read.sheet, kept, read.letters | letters)

@@ -1,0 +1,91 @@
+"""What the lake has of each child, read row by row by somebody who wrote none of it: DuckDB over the current snapshot.
+
+Nothing is kept of a row but its digest in a sum. What is wrong with a child is looked for batch by batch, where DuckDB
+groups and sorts, within its memory limit and on disk beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from lakehouse.flush import digests
+from lakehouse.query import duck
+from rpc.entry_digest import Sum
+
+ROWS_AT_ONCE = 20_000
+_KEYS = "SELECT coalesce(_epoch, -1) AS _epoch, coalesce(_batch_seq, -1) AS _batch_seq, coalesce(_seq, -1) AS _seq"
+_BATCHES = """SELECT _epoch, _batch_seq, count(*), count(DISTINCT _seq), min(_seq), max(_seq) FROM ({rows})
+GROUP BY _epoch, _batch_seq ORDER BY _epoch, _batch_seq"""
+_SEQUENCES = """SELECT _seq, count(*) FROM ({rows}) WHERE _epoch = ? AND _batch_seq = ? GROUP BY _seq ORDER BY _seq"""
+
+
+class LakeBatch(NamedTuple):
+    """The rows of one batch of a child, in all its tables."""
+
+    epoch: int
+    sequence: int
+    rows: int
+    distinct: int
+    first: int
+    last: int
+
+
+class Accounted(NamedTuple):
+    """An entry that is no row and need not be one: a dead letter."""
+
+    epoch: int
+    batch_sequence: int
+    sequence: int
+
+
+def is_ours(connection: duckdb.DuckDBPyConnection, location: str) -> bool:
+    """Whether this table has the columns that flushes write."""
+    found = connection.execute(f"DESCRIBE SELECT * FROM {duck.scan(location)}").fetchall()  # noqa: S608 - quoted
+    return {row[0] for row in found} >= {*digests.COLUMNS, "_batch_seq"}
+
+
+def sums(connection: duckdb.DuckDBPyConnection, location: str, *, table: str, source: str | None) -> dict[str, Sum]:
+    """The sum of each child's rows, or of one child's."""
+    where, values = ("", []) if source is None else (" WHERE _source = ?", [source])
+    sql = f"SELECT {', '.join(digests.COLUMNS)} FROM {duck.scan(location)}{where}"  # noqa: S608 - quoted
+    found: dict[str, Sum] = {}
+    for some in connection.execute(sql, values).to_arrow_reader(ROWS_AT_ONCE):
+        for one in digests.of_rows(pa.table(some), table=table):
+            found[one.source] = found[one.source] + one.sum if one.source in found else one.sum
+    return found
+
+
+class ChildRows:
+    """The rows of one child in several tables, and its dead letters beside them."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        locations: Sequence[str],
+        *,
+        source: str,
+        accounted: Iterable[Accounted],
+    ) -> None:
+        columns: list[Any] = [list(column) for column in zip(*accounted, strict=True)] or [[], [], []]
+        letters = pa.table([pa.array(column, pa.int64()) for column in columns], ["_epoch", "_batch_seq", "_seq"])
+        # One is read while the other is asked; what is registered is known to one cursor only.
+        self._reader, self._asked = connection.cursor(), connection.cursor()
+        for cursor in (self._reader, self._asked):
+            cursor.register("accounted", letters)
+        parts = [f"{_KEYS} FROM {duck.scan(location)} WHERE _source = {duck.quoted(source)}" for location in locations]
+        self._rows = " UNION ALL ".join([*parts, f"{_KEYS} FROM accounted"])
+
+    def batches(self) -> Iterator[LakeBatch]:
+        """By epoch and sequence."""
+        self._reader.execute(_BATCHES.format(rows=self._rows))
+        while rows := self._reader.fetchmany(1000):
+            yield from map(LakeBatch._make, rows)
+
+    def sequences(self, epoch: int, batch_sequence: int) -> list[tuple[int, int]]:
+        """Each entry sequence of a batch, and how many rows have it."""
+        found = self._asked.execute(_SEQUENCES.format(rows=self._rows), [epoch, batch_sequence]).fetchall()
+        return [(sequence, rows) for sequence, rows in found]

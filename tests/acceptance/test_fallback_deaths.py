@@ -1,0 +1,88 @@
+"""The store is away and comes back, and the worker dies at each step of that: each change is in the lake exactly once.
+
+The outage is a drill's: a moment in the breaker's row until which every flush finds the store away. One house serves
+all cases, each has a child of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rpc.failpoints import VARIABLE, Failpoint
+from tests.acceptance.processes import WITHIN_S, House, until
+from tests.acceptance.test_deaths import AWAY, DATABASE, assert_nothing_is_lost
+from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
+from tests.services import free_port
+
+OUTAGE = """
+import django, sys
+django.setup()
+from lakehouse.clock import now_ms
+from lakehouse.models import StoreBreaker
+until_ms = now_ms() + 600_000 if sys.argv[1] == "begin" else 0
+StoreBreaker.objects.update_or_create(pk=1, defaults={"outage_until_ms": until_ms})
+"""
+
+
+@pytest.fixture(scope="module")
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    settings: dict[str, object] = {
+        "open": True,
+        "lease_ms": LEASE_MS,
+        "up_port": free_port(),
+        "breaker_failures_max": 1,
+        "breaker_open_ms": 1000,
+        # The folder that is a laptop's broker sometimes shows a worker a message that is not written yet.
+        "broker_url": request.getfixturevalue("redis_url"),
+    }
+    if DATABASE == "postgresql":
+        settings["database_url"] = new_database(request.getfixturevalue("postgres_url"))
+    with House(tmp_path_factory.mktemp("outage"), **settings) as house:
+        house.prepare(**EAGER)
+        for process in (house.daphne, house.worker, house.beat):
+            process.start()
+        yield house
+
+
+@pytest.mark.parametrize("point", AWAY)
+def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
+    shop = house.child(f"shop-{point}", writes_per_s_max=20)
+    shop.process.start()
+    until(house.commit_number, "something is in the lake before", house.worker, shop.process, within_s=2 * WITHIN_S)
+    outage(house, "begin")
+    if point is Failpoint.FALLBACK_WRITTEN:
+        dies_there(house, point)
+    until(lambda: pieces(house) > 1, "rows are kept", house.worker)
+    if point is not Failpoint.FALLBACK_WRITTEN:
+        dies_there(house, point, meanwhile=lambda: outage(house, "end"))
+    outage(house, "end")
+    until(lambda: not pieces(house), "nothing is kept any more", house.worker)
+    assert_nothing_is_lost(house, shop)
+    assert house.journal.one("SELECT count(*) FROM lakehouse_flush WHERE trigger = 'recovery' AND state = 'committed'")
+
+
+def dies_there(house: House, point: Failpoint, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """The worker is started again with this end before it, and as usual when it met it."""
+    house.worker.kill()
+    usual = house.worker.env
+    house.worker.env = {**usual, VARIABLE: f"{point}=kill"}
+    house.worker.start()
+    meanwhile()
+    running = house.worker.running
+    assert running is not None
+    until(running.poll, f"the worker dies at {point}", house.worker, within_s=2 * WITHIN_S)
+    assert running.returncode == -signal.SIGKILL, house.worker.said
+    house.worker.env = usual
+    house.worker.start()
+
+
+def outage(house: House, what: str) -> None:
+    house.run([sys.executable, "-c", OUTAGE, what])
+
+
+def pieces(house: House) -> int:
+    return int(house.journal.one("SELECT count(*) FROM lakehouse_fallbackbatch"))
