@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from lakehouse.torture.edge_app import unacknowledged
 from rpc import columns
 from tests.acceptance.crowd_program import name_of, row
-from tests.acceptance.edge_app import unacknowledged
 from tests.acceptance.processes import ROOT, House, Process, until
 from tests.acceptance.test_street import DATABASE, new_database
 from tests.services import free_port
