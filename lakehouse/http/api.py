@@ -73,11 +73,11 @@ async def health(request: HttpRequest) -> HttpResponse:
 
 @endpoint("GET", "/ready", summary="Can this process do its work?", response={(200, 503): Ready})
 async def ready(request: HttpRequest) -> Status[Ready]:
-    """Database, broker, object store and catalog, at once and each within 2 s. No key is needed and nothing is told
-    but the kind of error. A parent takes events while the object store is away; a balancer that shall go on sending
-    them asks /health."""
+    """Database, broker, object store, catalog and fuses, at once and each within 2 s; a process that stops is not
+    ready, whatever they say. No key is needed, and nothing is told but the kind of error and which fuse is blown. A
+    parent takes events while the object store is away; a balancer that shall go on sending them asks /health."""
     found = await readiness_of(house()).look()
-    is_ready = all(one.ok for one in found.values())
+    is_ready = all(one.ok for one in found.values()) and not house().is_closing
     checks = {name: CheckResult(ok=one.ok, latency_ms=one.latency_ms, error=one.error) for name, one in found.items()}
     return Status(200 if is_ready else 503, Ready(ready=is_ready, checks=checks))
 

@@ -66,7 +66,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
 
 
 def unused_number() -> int:
-    """Nobody can ask for such a number, so it need not be a secret, which costs 140 us beside a busy thread."""
+    """Nobody can ask for such a number, so it need not be a secret, which costs 140 µs beside a busy thread."""
     return random.getrandbits(cdc_request.NUMBER_BITS)
 
 
@@ -96,7 +96,7 @@ async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: s
         raise NotTaken(Refusal(Reason.BUFFER_FULL, text, delay_ms, max_size=bytes_max), Echo())
     verdict = await _store(house, source, frame)
     if not isinstance(verdict, Accepted):
-        raise _not_stored(verdict, frame)
+        raise _not_stored(house, verdict, frame)
     return _stored(house, visit, verdict)
 
 
@@ -151,12 +151,12 @@ def _stored(house: House, visit: Visit, verdict: Accepted) -> Response:
     return answers.answer(200, document, *_rate_limit(house, visit))
 
 
-def _not_stored(verdict: accept.Refused, frame: BatchFrame) -> NotTaken:
+def _not_stored(house: House, verdict: accept.Refused, frame: BatchFrame) -> NotTaken:
     reason, text = Reason(verdict.reason), verdict.message
     if reason is Reason.INVALID_SEQUENCE:
         field = "Idempotency-Key" if frame.sequence >= cdc_request.BY_KEY else "sequenceNumber"
         text = f"{field}: was used for other events of {frame.source!r} before; send these under another one"
-    return NotTaken(Refusal(reason, text, verdict.retry_delay_ms, max_size=verdict.max_size), Echo())
+    return NotTaken(Refusal(reason, text, _delay_ms(house, reason), max_size=verdict.max_size), Echo())
 
 
 def _refuse(reason: Reason, text: str, delay_ms: int) -> NotTaken:

@@ -85,7 +85,7 @@ class CheckResult(Schema):
     )
     ok: bool
     latency_ms: int
-    error: str | None = Field(None, description="The kind of error; the log has all of it.")
+    error: str | None = Field(None, description="The kind of error, of a fuse all of it; the log has the rest.")
 
 
 class Ready(Schema):
@@ -98,7 +98,7 @@ class Ready(Schema):
                     "ready": True,
                     "checks": {
                         name: {"ok": True, "latency_ms": 3, "error": None}
-                        for name in ("database", "broker", "object_store", "catalog")
+                        for name in ("database", "broker", "object_store", "catalog", "fuses")
                     },
                 }
             ]

@@ -14,7 +14,7 @@ from lakehouse.models import Batch, BatchState, Child, ChildTable
 from rpc.entry_digest import Sum, Sums
 
 SUMMED_ENTRIES_MAX = 20_000
-"""So many waiting entries are summed up for an answer, 1 us each; of more only the number is told."""
+"""So many waiting entries are summed up for an answer, 1 µs each; of more only the number is told."""
 
 
 class VerifyQuery(ParentQuery):

@@ -193,7 +193,7 @@ class Gate:
         if child is None:
             return None
         same_key = (other for other in self.guests.values() if other.key_id == key_id)
-        own = [other for other in same_key if (other.source or other.named) == child and other is not guest]
+        own = [other for other in same_key if other.child == child and other is not guest]
         return own[:surplus] if len(own) >= surplus else None
 
     def key_failed(self, guest: Guest, *, now_ms: int) -> None:

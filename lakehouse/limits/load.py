@@ -25,7 +25,7 @@ def level(utilization: float, settings: Settings, *, intake_bytes: int, lag_ms: 
     """By the fullest of the three: any one of them alone makes children wait.
 
     `utilization` is of the parent's buffer, 1 is full; `intake_bytes` are accepted and not journalled yet; `lag_ms` is
-    how late the event loop is. Asked for every batch: 0.8 us.
+    how late the event loop is. Asked for every batch: 0.8 µs.
     """
     fullest = max(utilization, intake_bytes / settings.intake_bytes_max, lag_ms / settings.load_lag_ms_max)
     if fullest < settings.load_elevated:

@@ -142,9 +142,13 @@ class Connection:
 
     @classmethod
     async def wake(cls, house: House, kept: Attachment, reply: Reply, *, claim: Claim = lambda _: None) -> Connection:
-        """A connection that slept, as if it had not. Raises Closed when its key or its child is gone, DatabaseError."""
+        """A connection that slept, as if it had not. Raises Closed when key or child is gone, or the database away."""
         now_ms = house.now_ms()
-        found: arrivals.Returned | None = await house.intake.run(lambda: arrivals.come_back(kept, now_ms=now_ms))
+        try:
+            found: arrivals.Returned | None = await house.intake.run(lambda: arrivals.come_back(kept, now_ms=now_ms))
+        except DatabaseError as exc:
+            log.error("cannot wake a connection, its child is asked to come back: %s", exc)
+            raise Closed(TRY_AGAIN_LATER) from None
         if found is None:
             raise Closed(POLICY_VIOLATION)
         admitted = found.admitted
@@ -248,7 +252,7 @@ class Connection:
         self._flush(message)
 
     async def _check_access(self) -> bool:
-        """Whether the key still opens this door. Raises Closed; a database that is away is the intake's to notice."""
+        """True: the key still opens this door, or nobody can say. Raises Closed."""
         self._checked_ms = now_ms = self._house.now_ms()
         admitted, name = self._admitted, self.session.source
         try:

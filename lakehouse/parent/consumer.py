@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 from channels.consumer import AsyncConsumer
-from django.db import Error as DatabaseError
 
 from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.parent import door, footprint, greeting
@@ -28,7 +27,7 @@ from lakehouse.parent.connection import (
     Closed,
     Connection,
 )
-from lakehouse.parent.hibernation import answer_asleep
+from lakehouse.parent.hibernation import BEATS_MAX, answer_asleep
 from lakehouse.parent.house import House, house
 from lakehouse.parent.inflow import Inflow
 from lakehouse.parent.outflow import Outflow, Send
@@ -37,8 +36,6 @@ from lakehouse.parent.shortcut import LATER, Shortcut, shortcut
 log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-BEATS_MAX = 100
-"""Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
 PAUSE_S = 0.01
 """Nothing is read for so long from who says more than it may: one that flooded us with small frames kept the others
 waiting for 260 ms."""
@@ -213,13 +210,9 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
     async def _wake(self) -> None:
         assert self._kept is not None
         self._outflow = Outflow(self._send, write=None if self._shortcut is None else self._shortcut.write)
-        try:
-            self._connection = await Connection.wake(
-                self._house, Attachment.unpack(self._kept), self._outflow.put, claim=self._claim
-            )
-        except DatabaseError as exc:
-            log.error("cannot wake a connection, its child is asked to come back: %s", exc)
-            raise Closed(TRY_AGAIN_LATER) from None
+        self._connection = await Connection.wake(
+            self._house, Attachment.unpack(self._kept), self._outflow.put, claim=self._claim
+        )
         self._kept = None
         self._house.dormitory.up(self)
         if self._child_id is not None:

@@ -22,12 +22,13 @@ from lakehouse.limits import refusal
 from lakehouse.limits.gate import Guest, Refusal
 from lakehouse.limits.refusal import Response, rate_limit_headers
 from lakehouse.models.parents import PARENT_NAME
-from lakehouse.parent import arrivals, door, edge_events, edge_trust, greeting, leases
+from lakehouse.parent import door, edge_events, edge_trust, greeting, leases
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.edge_events import Event, Kind, NotEvents
 from lakehouse.parent.edge_trust import Kept, NotOurs
 from lakehouse.parent.edge_turn import Turn, answers_asleep
 from lakehouse.parent.grants import STRANGERS, Refused
+from lakehouse.parent.hibernation import BEATS_MAX
 from lakehouse.parent.house import House, house
 from lakehouse.parent.outflow import Send
 
@@ -40,8 +41,6 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 PATH = re.compile(rf"/ws(?:/(?P<parent>{PARENT_NAME}))?/?")
 CONNECTION_ID = re.compile(r"[!-~]{1,200}")
 AROUND_A_FRAME_BYTES = 64 * 1024
-BEATS_MAX = 100
-"""Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
 
 
 class BadRequest(Exception):
@@ -134,11 +133,8 @@ async def _open(at_home: House, visit: Visit, send: Send) -> None:
 
 async def _admit(at_home: House, visit: Visit, knock: Knock, guest: Guest, send: Send) -> Admitted | None:
     """Let the socket in, or answer the handshake as HTTP."""
-    settings, now_ms = at_home.settings, at_home.now_ms()
     try:
-        verdict: Admitted | Refused = await at_home.intake.run(
-            lambda: arrivals.judge(knock, is_open=settings.open, now_ms=now_ms, parents_max=settings.parents_max)
-        )
+        verdict = await at_home.admissions.judge(knock)
     except DatabaseError as exc:
         log.error("cannot look up a key, the child is asked to come back: %s", exc)
         await _respond(send, _json(503, "the journal is not available", (b"retry-after", b"1")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
 from django.db import Error as DatabaseError
 
@@ -84,17 +83,17 @@ class Turn:
         assert self._before is not None
         if self._before.key_id is None and not self._house.settings.open:
             raise Closed(POLICY_VIOLATION)  # the house was open when it came
-        try:
-            return await Connection.wake(self._house, self._before, self._hear)
-        except DatabaseError as exc:
-            log.error("cannot wake a connection, its child is asked to come back: %s", exc)
-            raise Closed(TRY_AGAIN_LATER) from None
+        return await Connection.wake(self._house, self._before, self._hear)
 
     async def _end(self, code: int, reason: str = "") -> None:
         """Answer what was handed in, within `drain_ms`, then say goodbye."""
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._house.settings.drain_ms / 1000):
                 await self._answered()
+        except TimeoutError:
+            assert self._connection is not None
+            session = self._connection.session
+            log.error("%d batches of %r were not answered in time", session.unanswered, session.source)
         self.heard.append(edge_events.close(code, reason))
 
     async def _answered(self) -> None:

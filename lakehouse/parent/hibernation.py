@@ -13,17 +13,19 @@ from typing import Protocol
 
 import msgspec
 
-from lakehouse.parent.key_watch import Holder
+from lakehouse.parent.key_watch import KeyHolder
 from rpc.messages import HeartbeatMessage
 
 LOOKS = 4
 """So often within `hibernate_after_ms`."""
 HEARTBEAT_BYTES_MAX = 2048
+BEATS_MAX = 100
+"""Heartbeats in a row that are answered asleep; then the connection wakes and counts them."""
 MEASURED_MAX = 100
 """Sleeping connections that are measured when somebody asks how large one is; 4 ms."""
 
 
-class Napper(Holder, Protocol):
+class Napper(KeyHolder, Protocol):
     """An open connection."""
 
     @property

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 60.0
 
 
-class Holder(Protocol):
+class KeyHolder(Protocol):
     """An open connection."""
 
     @property
@@ -36,7 +36,7 @@ class KeyWatch:
     def __init__(
         self,
         run: Callable[[Callable[[], Any]], Awaitable[Any]],
-        holders: Callable[[], Iterable[Holder]],
+        holders: Callable[[], Iterable[KeyHolder]],
         *,
         now_ms: Callable[[], int],
     ) -> None:

@@ -3,7 +3,7 @@
     socket ─▶ Twisted ─▶ Shortcut ─▶ hear(frame)            what came alone and whole, which is nearly everything
                             └─▶ autobahn ─▶ daphne ─▶ put_nowait ─▶ receive()     fragments, pings, goodbyes, nonsense
 
-A durable batch of one entry costs 46 us of CPU this way and 77 the long way, 21 200 against 13 900 a second (2 cores,
+A durable batch of one entry costs 46 µs of CPU this way and 77 the long way, 21 200 against 13 900 a second (2 cores,
 CPython 3.11). autobahn remains what knows the protocol: a frame it has to judge reaches it as it came, and every frame
 after that one until it stands between two messages again. Another server has no such way, and neither has a socket
 with TLS.
@@ -96,7 +96,7 @@ class Shortcut:
     def look(self) -> None:
         """As daphne does it every other second: ping who is silent, hang up on who does not answer or end a message.
 
-        One by autobahn costs 80 us and two timers, this and the pong that is its answer 15.
+        One by autobahn costs 80 µs and two timers, this and the pong that is its answer 15.
         """
         server, now_s = self._protocol.server, time.monotonic()
         if self._protocol.state != WebSocketProtocol.STATE_OPEN:

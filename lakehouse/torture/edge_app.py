@@ -1,6 +1,6 @@
 """An edge application: ordinary SQL in one thread, a captured database streaming in the other; one process of its own.
 
-    python child_program.py DATABASE NAME URL
+    python edge_app.py DATABASE NAME URL
 
 Every change is also noted in `ledger`, by the application itself and within the same transaction; capture is not told
 of that table. So the ledger says what has to be in the lake, whatever died in between. SIGTERM ends the writing, sends

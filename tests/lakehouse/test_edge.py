@@ -13,8 +13,9 @@ from lakehouse.conf import Settings
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch, BatchState, Child, ConnectionState, Parent
 from lakehouse.parent import access, edge_events
-from lakehouse.parent.edge import AROUND_A_FRAME_BYTES, BEATS_MAX, Edge
+from lakehouse.parent.edge import AROUND_A_FRAME_BYTES, Edge
 from lakehouse.parent.edge_events import Event, Kind
+from lakehouse.parent.hibernation import BEATS_MAX
 from lakehouse.parent.house import house, move_in, open_house
 from rpc.messages import (
     AckStatus,

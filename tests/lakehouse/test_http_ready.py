@@ -44,6 +44,15 @@ async def test_a_process_that_reaches_everything_is_ready_without_a_key():
         assert found["latency_ms"] >= 0
 
 
+async def test_a_process_that_stops_is_not_ready_whatever_it_reaches():
+    async with home() as (opened, _):
+        assert (await ask("GET", "/ready")).status == 200
+        opened.is_closing = True
+        heard = await ask("GET", "/ready")
+    assert (heard.status, heard.json["ready"]) == (503, False)
+    assert all(found["ok"] for found in heard.json["checks"].values())
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_one_that_cannot_be_reached_is_503_and_names_it_and_the_kind_of_error(name):
     async with home() as (opened, _):
