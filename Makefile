@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+# Two processes, whole files in one, for the services a file shares; SIDE_BY_SIDE= (empty) runs one after the other.
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 # Touched last, so that a .venv made by half never counts as made.
 READY := .venv/.ready
@@ -17,8 +19,8 @@ demo: $(READY) ## 16 edge databases, 336 776 flights, the parent killed on the w
 	$(PY) examples/flights/demo.py
 
 test: $(READY) ## The whole suite on SQLite, then what touches the database on PostgreSQL
-	$(PY) -m pytest
-	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest tests/lakehouse tests/contracts tests/acceptance
+	$(PY) -m pytest $(SIDE_BY_SIDE)
+	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest $(SIDE_BY_SIDE) tests/lakehouse tests/contracts tests/acceptance
 
 serve: $(READY) ## A parent on this machine; prints its address and a key, Ctrl-C stops it cleanly
 	.venv/bin/evodb up

@@ -150,16 +150,18 @@ class Shortcut:
             at += taken
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's name
-        self._part.is_held(0, now_s=self._heard_s)
+        self._part.is_held(0, of=None, now_s=self._heard_s)
         self._protocol.connectionLost(reason)
 
     def _weigh(self) -> None:
         """A message came in part; when all of a process are too much together, this one goes."""
         protocol = self._protocol
-        size_bytes = sum(map(len, self._parts)) + len(protocol.data)
+        size_bytes, message = sum(map(len, self._parts)) + len(protocol.data), None
         if protocol.inside_message:
-            size_bytes += protocol.message_data_total_length
-        if not self._part.is_held(size_bytes, now_s=self._heard_s):
+            size_bytes, message = size_bytes + protocol.message_data_total_length, protocol.message_data
+        elif size_bytes:
+            message = self._parts[0] if self._parts else protocol
+        if not self._part.is_held(size_bytes, of=message, now_s=self._heard_s):
             log.warning("a socket is let go: %d bytes of messages have come in part", self._part.held_bytes)
             self._parts.clear()
             protocol.dropConnection(abort=True)

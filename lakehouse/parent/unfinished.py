@@ -21,20 +21,24 @@ class Unfinished:
 class Part:
     """What one socket holds."""
 
-    __slots__ = ("_all", "begun_s", "held_bytes")
+    __slots__ = ("_all", "_begun_s", "_message", "held_bytes")
 
     def __init__(self, unfinished: Unfinished) -> None:
         self._all = unfinished
+        self._message: object = None
+        self._begun_s = 0.0
         self.held_bytes = 0
-        self.begun_s = 0.0
 
-    def is_held(self, size_bytes: int, *, now_s: float) -> bool:
-        """This socket holds so many bytes now; whether it may."""
-        if size_bytes and not self.held_bytes:
-            self.begun_s = now_s
+    def is_held(self, size_bytes: int, *, of: object, now_s: float) -> bool:
+        """This socket holds so many bytes of this message now; whether it may.
+
+        Who sends without a pause always holds a part of some message; only one that stays the same can be late.
+        """
+        if of is not self._message:
+            self._message, self._begun_s = of, now_s
         self._all.held_bytes += size_bytes - self.held_bytes
         self.held_bytes = size_bytes
         return not size_bytes or self._all.held_bytes <= self._all.bytes_max
 
     def is_late(self, *, now_s: float) -> bool:
-        return bool(self.held_bytes) and now_s - self.begun_s > WITHIN_S
+        return bool(self.held_bytes) and now_s - self._begun_s > WITHIN_S

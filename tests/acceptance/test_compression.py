@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import zlib
@@ -149,6 +150,8 @@ async def test_a_bomb_in_many_parts_is_one(compressing: Compressing) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     with compressing.knock(**OFFER) as child:
         for number in range(64):
+            if select.select([child.socket], [], [], 0)[0]:
+                break  # it was told already
             part = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_SYNC_FLUSH)
             child.socket.sendall(head(0x41 if number == 0 else 0x00, len(part)) + part)
         assert child.hear().code == 1009

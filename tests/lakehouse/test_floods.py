@@ -31,19 +31,26 @@ async def test_who_floods_is_not_read_for_a_moment(frame, answers):
 def test_messages_in_part_share_a_bound_which_those_that_end_give_back():
     everybody = Unfinished(bytes_max=100)
     one, other = Part(everybody), Part(everybody)
-    assert one.is_held(60, now_s=0)
-    assert not other.is_held(60, now_s=0)
-    assert other.is_held(0, now_s=0)
-    assert one.is_held(100, now_s=0)
-    assert one.is_held(0, now_s=0)
+    assert one.is_held(60, of="a", now_s=0)
+    assert not other.is_held(60, of="b", now_s=0)
+    assert other.is_held(0, of=None, now_s=0)
+    assert one.is_held(100, of="a", now_s=0)
+    assert one.is_held(0, of=None, now_s=0)
     assert everybody.held_bytes == 0
 
 
 def test_a_message_that_does_not_end_is_late_from_its_beginning_on():
     part = Part(Unfinished(bytes_max=100))
-    part.is_held(1, now_s=5)
-    part.is_held(2, now_s=50)
+    part.is_held(1, of="a", now_s=5)
+    part.is_held(2, of="a", now_s=50)
     assert not part.is_late(now_s=5 + WITHIN_S)
     assert part.is_late(now_s=6 + WITHIN_S)
-    part.is_held(0, now_s=66)
+    part.is_held(0, of=None, now_s=66)
     assert not part.is_late(now_s=1000)
+
+
+def test_who_sends_message_after_message_for_hours_is_never_late():
+    part = Part(Unfinished(bytes_max=100))
+    for second in range(10_000):
+        part.is_held(50, of=object(), now_s=second)
+        assert not part.is_late(now_s=second + 1)
