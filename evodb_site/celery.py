@@ -9,6 +9,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
 from celery import Celery
 from django.conf import settings
 
+from lakehouse import folder_broker
+
+folder_broker.register()
 app = Celery("evodb")
 app.config_from_object(settings.CELERY)
 app.autodiscover_tasks(["lakehouse"])

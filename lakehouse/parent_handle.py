@@ -16,17 +16,17 @@ from lakehouse.fallback.config import DEFAULT_RECOVERY_CONFIG, RecoveryConfig
 from lakehouse.fallback.recovery import FallbackRecoveryManager, Write
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush.policy import FlushTrigger, Waiting, due_at_ms
+from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import rows
 from lakehouse.http.rows import Picture
 from lakehouse.models import Parent
-from lakehouse.parent import arrivals
+from lakehouse.parent import arrivals, greeting
 from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.parent_options import FallbackOptions, merged, overrides_of
 from lakehouse.tasks import flush_parent
 from rpc.config import ParentConfig
 from rpc.errors import LakehouseRpcError
-from rpc.messages import BufferStats, ParentState, StatusMessage
+from rpc.messages import StatusMessage
 
 __all__ = ["LakehouseParent", "ParentBufferStats"]
 
@@ -102,25 +102,13 @@ class LakehouseParent:
     def status(self) -> StatusMessage:
         """As a child hears it."""
         seen = self._picture()
-        held = seen.held
-        next_ms: Any = UNSET
-        if held.oldest_ms is not None:
-            waiting = Waiting(held.entries, held.size_bytes, held.oldest_ms, held.last_flush_ms)
-            next_ms = due_at_ms(waiting, seen.parent.settings)
         return StatusMessage(
             timestamp=self._now_ms(),
-            state=_state(seen),
-            buffer=BufferStats(
-                batch_count=held.batches,
-                entry_count=held.entries,
-                total_size_bytes=held.size_bytes,
-                utilization=round(held.utilization, 4),
-                oldest_batch_time=UNSET if held.oldest_ms is None else held.oldest_ms,
-                newest_batch_time=UNSET if held.newest_ms is None else held.newest_ms,
-            ),
+            state=seen.state,
+            buffer=greeting.buffer(seen.held),
             connected_children=seen.counts["connected"],
-            last_flush_time=held.last_flush_ms or UNSET,
-            next_flush_time=next_ms,
+            last_flush_time=seen.held.last_flush_ms or UNSET,
+            next_flush_time=UNSET if seen.next_flush_ms is None else seen.next_flush_ms,
         )
 
     def flush(self) -> int:
@@ -163,11 +151,3 @@ class LakehouseParent:
                 row.config = wanted
                 row.save(update_fields=["config"])
         return row
-
-
-def _state(seen: Picture) -> ParentState:
-    if seen.fallback["batches"]:
-        return ParentState.RECOVERING
-    if seen.is_flushing:
-        return ParentState.FLUSHING
-    return ParentState.RECEIVING if seen.held.batches else ParentState.IDLE

@@ -99,6 +99,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
         "lakehouse.flush.heartbeat",
+        "lakehouse.folder_broker",
         "lakehouse.flush.history",
         "lakehouse.flush.room",
         "lakehouse.http.checks",

@@ -61,19 +61,11 @@ def finish(recovery: Recovery, staged: Sequence[Staged], unreadable: Sequence[Un
     Parent.objects.filter(pk=recovery.parent_id).update(commit_number=F("commit_number") + 1)
     number = Parent.objects.values_list("commit_number", flat=True).get(pk=recovery.parent_id)
     gone = sum(FallbackBatch.objects.filter(pk__in=some).delete()[0] for some in by_thousands(recovery.stamps))
-    closed = Flush.objects.filter(pk=recovery.flush_id, state=FlushState.OPEN).update(
-        state=FlushState.COMMITTED,
-        finished_ms=now_ms,
-        rows=sum(table.rows for table in staged),
-        size_bytes=sum(table.size_bytes for table in staged),
-        dead_letters=len(unreadable),
-        commit_number=number,
-    )
+    closed = claim.close(recovery.flush_id, staged, unreadable, number=number, now_ms=now_ms)
     if gone != len(recovery.stamps) or not closed:
         raise LeaseLost(
             f"recovery {recovery.flush_id} found {gone} of {len(recovery.stamps)} pieces; somebody else was faster"
         )
-    claim.record_tables(recovery.flush_id, staged)
     _mark(recovery)
     letters.settle(recovery.parent_id, unreadable, now_ms=now_ms)
     return number

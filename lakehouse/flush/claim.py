@@ -119,16 +119,8 @@ def finish(claim: Claim, staged: Sequence[Staged], unreadable: Sequence[Unreadab
     number = Parent.objects.values_list("commit_number", flat=True).get(pk=claim.parent_id)
     marked = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING).update(state=BatchState.PERSISTED)
     assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
-    closed = Flush.objects.filter(pk=claim.flush_id, state=FlushState.OPEN).update(
-        state=FlushState.COMMITTED,
-        finished_ms=now_ms,
-        rows=sum(table.rows for table in staged),
-        size_bytes=sum(table.size_bytes for table in staged),
-        dead_letters=len(unreadable),
-        commit_number=number,
-    )
-    assert closed == 1, f"flush {claim.flush_id} was not open any more"
-    record_tables(claim.flush_id, staged)
+    closed = close(claim.flush_id, staged, unreadable, number=number, now_ms=now_ms)
+    assert closed, f"flush {claim.flush_id} was not open any more"
     letters.settle(claim.parent_id, unreadable, now_ms=now_ms)
     return number
 
@@ -224,8 +216,24 @@ def _release(parent_id: int, *, now_ms: int, error: str) -> None:
     )
 
 
-def record_tables(flush_id: int, staged: Sequence[Staged]) -> None:
-    """What a flush did to its tables. Within the transaction that swaps their pointers."""
+def close(
+    flush_id: int, staged: Sequence[Staged], unreadable: Sequence[Unreadable], *, number: int, now_ms: int
+) -> bool:
+    """Write down what a flush did, if it is open still. Within the transaction that swaps its tables' pointers."""
+    closed = Flush.objects.filter(pk=flush_id, state=FlushState.OPEN).update(
+        state=FlushState.COMMITTED,
+        finished_ms=now_ms,
+        rows=sum(table.rows for table in staged),
+        size_bytes=sum(table.size_bytes for table in staged),
+        dead_letters=len(unreadable),
+        commit_number=number,
+    )
+    if closed:
+        _record_tables(flush_id, staged)
+    return bool(closed)
+
+
+def _record_tables(flush_id: int, staged: Sequence[Staged]) -> None:
     FlushTable.objects.bulk_create(
         FlushTable(
             flush_id=flush_id,

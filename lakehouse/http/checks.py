@@ -36,8 +36,10 @@ def broker() -> None:
     """A connection is made and given back; the one of a laptop is a folder, which has to take files."""
     from celery import current_app
 
+    from lakehouse.folder_broker import SCHEME
+
     with current_app.connection_for_write() as connection:
-        if connection.transport_cls == "filesystem":
+        if connection.transport_cls == SCHEME:
             _write_into(Path((connection.transport_options or {})["data_folder_out"]))
         else:
             connection.connect()

@@ -9,9 +9,11 @@ from django.db.models import Count, Min, QuerySet, Sum
 from django.db.models.functions import Length
 
 from lakehouse.flush import breaker_row
+from lakehouse.flush.policy import Waiting, due_at_ms
 from lakehouse.models import Child, FallbackBatch, Flush, FlushState, Parent
 from lakehouse.parent import arrivals, leases
 from lakehouse.parent.arrivals import Held
+from rpc.messages import ParentState
 
 NOTHING = Held(0, 0, 0, None, None, 0.0, 0)
 
@@ -29,6 +31,23 @@ class Picture:
     is_flushing: bool
     breaker: str
     """Of the object store: closed, open or half_open."""
+
+    @property
+    def state(self) -> ParentState:
+        if self.fallback["batches"]:
+            return ParentState.RECOVERING
+        if self.is_flushing:
+            return ParentState.FLUSHING
+        return ParentState.RECEIVING if self.held.batches else ParentState.IDLE
+
+    @property
+    def next_flush_ms(self) -> int | None:
+        """When time alone makes a flush due; None when nothing waits."""
+        held = self.held
+        if held.oldest_ms is None:
+            return None
+        waiting = Waiting(held.entries, held.size_bytes, held.oldest_ms, held.last_flush_ms)
+        return due_at_ms(waiting, self.parent.settings)
 
 
 def find(name: str, *, default: str) -> Parent | None:

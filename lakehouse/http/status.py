@@ -7,14 +7,12 @@ from dataclasses import asdict, fields
 from pydantic.alias_generators import to_camel
 
 from lakehouse.flush.breaker import BreakerState
-from lakehouse.flush.policy import Waiting, due_at_ms
 from lakehouse.http.cdc_request import BY_KEY
 from lakehouse.http.documents import Buffer, DedupStats, Fallback, LastFlush, SourceState, Status
 from lakehouse.http.rows import Picture
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.models import Child, Flush
 from lakehouse.parent.house import House
-from rpc.messages import ParentState
 
 
 def status(house: House, seen: Picture, *, now_ms: int) -> Status:
@@ -22,7 +20,7 @@ def status(house: House, seen: Picture, *, now_ms: int) -> Status:
     return Status(
         parent=seen.parent.name,
         timestamp=now_ms,
-        state=_state(seen),
+        state=seen.state,
         buffer=_buffer(seen),
         connected_sources=seen.held.connected,
         source_states=[_source(child) for child in seen.sources],
@@ -34,7 +32,7 @@ def status(house: House, seen: Picture, *, now_ms: int) -> Status:
         load_level=load,
         fallback=Fallback(**seen.fallback),
         last_flush=None if seen.last_flush is None else _flush(seen.last_flush),
-        next_flush_time=_next_flush_ms(seen),
+        next_flush_time=seen.next_flush_ms,
     )
 
 
@@ -52,14 +50,6 @@ def metrics_of(house: House) -> dict[str, int]:
         "hibernatingConnectionBytes": house.dormitory.kept_bytes(),
     }
     return here | counted
-
-
-def _state(seen: Picture) -> ParentState:
-    if seen.fallback["batches"]:
-        return ParentState.RECOVERING
-    if seen.is_flushing:
-        return ParentState.FLUSHING
-    return ParentState.RECEIVING if seen.held.batches else ParentState.IDLE
 
 
 def _buffer(seen: Picture) -> Buffer:
@@ -114,11 +104,3 @@ def _flush(flush: Flush) -> LastFlush:
         dead_letters=flush.dead_letters,
         commit_number=flush.commit_number or 0,
     )
-
-
-def _next_flush_ms(seen: Picture) -> int | None:
-    held = seen.held
-    if held.oldest_ms is None:
-        return None
-    waiting = Waiting(held.entries, held.size_bytes, held.oldest_ms, held.last_flush_ms)
-    return due_at_ms(waiting, seen.parent.settings)

@@ -51,11 +51,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not stored, and why; `retry_delay_ms` None means that trying again cannot help."""
+    """Not stored, and why. Whether and when trying again helps is known of the reason (`rpc.dolake.refusals`)."""
 
     reason: NackReason
     message: str
-    retry_delay_ms: int | None = None
     max_size: int | None = None
     """The bound in bytes that was in the way."""
     ends_connection: bool = False
@@ -67,7 +66,6 @@ Verdict = Accepted | Refused
 FORGOTTEN = Refused(
     NackReason.INTERNAL_ERROR,
     "this child or its parent was deleted here while it was connected; a new connection begins anew",
-    retry_delay_ms=1000,
     ends_connection=True,
 )
 """Its batch may come again: to call it refused for good would make the child throw it away."""
@@ -259,6 +257,5 @@ def _full(frame: BatchFrame, buffer: Buffer) -> Refused:
     return Refused(
         NackReason.BUFFER_FULL,
         f"{text}; {fuse.notice(buffer.blown)}" if buffer.blown else text,
-        retry_delay_ms=1000,
         max_size=config.max_buffer_bytes,
     )

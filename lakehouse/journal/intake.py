@@ -27,7 +27,6 @@ from rpc.messages import NackReason
 
 log = logging.getLogger(__name__)
 
-RETRY_DELAY_MS = 1000
 STOPPED = "this process stops; another one takes over"
 
 
@@ -123,7 +122,7 @@ class Intake:
         if isinstance(item, Job):
             _settle(item.done, None, OperationalError(STOPPED))
         else:
-            refusal = Refused(NackReason.SHUTTING_DOWN, STOPPED, retry_delay_ms=RETRY_DELAY_MS)
+            refusal = Refused(NackReason.SHUTTING_DOWN, STOPPED)
             self._deliver([item], [refusal], {})
 
     def _run(self) -> None:
@@ -182,7 +181,7 @@ class Intake:
             self._answer(group, verdicts, buffers)
 
     def _refuse(self, group: list[Offer], message: str) -> None:
-        refusal = Refused(NackReason.INTERNAL_ERROR, message, retry_delay_ms=RETRY_DELAY_MS)
+        refusal = Refused(NackReason.INTERNAL_ERROR, message)
         self._answer(group, [refusal] * len(group), {})
 
     def _answer(self, group: list[Offer], verdicts: Sequence[Verdict], buffers: dict[int, Buffer]) -> None:

@@ -98,12 +98,6 @@ class NoRoom:
         return f"this parent takes no more than {self.children_max} children"
 
 
-def admit(knock: Knock, *, is_open: bool, now_ms: int) -> Admitted | None:
-    """Let a handshake in, or say None; the log says why."""
-    verdict = judge(knock, is_open=is_open, now_ms=now_ms)
-    return None if isinstance(verdict, Refused) else verdict
-
-
 def judge(knock: Knock, *, is_open: bool, now_ms: int, parents_max: int | None = None) -> Admitted | Refused:
     """Let a handshake in, or refuse it. A parent nobody named before begins to exist here, if there is room for it.
 

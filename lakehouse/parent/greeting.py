@@ -36,14 +36,7 @@ def status(held: Held, arrival: Arrival, accepted: Accepted, *, now_ms: int) -> 
     return StatusMessage(
         timestamp=now_ms,
         state=ParentState.RECEIVING if held.batches else ParentState.IDLE,
-        buffer=BufferStats(
-            batch_count=held.batches,
-            entry_count=held.entries,
-            total_size_bytes=held.size_bytes,
-            utilization=round(held.utilization, 4),
-            oldest_batch_time=UNSET if held.oldest_ms is None else held.oldest_ms,
-            newest_batch_time=UNSET if held.newest_ms is None else held.newest_ms,
-        ),
+        buffer=buffer(held),
         connected_children=held.connected,
         last_flush_time=held.last_flush_ms or UNSET,
         resume_sequence=UNSET if arrival.resume_sequence is None else arrival.resume_sequence,
@@ -51,4 +44,16 @@ def status(held: Held, arrival: Arrival, accepted: Accepted, *, now_ms: int) -> 
         highest_sequence=UNSET if arrival.highest_sequence is None else arrival.highest_sequence,
         persisted_acks=True if arrival.source.own_epoch else UNSET,
         **accepted._asdict(),
+    )
+
+
+def buffer(held: Held) -> BufferStats:
+    """What a parent holds, as a child hears it."""
+    return BufferStats(
+        batch_count=held.batches,
+        entry_count=held.entries,
+        total_size_bytes=held.size_bytes,
+        utilization=round(held.utilization, 4),
+        oldest_batch_time=UNSET if held.oldest_ms is None else held.oldest_ms,
+        newest_batch_time=UNSET if held.newest_ms is None else held.newest_ms,
     )

@@ -28,6 +28,8 @@ WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE)
 PAST_THE_LEASE_S = LEASE_MS / 1000 + 1
 REACHED_WITHIN_S = 10.0
 HOUR_MS = 3_600_000
+SHIFTED_S, FULL_S = 3.0, 2.0
+"""How long a process lives with a wrong clock, and with a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _clock(dice: random.Random, town: Town) -> Fault:
         process.env = {**usual, "EVODB_CLOCK_SHIFT_MS": str(shift_ms)}
         process.start()
         process.env = usual
-        time.sleep(3)
+        time.sleep(SHIFTED_S)
         process.kill()
         process.start()
 
@@ -148,7 +150,7 @@ def _disk_full(dice: random.Random, town: Town) -> Fault:
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[1]
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, hard))
-            time.sleep(2)
+            time.sleep(FULL_S)
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         if _is_dead(process):
             process.start()

@@ -140,12 +140,6 @@ def test_a_knock_never_shows_its_key() -> None:
     assert "evodb_secret" not in repr(knock("evodb_secret"))
 
 
-def test_admit_says_only_yes_or_no() -> None:
-    _, token = key()
-    assert isinstance(arrivals.admit(knock(token), is_open=False, now_ms=NOW_MS), Admitted)
-    assert arrivals.admit(knock("wrong"), is_open=False, now_ms=NOW_MS) is None
-
-
 # Parents that begin to exist
 
 

@@ -173,8 +173,8 @@ def test_a_broker_that_does_not_listen_is_an_error(celery):
 
 
 def test_a_broker_of_files_has_to_take_files(celery, tmp_path):
-    celery(broker_url="filesystem://", broker_transport_options={"data_folder_out": str(tmp_path)})
+    celery(broker_url="folder://", broker_transport_options={"data_folder_out": str(tmp_path)})
     checks.broker()
-    celery(broker_url="filesystem://", broker_transport_options={"data_folder_out": str(tmp_path / "gone")})
+    celery(broker_url="folder://", broker_transport_options={"data_folder_out": str(tmp_path / "gone")})
     with pytest.raises(FileNotFoundError):
         checks.broker()

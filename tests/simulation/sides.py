@@ -20,6 +20,7 @@ from lakehouse.parent.arrivals import Admitted, Arrival
 from rpc import batch
 from rpc.batch import BatchFrame
 from rpc.config import ChildConfig
+from rpc.dolake.refusals import Reason, retry_delay_ms
 from rpc.entries import RawEntry
 from rpc.messages import ConnectMessage, NackReason
 from rpc.outbox import Outbox, OutboxBatch
@@ -296,9 +297,8 @@ class ParentSide:
         if isinstance(verdict, Accepted):
             entries, utilization = verdict.entries, verdict.utilization
             return session.ack(frame, verdict.status, entries=entries, utilization=utilization, now_ms=now_ms)
-        return session.nack(
-            frame, verdict.reason, verdict.message, retry_delay_ms=verdict.retry_delay_ms, now_ms=now_ms
-        )
+        delay_ms = retry_delay_ms(Reason(verdict.reason), refusals=0, chance=0)
+        return session.nack(frame, verdict.reason, verdict.message, retry_delay_ms=delay_ms, now_ms=now_ms)
 
     def _answer(self, line: Line, frame: Frame) -> None:
         if line.is_open:

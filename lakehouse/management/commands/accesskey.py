@@ -84,7 +84,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(described(key, now_ms=now_ms), indent=2))
         elif was_good:
-            self.stdout.write(f"{key} is revoked; its connections end within 10 s, at their next batch")
+            self.stdout.write(f"{key} is revoked; its connections end: within 10 s if they send, else within a minute")
         else:
             self.stdout.write(f"{key} was revoked already, {moment_text(key.revoked_ms, now_ms=now_ms)}")
 
