@@ -144,7 +144,10 @@ class Settings(RateLimitConfig):
         **at_least(0),
     )
     history_days: int = setting(
-        7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
+        7,
+        unit="days",
+        why="Persisted batches stay as history without their payload for so long, and for the dedup window at least.",
+        **at_least(0),
     )
     dead_letter_days: int = setting(
         0, unit="days", why="Dead letters are deleted when they are so old. 0: never.", **at_least(0)
