@@ -123,7 +123,10 @@ class Settings(RateLimitConfig):
         250_000, unit="entries", why="One flush takes at most so many; bounds a worker's memory.", **at_least(1)
     )
     flush_bytes_max: int = setting(
-        64 * MIB, unit="bytes", why="One flush takes at most so many payload bytes.", **at_least(1 * MIB)
+        32 * MIB,
+        unit="bytes",
+        why="One flush takes at most so many payload bytes; a worker needs three times as much beside its 230 MiB.",
+        **at_least(1 * MIB),
     )
     commit_attempts_max: int = setting(
         5, unit="attempts", why="How often a flush stages anew when another writer moved the same table.", **at_least(1)

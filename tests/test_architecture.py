@@ -145,6 +145,7 @@ FLOORS = {
         "lakehouse.flush.structs",
         "lakehouse.flush.typed",
         "lakehouse.flush.values",
+        "lakehouse.flush.whole",
         "lakehouse.journal.dedup",
         "lakehouse.journal.watermark",
         "lakehouse.limits.addresses",
