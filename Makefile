@@ -56,11 +56,11 @@ $(READY): pyproject.toml requirements.lock
 	@echo 'Making .venv from requirements.lock, once; a minute or two.'
 	@if command -v uv >/dev/null; then \
 		{ test -x $(PY) || uv venv --quiet --python "$(PYTHON)" .venv; } && \
-		uv pip install --quiet --python $(PY) -r requirements.lock && \
+		uv pip install --quiet --python $(PY) --no-deps -r requirements.lock && \
 		uv pip install --quiet --python $(PY) --no-build-isolation --no-deps -e .; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(PIP) -r requirements.lock && \
+		$(PIP) --no-deps -r requirements.lock && \
 		$(PIP) --no-build-isolation --no-deps -e .; \
 	fi
 	@touch $@

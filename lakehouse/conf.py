@@ -123,9 +123,9 @@ class Settings(RateLimitConfig):
         250_000, unit="entries", why="One flush takes at most so many; bounds a worker's memory.", **at_least(1)
     )
     flush_bytes_max: int = setting(
-        32 * MIB,
+        24 * MIB,
         unit="bytes",
-        why="One flush takes at most so many payload bytes; a worker needs three times as much beside its 230 MiB.",
+        why="One flush takes at most so many payload bytes; a worker needs six times as much beside its 200 MiB.",
         **at_least(1 * MIB),
     )
     commit_attempts_max: int = setting(

@@ -99,6 +99,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
         "lakehouse.flush.heartbeat",
+        "lakehouse.flush.memory",
         "lakehouse.folder_broker",
         "lakehouse.flush.history",
         "lakehouse.flush.room",

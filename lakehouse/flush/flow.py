@@ -24,7 +24,7 @@ from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, heartbeat, raw, room, shred
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, heartbeat, memory, raw, room, shred
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
@@ -83,6 +83,8 @@ class Flusher:
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
+        finally:
+            memory.give_back()
         reach(Failpoint.COMMITTED)
         tables.tidy(self.catalog, flushed.staged)
         claim.forget_payloads(parent_id)
@@ -134,6 +136,7 @@ class Flusher:
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # A flush of 62 MiB has them in memory twice until here.
         shredded = shred.typed_of(self._within(claimed, read, known), known)
+        memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
