@@ -22,6 +22,7 @@ from rpc.protocol import encode_message
 
 WAVE = 32
 """Handshakes at once; fewer than the backlog of any server."""
+TRIES = 10
 
 
 class Crowd:
@@ -50,8 +51,9 @@ class Crowd:
             wave = min(WAVE, count)
             count -= wave
             known = len(self._sockets)
-            for connection in [self._knock(number) for number in range(known, known + wave)]:
-                sockets.accepted(connection)
+            knocks = [(number, self._knock(number)) for number in range(known, known + wave)]
+            for number, knock in knocks:
+                connection = self._admitted(number, knock)
                 connection.setblocking(False)
                 self._sockets.append(connection)
                 self._by_fd[connection.fileno()] = sockets.Frames()
@@ -83,6 +85,18 @@ class Crowd:
         connection = socket.create_connection(self._address)
         connection.sendall(sockets.handshake(self._path, {"X-Client-ID": name(number)}))
         return connection
+
+    def _admitted(self, number: int, knock: socket.socket) -> socket.socket:
+        """A stock server that has 15 000 sockets to ping cuts some handshakes; they are begun again."""
+        for _ in range(TRIES):
+            try:
+                sockets.accepted(knock)
+            except ConnectionError:
+                knock.close()
+                knock = self._knock(number)
+            else:
+                return knock
+        raise ConnectionError(f"the server cut {TRIES} handshakes of {name(number)}")
 
     def _say(self, number: int, text: str | bytes) -> None:
         self._sockets[number].send(sockets.frame(text.encode() if isinstance(text, str) else text, sockets.TEXT))

@@ -1,4 +1,4 @@
-"""PyArrow's FileIO with two differences: files that survive a power cut, and deletes that only delete.
+"""PyArrow's FileIO with three differences: files that survive a power cut, deletes that only delete, writes that wait.
 
 The pointer is committed with an fsync and the journal's payload is deleted in the same transaction, so every file
 behind the pointer has to be on the disk before. An object store promises that when a write returns; a folder does not.
@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileSystem
 from pyiceberg.catalog import WAREHOUSE_LOCATION
 from pyiceberg.io import (
     S3_ACCESS_KEY_ID,
@@ -42,6 +43,13 @@ class DurableFileIO(PyArrowFileIO):
         other = DurableFileIO(self.properties)
         other.fs_by_scheme = self.fs_by_scheme
         return other
+
+    def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
+        """Parts leave one after the other: in the background Arrow keeps all that a slow store has not taken yet."""
+        made: Any = super()._initialize_s3_fs(netloc)
+        rebuild, (options,) = made.__reduce__()
+        filesystem: FileSystem = rebuild({**options, "background_writes": False})
+        return filesystem
 
     def new_output(self, location: str) -> PyArrowFile:
         self.written.append(location)
