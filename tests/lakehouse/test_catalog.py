@@ -35,6 +35,14 @@ def test_a_store_is_reached_as_the_settings_say() -> None:
     assert (found["s3.access-key-id"], found["s3.secret-access-key"]) == ("k", "s")
 
 
+def test_a_writer_waits_for_a_slow_store_instead_of_keeping_what_it_has_not_taken() -> None:
+    settings = Settings(warehouse="s3://b/x", s3_endpoint="http://e", s3_access_key_id="k", s3_secret_access_key="s")
+    filesystem = DurableFileIO(properties(settings)).fs_by_scheme("s3", "b")
+    _, (options,) = filesystem.__reduce__()
+    wanted = {"background_writes": False, "endpoint_override": "http://e", "access_key": "k", "secret_key": "s"}
+    assert wanted.items() <= options.items()
+
+
 def test_aws_itself_is_asked_for_the_region() -> None:
     assert "s3.region" not in properties(Settings(warehouse="s3://b"))
     assert properties(Settings(warehouse="s3://b", s3_region="eu-west-3"))["s3.region"] == "eu-west-3"
