@@ -31,6 +31,7 @@ class House(usual.House):
     def __init__(self, folder: Path, **settings: Any) -> None:
         super().__init__(folder, **settings)
         self.beat.argv = ["tests.acceptance.hasty" if word == "evodb_site" else word for word in self.beat.argv]
+        self.beat.env = {**self.beat.env, "PYTHONPATH": str(ROOT)}
 
 
 def assert_exactly_once(house: House, child: Child) -> int:
