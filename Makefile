@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-flood soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -45,6 +45,12 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 	@if command -v pushpin >/dev/null; then $(PY) -m benchmarks.pushpin; \
 	else echo 'Pushpin is not installed (apt-get install pushpin zurl), so nothing is measured behind it.'; fi
 
+bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (15 minutes)
+	$(PY) -m benchmarks.flood
+
+soak: $(READY) ## Half an hour of steady work: memory, files, database and commit time by thirds
+	$(PY) -m benchmarks.soak
+
 bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child's CPU per 100 000 entries
 	$(PY) -m benchmarks.codec
 
@@ -59,8 +65,8 @@ $(READY): pyproject.toml requirements.lock
 	fi
 	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
 	{ command -v uv >/dev/null && \
-		uv pip install --quiet --python $(PY) -r requirements.lock && \
+		uv pip install --quiet --python $(PY) --no-deps -r requirements.lock && \
 		uv pip install --quiet --python $(PY) --no-build-isolation --no-deps -e .; } || \
-	{ $(PIP) --no-compile -r requirements.lock && \
+	{ $(PIP) --no-compile --no-deps -r requirements.lock && \
 		$(PIP) --no-build-isolation --no-deps -e .; }
 	@touch $@

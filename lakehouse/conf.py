@@ -123,7 +123,10 @@ class Settings(RateLimitConfig):
         250_000, unit="entries", why="One flush takes at most so many; bounds a worker's memory.", **at_least(1)
     )
     flush_bytes_max: int = setting(
-        64 * MIB, unit="bytes", why="One flush takes at most so many payload bytes.", **at_least(1 * MIB)
+        24 * MIB,
+        unit="bytes",
+        why="One flush takes at most so many payload bytes; a worker needs six times as much beside its 200 MiB.",
+        **at_least(1 * MIB),
     )
     commit_attempts_max: int = setting(
         5, unit="attempts", why="How often a flush stages anew when another writer moved the same table.", **at_least(1)
@@ -144,7 +147,10 @@ class Settings(RateLimitConfig):
         **at_least(0),
     )
     history_days: int = setting(
-        7, unit="days", why="Persisted batches are kept as history without their payload for so long.", **at_least(1)
+        7,
+        unit="days",
+        why="Persisted batches stay as history without their payload for so long, and for the dedup window at least.",
+        **at_least(0),
     )
     dead_letter_days: int = setting(
         0, unit="days", why="Dead letters are deleted when they are so old. 0: never.", **at_least(0)

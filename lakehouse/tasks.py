@@ -95,7 +95,7 @@ def transfer(parent_id: int) -> Transfer:
 
 @shared_task
 def forget_history() -> int:
-    """Delete batches that are in their tables for longer than `history_days`. Returns how many."""
+    """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())
 
 

@@ -18,10 +18,16 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
+ROW_GROUP = "write.parquet.row-group-limit"
+ROW_GROUP_BYTES = 32 * 2**20
+"""Of the rows in memory. The writer keeps a row group until it is whole."""
+
 
 def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[str, str]) -> list[DataFile]:
     """Write the rows, which have the table's columns. `parquet` overrides the table's write properties for them."""
-    written_as = metadata.model_copy(update={"properties": {**metadata.properties, **parquet}})
+    properties = {**metadata.properties, **parquet}
+    properties[ROW_GROUP] = str(_row_group(rows, int(properties.get(ROW_GROUP, len(rows)))))
+    written_as = metadata.model_copy(update={"properties": properties})
     schema = pyarrow_to_schema(rows.schema, name_mapping=metadata.schema().name_mapping)
     written_by = uuid.uuid4()
     tasks = (
@@ -29,6 +35,11 @@ def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[
         for number, (key, share) in enumerate(split(metadata, rows))
     )
     return list(write_file(io, written_as, tasks))
+
+
+def _row_group(rows: pa.Table, wanted: int) -> int:
+    """Rows of a row group: as many as wanted, and fewer of large ones."""
+    return max(1, min(wanted, len(rows) * ROW_GROUP_BYTES // max(1, rows.nbytes)))
 
 
 def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:

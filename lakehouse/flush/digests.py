@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
 from lakehouse.flush.moments import TIMESTAMP
+from lakehouse.flush.whole import whole
 from rpc import entry_digest
 from rpc.entry_digest import Sum
 
-SLICE_ROWS = 8192
-"""What is put together at once, so that the texts are not in memory twice."""
+SLICE_ROWS, SLICE_BYTES = 8192, 4 * 2**20
+"""What is put together at once at most, so that the texts are not in memory twice."""
 LARGE_BYTES = 2**30
 """Texts of a slice that need offsets of 64 bits, with what is put between them."""
 Code = Literal["i", "q"]
@@ -63,7 +64,7 @@ def of_tables(tables: Mapping[str, Any]) -> list[ChildSum]:
 
 def of_rows(rows: Any, *, table: str) -> Iterator[ChildSum]:
     """The sums of rows of one table, which need no other columns than COLUMNS."""
-    source, epoch, *others = (_whole(rows[name]) for name in COLUMNS)
+    source, epoch, *others = (whole(rows[name]) for name in COLUMNS)
     lives = source.dictionary_encode()
     found = digests(_entries(epoch, *others), entry_digest.seed_of(table.encode()))
     grouped = pa.table(
@@ -94,10 +95,12 @@ def digests(entries: EntryColumns, seed: int) -> array[int]:
     """The digest of each entry, with the seed of its table."""
     found = array("Q")
     count = len(entries.sequences)
-    for start in range(0, count, SLICE_ROWS):
-        part = EntryColumns._make(column.slice(start, SLICE_ROWS) for column in entries)
-        whole, ends = _bytes_of(part)
-        found.extend([xxh3_64_intdigest(whole[begin:end], seed) for begin, end in pairwise(ends)])
+    size = max(1, sum(text.nbytes for text in entries[4:]))
+    rows = max(1, min(SLICE_ROWS, count * SLICE_BYTES // size))
+    for start in range(0, count, rows):
+        part = EntryColumns._make(column.slice(start, rows) for column in entries)
+        joined, ends = _bytes_of(part)
+        found.extend([xxh3_64_intdigest(joined[begin:end], seed) for begin, end in pairwise(ends)])
     return found
 
 
@@ -117,8 +120,8 @@ def _bytes_of(part: EntryColumns) -> tuple[memoryview, list[int]]:
     nothing: Any = pa.scalar(b"", kind)
     joined: Any = pc.binary_join_element_wise(*pieces, nothing, null_handling="replace", null_replacement="")
     assert not joined.offset, "the bytes of a slice begin at the first"
-    _, ends, whole = joined.buffers()
-    return memoryview(whole), memoryview(ends).cast("B").cast(code)[: len(joined) + 1].tolist()
+    _, ends, content = joined.buffers()
+    return memoryview(content), memoryview(ends).cast("B").cast(code)[: len(joined) + 1].tolist()
 
 
 def _lengths(texts: Any) -> Any:
@@ -137,9 +140,3 @@ def _fixed(numbers: Any, width: int, code: Code) -> Any:
 def _steps(count: int, width: int, code: Code) -> Any:
     """Offsets of texts that all are so long; making them takes as long as the digests."""
     return pa.py_buffer(array(code, range(0, (count + 1) * width, width)))
-
-
-def _whole(column: Any) -> Any:
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

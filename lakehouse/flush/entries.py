@@ -122,7 +122,7 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
     for batch in batches:
         try:
             cuts.append(_cut(batch))
-            whole.append(batch)
+            whole.append(batch._replace(payload=b""))  # its texts are joined below
         except ProtocolError as exc:
             unreadable.append(Unreadable(batch.batch_id, None, "", batch.encoding, batch.payload, str(exc)))
             lost += _announced(batch.payload)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from lakehouse.flush.names import Names
 from lakehouse.flush.values import as_texts
+from lakehouse.flush.whole import whole
 
 CHUNK_DOCUMENTS = 4096
 
@@ -79,7 +80,7 @@ def read(documents: Any, names: Names) -> Exact:
             if not arrays and start:
                 arrays.append(pa.nulls(start, pa.binary()))
             arrays.append(_column(key, members))
-    found.arrays = {key: pa.chunked_array(arrays, pa.binary()).combine_chunks() for key, arrays in pieces.items()}
+    found.arrays = {key: whole(pa.chunked_array(arrays, pa.binary())) for key, arrays in pieces.items()}
     return found
 
 

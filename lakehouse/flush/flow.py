@@ -24,7 +24,7 @@ from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse_box, heartbeat, raw, room, shred
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, heartbeat, memory, raw, room, shred
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
@@ -83,6 +83,8 @@ class Flusher:
         except BaseException as exc:
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
+        finally:
+            memory.give_back()
         reach(Failpoint.COMMITTED)
         tables.tidy(self.catalog, flushed.staged)
         claim.forget_payloads(parent_id)
@@ -109,9 +111,9 @@ class Flusher:
         if not most:
             raise BufferOverflowError("the object store is away and the fallback is off (EVODB_FALLBACK_BYTES_MAX=0)")
         batches = claim.read(claimed)
-        read = raw.read(batches)
+        counted, read = fuse.counted(batches), raw.read(batches)
         assert read.entries == claimed.entries, f"read {read.entries} of {claimed.entries} entries"
-        fuse_box.check(claimed, batches, read.unreadable, self.settings, now_ms=self.now_ms())
+        fuse_box.check(claimed, counted, read.unreadable, self.settings, now_ms=self.now_ms())
         storage = FallbackStorage(DatabaseStorage(claimed.parent_id), max_bytes=most, now_ms=self.now_ms)
         packed, kept = [], set[int]()
         for one in read.tables:
@@ -131,10 +133,13 @@ class Flusher:
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
         known = tables.known_schemas(self.catalog, claimed.namespace, shred.table_names(batches))
-        shredded = shred.typed_of(self._within(claimed, raw.read(batches), known), known)
+        counted, read = fuse.counted(batches), raw.read(batches)
+        del batches  # A flush of 62 MiB has them in memory twice until here.
+        shredded = shred.typed_of(self._within(claimed, read, known), known)
+        memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
-        fuse_box.check(claimed, batches, shredded.unreadable, self.settings, now_ms=self.now_ms())
+        fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self._stage(claimed, shredded)
             try:

@@ -6,8 +6,8 @@ operator replays is a dead letter already and blows nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
@@ -24,8 +24,20 @@ class FuseBlown(LakehouseError):
     code = "FUSE_BLOWN"
 
 
+class Counted(NamedTuple):
+    """A batch and how many entries it counts for."""
+
+    batch_id: int
+    entries: int
+
+
+def counted(batches: Iterable[StoredBatch]) -> list[Counted]:
+    """What is needed of batches whose payloads are gone by the time they are judged."""
+    return [Counted(batch.batch_id, entries_of(batch.payload)) for batch in batches]
+
+
 def complaint(
-    batches: Sequence[StoredBatch], unreadable: Sequence[Unreadable], settings: Settings, *, replays: Collection[int]
+    batches: Sequence[Counted], unreadable: Sequence[Unreadable], settings: Settings, *, replays: Collection[int]
 ) -> str | None:
     """Why this flush should not be recorded, or None. `replays` are the ids of batches that were dead letters."""
     fresh = [batch for batch in batches if batch.batch_id not in replays]
@@ -66,7 +78,7 @@ def entries_of(payload: bytes) -> int:
         return 1
 
 
-def _count(batches: Sequence[StoredBatch], letters: Sequence[Unreadable]) -> tuple[int, int, int]:
+def _count(batches: Sequence[Counted], letters: Sequence[Unreadable]) -> tuple[int, int, int]:
     """All entries, the unreadable ones, and how many of those stand in a row at most."""
     indexes: dict[int, list[int]] = {}
     whole: set[int] = set()
@@ -76,9 +88,8 @@ def _count(batches: Sequence[StoredBatch], letters: Sequence[Unreadable]) -> tup
         else:
             indexes.setdefault(letter.batch_id, []).append(letter.entry_index)
     total = bad = row = longest = 0
-    for batch in batches:
-        count = entries_of(batch.payload)
-        runs = [(0, count)] if batch.batch_id in whole else list(_runs(indexes.get(batch.batch_id, ())))
+    for batch_id, count in batches:
+        runs = [(0, count)] if batch_id in whole else list(_runs(indexes.get(batch_id, ())))
         for start, end in runs:
             row = (row if start == 0 else 0) + end - start
             longest = max(longest, row)

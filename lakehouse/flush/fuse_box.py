@@ -16,19 +16,19 @@ from django.db.models import QuerySet
 from lakehouse.conf import Settings
 from lakehouse.errors import LeaseLost
 from lakehouse.flush import fuse
-from lakehouse.flush.fuse import FuseBlown
+from lakehouse.flush.fuse import Counted, FuseBlown
 from lakehouse.models import Batch, Parent
 
 if TYPE_CHECKING:
     from lakehouse.flush.claim import Claim
-    from lakehouse.flush.shred import StoredBatch, Unreadable
+    from lakehouse.flush.shred import Unreadable
 
 NAMED_MAX = 20
 
 
 def check(
     claim: Claim,
-    batches: Sequence[StoredBatch],
+    batches: Sequence[Counted],
     unreadable: Sequence[Unreadable],
     settings: Settings,
     *,

@@ -21,19 +21,27 @@ UNFINISHED = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
 def forget(history_days: int, *, now_ms: int) -> int:
     """Delete persisted batches received longer ago, and flushes as old; returns how many batches.
 
-    A child with an epoch is still recognised: its watermark stays. What a dead letter came from stays as well.
+    Never those in which a parent still looks for repeats (`deduplication_window_ms`). A child with an epoch is
+    recognised for ever: its watermark stays. What a dead letter came from stays as well.
     """
-    before_ms = now_ms - history_days * DAY_MS
+    forgotten = 0
+    for parent in Parent.objects.all():
+        kept_ms = max(history_days * DAY_MS, parent.settings.deduplication_window_ms)
+        forgotten += forget_batches(parent, before_ms=now_ms - kept_ms)
+        while forget_flushes(parent.pk, before_ms=now_ms - kept_ms):
+            pass
+    return forgotten
+
+
+def forget_batches(parent: Parent, *, before_ms: int) -> int:
+    """Delete what was received before that and is in its table; returns how many."""
     compared = Q(epoch=F("child__epoch"), sequence__gte=F("child__sequence"))
     old = Batch.objects.exclude(compared).filter(
-        state=BatchState.PERSISTED, received_ms__lt=before_ms, stored=None, dead_letters=None
+        parent=parent, state=BatchState.PERSISTED, received_ms__lt=before_ms, stored=None, dead_letters=None
     )
     forgotten = 0
     while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
         forgotten += Batch.objects.filter(pk__in=ids).delete()[0]
-    for parent_id in Parent.objects.values_list("pk", flat=True):
-        while forget_flushes(parent_id, before_ms=before_ms):
-            pass
     return forgotten
 
 

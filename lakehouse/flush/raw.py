@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from lakehouse.flush import entries
 from lakehouse.flush.entries import Sheet, StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
+from lakehouse.flush.whole import whole
 from rpc import arrow_stream, columns
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
@@ -107,7 +108,7 @@ def kept(table: str, parts: Sequence[Any]) -> RawRows:
 
 def batch_ids(rows: Any) -> list[int]:
     """The batches these rows came in, ascending."""
-    found: list[int] = sorted(pc.unique(rows["batch_id"].combine_chunks()).to_pylist())
+    found: list[int] = sorted(pc.unique(rows["batch_id"]).to_pylist())
     return found
 
 
@@ -122,7 +123,7 @@ def _misfits(sheet: Sheet) -> dict[int, str]:
     _note(reasons, late, f"its timestamp is over {TIMESTAMP_MS_MAX}, the end of the year 9999")
     _note(reasons, pc.greater(rows["sequence"], SEQUENCE_MAX), f"its sequence is over {SEQUENCE_MAX}")
     for name in entries.TEXTS:
-        for row in _not_utf8(rows[name].combine_chunks()):
+        for row in _not_utf8(whole(rows[name])):
             reasons.setdefault(row, f"{name} is not UTF-8")
     return reasons
 
@@ -162,7 +163,7 @@ def _by_table(sheet: Sheet, reasons: Mapping[int, str]) -> list[tuple[str, Any]]
         return [(sheet.tables[0].decode(), rows)]
     # One sort (it is stable) and slices: a filter for each table would cost tables x rows.
     rows = rows.take(pc.sort_indices(rows, [("table", "ascending"), ("row", "ascending")])).combine_chunks()
-    counts = pc.value_counts(rows["table"].combine_chunks()).to_pylist()
+    counts = pc.value_counts(rows["table"]).to_pylist()
     found, start = [], 0
     for count in counts:
         found.append((sheet.tables[count["values"]].decode(), rows.slice(start, count["counts"])))

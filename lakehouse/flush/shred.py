@@ -22,6 +22,7 @@ from lakehouse.flush import documents, entries, exact, raw, typed
 from lakehouse.flush.entries import StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
+from lakehouse.flush.whole import whole
 from rpc.names import is_table
 
 __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names", "type_rows", "typed_of"]
@@ -74,9 +75,9 @@ def table_names(batches: Sequence[StoredBatch]) -> set[str]:
 def type_rows(raw_rows: RawRows, known: Any | None) -> tuple[Any, dict[int, str]]:
     """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason."""
     rows, streams = raw_rows.rows, raw_rows.streams
-    texts = {name: rows[name].combine_chunks() for name in entries.TEXTS}
-    document, other = _document(rows["operation"].combine_chunks(), texts["before"], texts["after"])
-    numbers = rows["document"].combine_chunks()
+    texts = {name: whole(rows[name]) for name in entries.TEXTS}
+    document, other = _document(whole(rows["operation"]), texts["before"], texts["after"])
+    numbers = whole(rows["document"])
     read = typed.read(streams, numbers, document, known) if streams else documents.read(document, known)
     unreadable = read.unreadable | documents.check(other)
     partition, not_json = _partition(texts["metadata"])

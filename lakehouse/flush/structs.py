@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.flush.values import DOUBLE_EXACT_MAX, as_texts
+from lakehouse.flush.whole import whole
 
-CHUNK_DOCUMENTS = 2048
-"""1000 to 4000 stay in the cache; 100 000 take 60 % longer."""
+CHUNK_DOCUMENTS, CHUNK_BYTES = 2048, 4 * 2**20
+"""1000 to 4000 documents stay in the cache; 100 000 take 60 % longer. Large ones are fewer, for the sake of memory."""
 
 NULL, ABSENT = msgspec.Raw(b"null"), msgspec.Raw(b"")
 
@@ -99,23 +100,24 @@ def read(documents: Any, plan: Plan) -> Read:
             if array is None:
                 raise Surprise(start, key)
             arrays.append(array)
-    return Read({key: _whole(arrays) for (key, _), arrays in zip(plan, pieces, strict=True) if arrays}, rest)
+    return Read({key: _joined(arrays) for (key, _), arrays in zip(plan, pieces, strict=True) if arrays}, rest)
 
 
-def _whole(arrays: list[Any]) -> Any:
-    return pa.chunked_array(arrays).combine_chunks()
+def _joined(arrays: list[Any]) -> Any:
+    """In one piece, but for long texts, which would be in memory twice meanwhile."""
+    joined = pa.chunked_array(arrays)
+    return joined if joined.type == pa.string() and joined.nbytes > CHUNK_BYTES else whole(joined)
 
 
 def chunks(documents: Any) -> Iterator[tuple[int, memoryview, int]]:
     """The texts as lines, a chunk at a time: its first row, its bytes, how many texts it has."""
-    starts = list(range(0, len(documents), CHUNK_DOCUMENTS))
-    groups = pa.ListArray.from_arrays(pa.array([*starts, len(documents)], pa.int32()), documents)
-    whole: Any = pc.binary_join(groups, "\n")
-    _, offsets, joined = whole.buffers()
-    ends = memoryview(offsets).cast("i") if starts else ()
-    for index, start in enumerate(starts):
-        lines = memoryview(joined)[ends[index] : ends[index + 1]]
-        yield start, lines, min(CHUNK_DOCUMENTS, len(documents) - start)
+    count = len(documents)
+    step = max(1, min(CHUNK_DOCUMENTS, count * CHUNK_BYTES // max(1, documents.nbytes)))
+    for start in range(0, count, step):
+        part = documents.slice(start, step)
+        group = pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), part)
+        lines: Any = pc.binary_join(group, "\n")
+        yield start, memoryview(lines[0].as_buffer()), len(part)
 
 
 def _array(values: list[Any], kind: Kind) -> Any | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lakehouse.flush import documents, exact, moments, values
 from lakehouse.flush.documents import Documents, Rest
 from lakehouse.flush.names import Names
+from lakehouse.flush.whole import whole
 from rpc.arrow_stream import REST
 from rpc.entries import dump_value
 
@@ -82,7 +83,7 @@ def _column(streams: Sequence[Any], numbers: Any, key: str) -> Any | None:
         if key not in stream.column_names:
             pieces.append(pa.nulls(stream.num_rows, kind))
             continue
-        array = stream[key].combine_chunks()
+        array = whole(stream[key])
         pieces.append(_json_texts(array) if kind == pa.binary() else array)
     return pa.concat_arrays(pieces).take(numbers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import random
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,21 +13,28 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 MOODS = ("500", "503", "cut", "late", "silent")
 """Errors of a server; cut after the work was done; the work done and an answer after `LATE_S`; nothing done or said."""
 LATE_S = 8.0
+PART_BYTES = 64 * 1024
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers, body."""
 
 
 class FlakyStore:
-    """Listens on `port` and forwards to `upstream_port`. While `moods` are set every second request meets one."""
+    """Listens on `port` and forwards to `upstream_port`. While `moods` are set every second request meets one.
 
-    def __init__(self, upstream_port: int, dice: random.Random) -> None:
+    All requests together say no more than `bytes_per_s`, if that is set.
+    """
+
+    def __init__(self, upstream_port: int, dice: random.Random, *, bytes_per_s: float | None = None) -> None:
         self.moods: Sequence[str] = ()
+        self.bytes_per_s = bytes_per_s
         self.met = 0
         """Requests that met a mood."""
         self.is_over = threading.Event()
         self._upstream_port = upstream_port
         self._dice = dice
         self._lock = threading.Lock()
+        self._free_s = 0.0
+        """When what was read so far is paid for."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.store = self
         threading.Thread(target=self._server.serve_forever, name="flaky-store", daemon=True).start()
@@ -46,6 +54,15 @@ class FlakyStore:
                 return ""
             self.met += 1
             return self._dice.choice(self.moods)
+
+    def pace(self, size_bytes: int) -> None:
+        """Wait until so many bytes more may have come."""
+        if self.bytes_per_s is None:
+            return
+        with self._lock:
+            self._free_s = max(self._free_s, time.monotonic()) + size_bytes / self.bytes_per_s
+            wait_s = self._free_s - time.monotonic()
+        self.is_over.wait(max(0.0, wait_s))
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """What the real store says. Raises OSError, HTTPException."""
@@ -101,13 +118,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             return b"".join(iter(self._chunk, b""))
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return self._read(int(self.headers.get("Content-Length") or 0))
 
     def _chunk(self) -> bytes:
         size = int(self.rfile.readline().split(b";")[0], 16)
-        content = self.rfile.read(size)
+        content = self._read(size)
         self.rfile.readline()
         return content
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        for at in range(0, size, PART_BYTES):
+            parts.append(self.rfile.read(min(PART_BYTES, size - at)))
+            self.server.store.pace(len(parts[-1]))
+        return b"".join(parts)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         try:

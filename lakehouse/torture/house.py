@@ -116,14 +116,14 @@ class House:
         """Migrate, and give the default parent its thresholds."""
         self.run([sys.executable, "-c", PREPARE, json.dumps(config)])
 
-    def manage(self, *arguments: str) -> str:
-        return self.run([sys.executable, str(ROOT / "manage.py"), *arguments])
+    def manage(self, *arguments: str, within_s: float = WITHIN_S) -> str:
+        return self.run([sys.executable, str(ROOT / "manage.py"), *arguments], within_s=within_s)
 
-    def run(self, argv: Sequence[str]) -> str:
+    def run(self, argv: Sequence[str], *, within_s: float = WITHIN_S) -> str:
         """Run a program to its end and return what it said."""
         self.folder.joinpath("cwd").mkdir(exist_ok=True)
         done = subprocess.run(
-            argv, env=environment(self.given), cwd=self.folder / "cwd", capture_output=True, text=True, timeout=WITHIN_S
+            argv, env=environment(self.given), cwd=self.folder / "cwd", capture_output=True, text=True, timeout=within_s
         )
         assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout

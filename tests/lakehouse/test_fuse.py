@@ -41,7 +41,7 @@ def letter(batch_id: int, index: int | None) -> Unreadable:
 def found(batches: list[int], bad: dict[int, list[int | None]], *, replays: set[int] | None = None) -> str | None:
     unreadable = [letter(batch_id, index) for batch_id, indexes in bad.items() for index in indexes]
     held = [stored(number + 1, entries) for number, entries in enumerate(batches)]
-    return fuse.complaint(held, unreadable, LIMITS, replays=replays or set())
+    return fuse.complaint(fuse.counted(held), unreadable, LIMITS, replays=replays or set())
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_worker_that_died_with_the_fuse_blown_leaves_its_batches_to_the_flush_
     assert claimed is not None
     held = claim.read(claimed)
     with pytest.raises(FuseBlown):
-        fuse_box.check(claimed, held, shred.shred(held, {}).unreadable, LIMITS, now_ms=NOW_MS)
+        fuse_box.check(claimed, fuse.counted(held), shred.shred(held, {}).unreadable, LIMITS, now_ms=NOW_MS)
     late = worker(tmp_path, "worker-2", NOW_MS + 1000)
     assert flush(late, shop.parent_id) is None
     fuse_box.mend(["shop"], accept=True)

@@ -13,7 +13,7 @@ from lakehouse.http import rows, samples
 from lakehouse.http.past import LongTotals
 from lakehouse.http.totals import Totals
 from lakehouse.journal.accept import accept
-from lakehouse.models import Batch, FallbackBatch, Flush, FlushTable, Parent
+from lakehouse.models import Batch, BatchPayload, FallbackBatch, Flush, FlushTable, Parent
 from lakehouse.models.parents import PastFlushes
 from tests.builders import NOW_MS, frame, parent, run, source
 from tests.lakehouse.test_http_metrics import read
@@ -68,6 +68,18 @@ def test_flushes_were_never_forgotten() -> None:
     assert FlushTable.objects.count() == 2
     committed(home, age_days=0)
     assert kept(home) == [4, 5, 6]
+
+
+def test_without_a_history_batches_stay_as_long_as_repeats_are_looked_for() -> None:
+    home, patient = source(parent()), source(parent("patient", deduplication_window_ms=DAY_MS))
+    for shop in (home, patient):
+        for sequence, age_ms in ((1, 400_000), (2, 200_000), (3, 0)):
+            accept([(shop, frame(sequence, run(sequence, sequence)))], now_ms=NOW_MS - age_ms)
+    Batch.objects.update(state="persisted")
+    BatchPayload.objects.all().delete()
+    forget(0)
+    assert list(Batch.objects.filter(parent=home.parent_id).values_list("sequence", flat=True)) == [2, 3]
+    assert Batch.objects.filter(parent=patient.parent_id).count() == 3
 
 
 def test_no_counter_falls_when_flushes_are_forgotten() -> None:

@@ -226,7 +226,8 @@ def test_a_replay_holds_no_more_in_memory_than_a_group(flusher, monkeypatch) -> 
     shop = source(parent())
     put(shop, *(frame(number, [entry(number, after={"text": "x" * 4 * MIB})]) for number in range(1, 13)))
     with old_code(monkeypatch):
-        flush(flusher, shop)
+        while flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL):
+            pass
     tracemalloc.start()
     try:
         assert letters.replay(ALL(), now_ms=NOW_MS).letters == 12

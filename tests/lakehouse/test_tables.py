@@ -17,7 +17,7 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.schema import Schema
 from pyiceberg.types import LongType, NestedField, StructType
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import parts, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.tables import Staged
@@ -193,6 +193,16 @@ def test_write_settings_hold_for_the_files_of_this_flush(catalog: DjangoCatalog)
     found = {(one.row_group(0).column(0).compression, one.num_row_groups) for one in written}
     assert found == {("SNAPPY", 1), ("ZSTD", 3)}
     assert table.properties["write.parquet.compression-codec"] == "snappy"
+
+
+def test_large_rows_are_fewer_in_a_row_group_than_asked_for(
+    catalog: DjangoCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 100_000)
+    commit(stage(catalog, rows(10, text=pa.array(["x" * 50_000] * 10))))
+    [path] = catalog.load_table("lake.flights").inspect.files()["file_path"].to_pylist()
+    assert pq.ParquetFile(path).metadata.num_row_groups == 10
+    assert read(catalog)["text"].to_pylist() == ["x" * 50_000] * 10
 
 
 def test_rows_of_a_day_lie_in_its_folder(catalog: DjangoCatalog) -> None:
