@@ -14,6 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
 from collections.abc import Awaitable
 from typing import Any
 
+import daphne.server  # noqa: F401 - installs its reactor before anybody asks Twisted for one
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core.asgi import get_asgi_application

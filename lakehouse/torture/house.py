@@ -142,21 +142,21 @@ class House:
         """The id of the flush that is under way, or 0."""
         return int(self.journal.one("SELECT coalesce(max(id), 0) FROM lakehouse_flush WHERE state = 'open'"))
 
-    def lake(self) -> list[dict[str, Any]]:
-        """Every row of every table with our columns and `_table`, as DuckDB reads them."""
+    def lake(self, source: str | None = None) -> list[dict[str, Any]]:
+        """Every row (or those of this child) of every table with our columns and `_table`, as DuckDB reads them."""
+        wanted, values = ("WHERE _source = ?", [source]) if source is not None else ("", [])
         pointers = self.journal.rows("SELECT name, metadata_location FROM lakehouse_icebergtable ORDER BY name")
         with duck.connect(self.settings) as connection:
             found = []
             for name, location in pointers:
-                cursor = connection.execute(f"SELECT * FROM {duck.scan(location)}")
+                cursor = connection.execute(f"SELECT * FROM {duck.scan(location)} {wanted}", values)
                 columns = [column[0] for column in cursor.description]
-                found += [{"_table": name, **dict(zip(columns, values, strict=True))} for values in cursor.fetchall()]
+                found += [{"_table": name, **dict(zip(columns, row, strict=True))} for row in cursor.fetchall()]
         return found
 
     def changes(self, source: str) -> list[tuple[str, str, str, dict[str, Any]]]:
         """What the lake knows of a child, in order: operation, table, row id, the row by its columns."""
-        rows = [row for row in self.lake() if row["_source"] == source]
-        rows.sort(key=lambda row: (row["_epoch"], row["_seq"]))
+        rows = sorted(self.lake(source), key=lambda row: (row["_epoch"], row["_seq"]))
         return [(row["_op"], row["_table"], row["_row_id"], document(row)) for row in rows]
 
 

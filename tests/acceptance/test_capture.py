@@ -117,8 +117,7 @@ def streaming_again(house: House, everybody: list[Process]) -> None:
 
 def compare(house: House, database: str, *, before: int) -> tuple[int, int]:
     """Source and lake; returns how many changes there were since `before` and how many rows of the snapshot."""
-    rows = [row for row in house.lake() if row["_source"] == NAME]
-    rows.sort(key=lambda row: (row["_epoch"], row["_seq"]))
+    rows = sorted(house.lake(NAME), key=lambda row: (row["_epoch"], row["_seq"]))
     numbers = [row["_seq"] for row in rows]
     assert numbers == list(range(1, len(rows) + 1)), "each entry once"
     ledger = iter(edge_app.ledger(database)[before:])

@@ -26,6 +26,7 @@ AWAY = (Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_STAGED, Failpoint.RECOVER
 WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY)
 VISIT = 3
 """Not the first one: tables exist by then, and something was sent and acked."""
+WRITES_PER_S_MAX = 30
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("point", DAPHNE)
 def test_the_parent_dies_there(house: House, point: Failpoint) -> None:
-    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
     house.daphne.kill()
     dies_there(house, house.daphne, point, shop)
     assert_nothing_is_lost(house, shop)
@@ -50,7 +51,7 @@ def test_the_parent_dies_there(house: House, point: Failpoint) -> None:
 
 @pytest.mark.parametrize("point", WORKER)
 def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
-    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
     house.worker.kill()
     dies_there(house, house.worker, point, shop)
     assert_nothing_is_lost(house, shop)
@@ -59,7 +60,7 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
 @pytest.mark.skipif(DATABASE != "sqlite", reason="a child knows nothing of the parent's database; tried with SQLite")
 @pytest.mark.parametrize("point", CHILD)
 def test_the_child_dies_there(house: House, point: Failpoint) -> None:
-    shop = house.child(f"shop-{point}", writes_per_s_max=100)
+    shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
     dies_there(house, shop.process, point, shop)
     assert_nothing_is_lost(house, shop)
 

@@ -7,25 +7,28 @@ all cases, each has a child of its own.
 from __future__ import annotations
 
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import psycopg
 import pytest
 
+from lakehouse.clock import now_ms
 from rpc.failpoints import VARIABLE, Failpoint
 from tests.acceptance.processes import WITHIN_S, House, until
 from tests.acceptance.test_deaths import AWAY, DATABASE, assert_nothing_is_lost
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
 
-OUTAGE = """
-import django, sys
+BREAKER = """
+import django
 django.setup()
-from lakehouse.clock import now_ms
 from lakehouse.models import StoreBreaker
-until_ms = now_ms() + 600_000 if sys.argv[1] == "begin" else 0
-StoreBreaker.objects.update_or_create(pk=1, defaults={"outage_until_ms": until_ms})
+StoreBreaker.objects.create(pk=1)
 """
+OUTAGE_MS = 600_000
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         settings["database_url"] = new_database(request.getfixturevalue("postgres_url"))
     with House(tmp_path_factory.mktemp("outage"), **settings) as house:
         house.prepare(**EAGER)
+        house.run([sys.executable, "-c", BREAKER])
         for process in (house.daphne, house.worker, house.beat):
             process.start()
         yield house
@@ -53,13 +57,13 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
     shop = house.child(f"shop-{point}", writes_per_s_max=20)
     shop.process.start()
     until(house.commit_number, "something is in the lake before", house.worker, shop.process, within_s=2 * WITHIN_S)
-    outage(house, "begin")
+    outage(house, until_ms=now_ms() + OUTAGE_MS)
     if point is Failpoint.FALLBACK_WRITTEN:
         dies_there(house, point)
     until(lambda: pieces(house) > 1, "rows are kept", house.worker)
     if point is not Failpoint.FALLBACK_WRITTEN:
-        dies_there(house, point, meanwhile=lambda: outage(house, "end"))
-    outage(house, "end")
+        dies_there(house, point, meanwhile=lambda: outage(house, until_ms=0))
+    outage(house, until_ms=0)
     until(lambda: not pieces(house), "nothing is kept any more", house.worker)
     assert_nothing_is_lost(house, shop)
     assert house.journal.one("SELECT count(*) FROM lakehouse_flush WHERE trigger = 'recovery' AND state = 'committed'")
@@ -80,8 +84,12 @@ def dies_there(house: House, point: Failpoint, *, meanwhile: Callable[[], None] 
     house.worker.start()
 
 
-def outage(house: House, what: str) -> None:
-    house.run([sys.executable, "-c", OUTAGE, what])
+def outage(house: House, *, until_ms: int) -> None:
+    url = house.settings.resolved_database_url
+    database = psycopg.connect(url) if DATABASE == "postgresql" else sqlite3.connect(url.removeprefix("sqlite:///"), 20)
+    with closing(database), database:
+        told = database.execute(f"UPDATE lakehouse_storebreaker SET outage_until_ms = {until_ms}")
+        assert told.rowcount == 1
 
 
 def pieces(house: House) -> int:

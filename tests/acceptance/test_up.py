@@ -203,5 +203,5 @@ def test_the_example_of_the_readme_runs_and_its_rows_are_in_the_lake(running: tu
     )
     assert done.returncode == 0, done.stderr
     assert "success=True" in done.stdout
-    rows = [row for row in house.lake() if row["_source"] == "readme-1"]
+    rows = house.lake("readme-1")
     assert [(row["_op"], row["item"], row["total"]) for row in rows] == [("INSERT", "tea", 4.5), ("UPDATE", "tea", 5.5)]

@@ -70,6 +70,26 @@ def test_a_missing_package_is_named_with_what_to_type(monkeypatch: pytest.Monkey
         duck.connect()
 
 
+def test_an_extension_that_somebody_changed_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = duck._extension("avro")
+    changed, content = tmp_path / genuine.name, bytearray(genuine.read_bytes())
+    content[1000] ^= 1
+    changed.write_bytes(content)
+    monkeypatch.setattr(duck, "EXTENSIONS", ("avro",))
+    monkeypatch.setattr(duck, "_extension", lambda _: changed)
+    for _ in range(2):
+        with pytest.raises(duckdb.Error, match="signature"):
+            duck.connect()
+
+
+def test_every_connection_takes_signed_extensions_only() -> None:
+    for _ in range(2):
+        with duck.connect() as connection:
+            assert connection.sql("SELECT current_setting('allow_unsigned_extensions')").fetchall() == [(False,)]
+            with pytest.raises(duckdb.Error, match="allow_unsigned_extensions"):
+                connection.execute("SET allow_unsigned_extensions = true")
+
+
 def test_a_location_cannot_leave_its_quotes() -> None:
     assert duck.scan("/a'); DROP TABLE x; --") == "iceberg_scan('/a''); DROP TABLE x; --')"
 

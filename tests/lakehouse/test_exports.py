@@ -60,3 +60,15 @@ from lakehouse import CDCBufferManager, DOStorage, FallbackRecoveryManager, Fall
 assert "django" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_worker_loads_no_server_and_a_beat_loads_no_lake_either():
+    program = """
+import sys
+import evodb_site.celery
+import django
+django.setup()
+import lakehouse.tasks
+assert {"twisted", "pyarrow", "pyiceberg"}.isdisjoint(sys.modules), "a beat carries what only others need"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
