@@ -7,7 +7,8 @@ from enum import Enum, auto
 
 from lakehouse.flush import history
 from rpc.failpoints import Failpoint
-from tests.simulation.house import FAILURES_MAX, LEASE_MS, RECOVERY_POINTS, End, Mishap
+from tests.simulation.house import FAILURES_MAX, LEASE_MS
+from tests.simulation.strikes import RECOVERY_POINTS, End, Mishap
 from tests.simulation.world import CHILDREN, WORKERS, World
 
 OF_EACH_TABLE = {Failpoint.FILES_WRITTEN, Failpoint.METADATA_WRITTEN, Failpoint.RECOVERY_STAGED}

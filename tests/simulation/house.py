@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
-from unittest import mock
+from typing import NamedTuple, TypeVar, cast
 
 import pyarrow as pa
 from django.db import connection
@@ -44,60 +42,17 @@ from lakehouse.models import (
     Parent,
 )
 from lakehouse.models.parents import PastFlushes
-from rpc import columns, failpoints
+from rpc import columns
 from rpc.failpoints import Failpoint, FailpointFailed
 from tests.simulation import lake
 from tests.simulation.lake import SOMEBODY, Row, Store
+from tests.simulation.strikes import AFTER_THE_COMMIT, IN_TRANSACTION, Death, End, Killed, Mishap, armed
 
 T = TypeVar("T")
 LEASE_MS = 60_000
 """A thread renews every third of it, in true time; no flush here takes so long."""
 FAILURES_MAX = 2
-FLUSH_POINTS = (
-    Failpoint.CLAIMED,
-    Failpoint.SHREDDED,
-    Failpoint.FILES_WRITTEN,
-    Failpoint.METADATA_WRITTEN,
-    Failpoint.MARKED,
-    Failpoint.SWAPPED,
-    Failpoint.FALLBACK_WRITTEN,
-    Failpoint.COMMITTED,
-    Failpoint.ANNOUNCED,
-)
-RECOVERY_POINTS = (
-    Failpoint.FILES_WRITTEN,
-    Failpoint.METADATA_WRITTEN,
-    Failpoint.RECOVERY_STAGED,
-    Failpoint.RECOVERY_SWAPPED,
-)
-IN_TRANSACTION = {Failpoint.MARKED, Failpoint.SWAPPED, Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_SWAPPED}
-"""Where a worker holds the parent's row: whoever else wants it waits."""
-AFTER_THE_COMMIT = {Failpoint.COMMITTED, Failpoint.ANNOUNCED}
 WAITING = (BatchState.PENDING, BatchState.FLUSHING)
-CLEANS_UP = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
-"""What the database does by itself when a connection is gone."""
-
-
-class Killed(BaseException):
-    """This worker is no more."""
-
-
-class End(Enum):
-    KILLED = auto()
-    FAILED = auto()
-    PAUSED = auto()
-    """And woken."""
-
-
-@dataclass(frozen=True)
-class Mishap:
-    """What happens to a worker when it comes to a failpoint for the so-and-so-manieth time."""
-
-    point: Failpoint
-    visit: int
-    end: End
-    meanwhile: Callable[[], None] = lambda: None
-    """While it is paused."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +244,7 @@ class House:
             with suppress(StoreUnavailable, CommitConflict, LeaseLost):
                 return work()
             return None
-        death = _Death()
+        death = Death()
         has_lost = False
 
         def strike(point: Failpoint) -> None:
@@ -318,29 +273,6 @@ class House:
 
 
 ENDS = (Killed, StoreUnavailable, CommitConflict, LeaseLost, OSError)
-
-
-class _Death:
-    """Between a worker and its database: once it is dead, none of its queries arrives."""
-
-    def __init__(self) -> None:
-        self.has_come = False
-
-    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        if self.has_come and not sql.startswith(CLEANS_UP):
-            raise Killed
-        return execute(sql, params, many, context)
-
-
-@contextmanager
-def armed(point: Failpoint, visit: int, strike: Callable[[Failpoint], None]) -> Iterator[None]:
-    """Within this the point strikes once."""
-    with mock.patch.dict(failpoints.ACTIONS, strike=strike):
-        failpoints.arm(f"{point}=strike@{visit}")
-        try:
-            yield
-        finally:
-            failpoints.arm("")
 
 
 def _rows_of(piece: bytes) -> list[Row]:

@@ -35,8 +35,9 @@ from rpc.failpoints import Failpoint
 from rpc.messages import NackReason
 from tests.simulation import happenings, virtual
 from tests.simulation.happenings import Meanwhile
-from tests.simulation.house import FLUSH_POINTS, LEASE_MS, RECOVERY_POINTS, End
+from tests.simulation.house import LEASE_MS
 from tests.simulation.sides import ChildSide
+from tests.simulation.strikes import FLUSH_POINTS, RECOVERY_POINTS, End
 from tests.simulation.virtual import WholeChild
 from tests.simulation.world import CHILDREN, HOUR_MS, WORKERS, World
 

@@ -13,8 +13,8 @@ import pytest
 from rpc.failpoints import Failpoint
 from tests.simulation import happenings
 from tests.simulation.happenings import Meanwhile
-from tests.simulation.house import AFTER_THE_COMMIT, FLUSH_POINTS, IN_TRANSACTION, RECOVERY_POINTS, End
 from tests.simulation.sides import ChildSide
+from tests.simulation.strikes import AFTER_THE_COMMIT, FLUSH_POINTS, IN_TRANSACTION, RECOVERY_POINTS, End
 from tests.simulation.world import CHILDREN, WORKERS, World
 
 pytestmark = pytest.mark.django_db

@@ -15,8 +15,9 @@ from rpc.config import ChildConfig
 from rpc.failpoints import Failpoint
 from rpc.outbox import Outbox
 from tests.builders import NOW_MS, parent
-from tests.simulation.house import House, armed
+from tests.simulation.house import House
 from tests.simulation.sides import ChildSide, Frame, Line, ParentSide, entry
+from tests.simulation.strikes import armed
 from tests.simulation.virtual import WholeChild
 
 CHILDREN = ("shop-1", "shop-2")
