@@ -15,10 +15,6 @@ RUN = ExitStack()
 """What lives as long as this process."""
 
 
-OURS = {"EVODB_TEST_DATABASE", "EVODB_SIMULATION_MINUTES"}
-"""What is said to the tests themselves."""
-
-
 def prepare() -> None:
     """A data folder of its own, so that no test sees a laptop's lake, and the database that was asked for."""
     folder = os.environ["EVODB_DATA_DIR"] = tempfile.mkdtemp(prefix="evodb-tests-")
@@ -32,7 +28,7 @@ def prepare() -> None:
         os.environ["EVODB_DATABASE_URL"] = RUN.enter_context(services.postgres())
 
 
-for name in [name for name in os.environ if name.startswith("EVODB_") and name not in OURS]:
+for name in [name for name in os.environ if name.startswith("EVODB_") and name != "EVODB_TEST_DATABASE"]:
     del os.environ[name]
 atexit.register(RUN.close)
 prepare()

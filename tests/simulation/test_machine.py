@@ -8,7 +8,7 @@ is forgotten is the journal's, payloads with each flush and batches by a rule.
 
 A run takes 3900 steps, the same ones each time: 1850 of Street, 1000 of each Delivery. A step of Delivery takes 5 ms on
 an idle core (2457 in 12.5 s), all of them together 52 s of CPU time on a machine that is ten times too busy.
-With EVODB_SIMULATION_MINUTES=15 it tells other stories for so long instead. One that fails is shortened and printed.
+With EVODB_TEST_SIMULATION_MINUTES=15 it tells other stories for so long. One that fails is shortened and printed.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-MINUTES = float(os.environ.get("EVODB_SIMULATION_MINUTES") or 0)
+MINUTES = float(os.environ.get("EVODB_TEST_SIMULATION_MINUTES") or 0)
 MACHINES: dict[type[Street], int] = {Street: 40, Delivery: 25, DeliveryOfClients: 25}
 """How many stories each tells."""
 STEPS_MIN = 900
