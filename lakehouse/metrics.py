@@ -75,7 +75,12 @@ SERIES = (
         OF_PARENT,
     ),
     Series("dolake_flush_seconds", "histogram", "From the claim of a flush to its commit.", OF_PARENT),
-    Series("dolake_flushes_abandoned_total", "counter", "Flushes whose batches went back to waiting.", OF_PARENT),
+    Series(
+        "dolake_flushes_abandoned_total",
+        "counter",
+        "Flushes and recoveries that failed; what they had waits on.",
+        OF_PARENT,
+    ),
     Series("dolake_table_rows_total", "counter", "Rows committed to a table.", OF_TABLE),
     Series("dolake_table_bytes_total", "counter", "Bytes of the files committed to a table.", OF_TABLE),
     Series("dolake_fallback_bytes", "gauge", "Bytes of rows that wait for the object store.", OF_PARENT),

@@ -128,7 +128,10 @@ class Link:
             welcome = await self._heard(Welcome)
             was_restored = welcome.highest_sequence > last or welcome.highest_epoch > self.session.epoch
             first = 1 if was_restored else welcome.resume_sequence
-            if not await self._shares(first, welcome.highest_sequence) or was_restored:
+            shares = await self._shares(first, welcome.highest_sequence)
+            if not shares and first > 1:  # what an earlier connection compared before it ended shall not come twice
+                await self._shares(1, welcome.highest_sequence)
+            if not shares or was_restored:
                 self._epoch_above = max(self._epoch_above, welcome.highest_epoch)
                 return None
         return welcome
@@ -217,24 +220,21 @@ class Link:
 
     def _cut_if_due(self) -> None:
         """Make a batch of what waits, when there is enough of it or it waited long enough."""
-        now_ms = self._now_ms()
+        now_ms, config = self._now_ms(), self._config
         self._uncut_entries, self._uncut_bytes = self._outbox.uncut_entries(), self._outbox.uncut_bytes()
         if not self._uncut_entries:
             self._first_uncut_ms = None
             return
         if self._first_uncut_ms is None:
             self._first_uncut_ms = now_ms
-        if not self._is_full() and now_ms - self._first_uncut_ms < self._config.batch_timeout_ms:
+        if not self._is_full() and now_ms - self._first_uncut_ms < config.batch_timeout_ms:
             return
         self._first_uncut_ms = None
-        self._outbox.cut(
-            entries_max=self._config.max_batch_size, bytes_max=self._config.max_batch_bytes, shape=self.shape
-        )
+        self._outbox.cut(entries_max=config.max_batch_size, bytes_max=config.max_batch_bytes, shape=self.shape)
 
     def _is_full(self) -> bool:
         """Whether what waits fills a batch."""
-        by_count = self._uncut_entries >= self._config.max_batch_size
-        return by_count or self._uncut_bytes >= self._config.max_batch_bytes
+        return self._uncut_entries >= self._config.max_batch_size or self._uncut_bytes >= self._config.max_batch_bytes
 
     async def _resend(self, sequence: int) -> None:
         batch = await self._held(sequence, through=sequence)
@@ -287,9 +287,8 @@ class Link:
 
     async def _heartbeat(self) -> None:
         pending = await asyncio.to_thread(lambda: self._outbox.pending_entries)
-        await self.put(
-            self.session.heartbeat(last_ack_sequence=self._last_ack, pending_entries=pending, now_ms=self._now_ms())
-        )
+        known = {"last_ack_sequence": self._last_ack, "pending_entries": pending}
+        await self.put(self.session.heartbeat(**known, now_ms=self._now_ms()))
 
     def _due_in_s(self) -> float:
         due_ms = [self.session.due_in_ms(now_ms=self._now_ms())]

@@ -11,7 +11,7 @@ of commits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from lakehouse.catalog import tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
-from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
+from lakehouse.errors import CommitConflict, LakehouseError, LeaseLost, StoreUnavailable
 from lakehouse.fallback import settle
 from lakehouse.fallback.config import RecoveryConfig
 from lakehouse.fallback.objects import TableName
@@ -29,20 +29,32 @@ from lakehouse.fallback.recovery import FallbackRecoveryManager, Recovered
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.settle import Recovery
 from lakehouse.fallback.storage import FallbackStorage, WaitingRows
-from lakehouse.flush import breaker_row, digests, raw, shred
+from lakehouse.flush import breaker_row, digests, fuse, fuse_box, raw, shred
 from lakehouse.flush.breaker import Way
+from lakehouse.flush.claim import by_thousands
 from lakehouse.flush.digests import ChildSum
 from lakehouse.flush.entries import Unreadable
 from lakehouse.flush.flow import parquet_of
+from lakehouse.flush.fuse import FuseBlown
+from lakehouse.flush.raw import RawRows
 from lakehouse.journal import child_tables
-from lakehouse.models import Parent
+from lakehouse.models import Batch, Parent
 from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
 
 PIECES_MAX = 1000
 """In one commit; more would be more than one query may name."""
-BLAMELESS = (StoreUnavailable, CommitConflict, LeaseLost, OperationalError)
+
+
+class KeptUnreadable(LakehouseError):
+    """So much of what was kept is unreadable that it must be our mistake; it waits until somebody has looked."""
+
+    code = "KEPT_UNREADABLE"
+
+
+BLAMELESS = (StoreUnavailable, CommitConflict, LeaseLost, FuseBlown, KeptUnreadable, OperationalError)
+"""What costs no attempt. Rows that were tried go piece by piece, and a piece may have too few unreadable ones."""
 
 
 @dataclass(slots=True)
@@ -54,6 +66,8 @@ class Transfer:
     settings: Settings
     catalog: DjangoCatalog
     now_ms: Callable[[], int]
+    accepts_letters: bool = False
+    """However much is unreadable becomes dead letters; an operator says so."""
     rows: int = field(default=0, init=False)
     """In tables by now."""
 
@@ -68,6 +82,7 @@ class Transfer:
 
     def write(self, namespace: str, table: str, rows: Any, stamp: int) -> None:
         """Bring these rows into their table, and those kept behind them; they are kept no more when this returns."""
+        fuse_box.ask(self.parent_id)
         patience = breaker_row.patience_of(self.settings)
         chunk = self._chunk(TableName(namespace, table), stamp)
         passage = breaker_row.enter(patience, owner=self.owner, now_ms=self.now_ms())
@@ -108,6 +123,7 @@ class Transfer:
         kept = raw.kept(name.table, parts)
         known = tables.known_schemas(self.catalog, name.namespace, [name.table]).get(name.table)
         rows, complaints = shred.type_rows(kept, known)
+        self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]
         parquet = parquet_of(Parent.objects.get(pk=self.parent_id).settings)
         sums = digests.of_tables({name.table: rows})
@@ -130,6 +146,25 @@ class Transfer:
             *(recovery.flush_id, len(rows), name, len(unreadable), number),
         )
         return staged
+
+    def _check(self, recovery: Recovery, kept: RawRows, complaints: Mapping[int, str]) -> None:
+        """What blows the fuse of a flush holds up these rows; the fuse is not blown, for fresh ones are no worse."""
+        if not complaints or self.accepts_letters:
+            return
+        batches = Batch.objects.filter(epoch__lt=0)
+        replays = {
+            pk
+            for some in by_thousands(recovery.batches)
+            for pk in batches.filter(pk__in=some).values_list("pk", flat=True)
+        }
+        batch_of = kept.rows["batch_id"].to_pylist()
+        fresh = [row for row in complaints if batch_of[row] not in replays]
+        reason = fuse.complaint_of_rows(sum(pk not in replays for pk in batch_of), fresh, self.settings)
+        if reason is not None:
+            raise KeptUnreadable(
+                f"{reason} (the first: {complaints[min(fresh)]}); mend what is wrong, or make them dead letters with "
+                "`manage.py recover_fallback --accept`"
+            )
 
     def _commit(
         self, recovery: Recovery, staged: list[Staged], unreadable: list[Unreadable], sums: list[ChildSum]

@@ -141,7 +141,7 @@ def finish_in_fallback(
     marked += claimed.update(state=BatchState.FALLBACK)
     assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
     closed = Flush.objects.filter(pk=claim.flush_id, state=FlushState.OPEN).update(
-        state=FlushState.ABANDONED, finished_ms=now_ms, dead_letters=len(unreadable), error=error
+        state=FlushState.KEPT, finished_ms=now_ms, dead_letters=len(unreadable), error=error
     )
     assert closed == 1, f"flush {claim.flush_id} was not open any more"
     letters.settle(claim.parent_id, unreadable, now_ms=now_ms)

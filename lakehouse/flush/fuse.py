@@ -44,7 +44,16 @@ def complaint(
     letters = [letter for letter in unreadable if letter.batch_id not in replays]
     if not letters:
         return None
-    total, bad, in_row = _count(fresh, letters)
+    return _complaint(*_count(fresh, letters), settings)
+
+
+def complaint_of_rows(rows: int, unreadable: Collection[int], settings: Settings) -> str | None:
+    """The same for so many rows that were kept; `unreadable` are the places of those that are no rows after all."""
+    longest = max((end - start for start, end in _runs(unreadable)), default=0)
+    return _complaint(rows, len(unreadable), longest, settings)
+
+
+def _complaint(total: int, bad: int, in_row: int, settings: Settings) -> str | None:
     if in_row > settings.fuse_letters_in_row:
         return f"{in_row} entries in a row cannot become rows, at most {settings.fuse_letters_in_row} may"
     if total >= settings.fuse_window_entries and bad > total * settings.fuse_share:
@@ -100,7 +109,7 @@ def _count(batches: Sequence[Counted], letters: Sequence[Unreadable]) -> tuple[i
     return total, bad, longest
 
 
-def _runs(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _runs(indexes: Collection[int]) -> Iterator[tuple[int, int]]:
     """Consecutive numbers as [start, end)."""
     start = end = -1
     for index in sorted(indexes):

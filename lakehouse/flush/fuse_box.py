@@ -52,6 +52,12 @@ def check(
         raise LeaseLost(f"parent {claim.parent_id} is flushed by somebody else since flush {claim.flush_id} began")
 
 
+def ask(parent_id: int) -> None:
+    """Raises FuseBlown while the fuse of this parent is blown."""
+    for name in blown().filter(pk=parent_id).values_list("name", flat=True):
+        raise FuseBlown(fuse.notice(name))
+
+
 def blown() -> QuerySet[Parent]:
     return Parent.objects.filter(fuse_blown_ms__isnull=False).order_by("name")
 

@@ -106,6 +106,8 @@ def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
     if source.own_epoch and not frame.sequence:
         return Refused(NackReason.INVALID_FORMAT, "batch has sequence 0; those of an epoch begin at 1")
     epoch = _epoch(child, source, group.now_ms)
+    if source.own_epoch and child.has_forgotten(epoch):
+        return _forgotten_epoch(epoch, child.epoch)
     if not frame.entries:
         _mark(child, source, epoch, frame.sequence)
         return _accepted(AckStatus.OK, frame, buffer)
@@ -239,6 +241,15 @@ def _other_content(frame: BatchFrame) -> Refused:
     return Refused(
         NackReason.INVALID_SEQUENCE,
         f"batch {frame.sequence} is stored already with other content; send this one under a sequence of its own",
+    )
+
+
+def _forgotten_epoch(epoch: int, newest: int) -> Refused:
+    """What is durable of it is not known any more, so it can neither be called a repeat nor be stored once."""
+    return Refused(
+        NackReason.INVALID_SEQUENCE,
+        f"epoch {epoch} is none of the {store.PAST_EPOCHS_MAX} of this child that are remembered before {newest}; "
+        f"begin one above {newest} to send these entries",
     )
 
 

@@ -75,6 +75,11 @@ class ChildRow:
             self.entry_sequence_max = -1
         self.epoch, self.is_own_epoch, self.watermark = epoch, own, Watermark(0 if own else -1)
 
+    def has_forgotten(self, epoch: int) -> bool:
+        """Whether this may be an earlier epoch of its own that had to make room for later ones."""
+        is_full = len(self.past_epochs) >= PAST_EPOCHS_MAX
+        return is_full and epoch < self.epoch and str(epoch) not in self.past_epochs
+
     def watermark_of(self, epoch: int) -> Watermark:
         """The watermark of the current epoch or of an earlier one."""
         if epoch == self.epoch:

@@ -11,7 +11,9 @@ class FlushState(models.TextChoices):
     OPEN = "open"
     COMMITTED = "committed"
     ABANDONED = "abandoned"
-    """Its worker went silent or failed; its batches went back to pending."""
+    """Its worker went silent or failed; what it had waits on, as batches or in the fallback."""
+    KEPT = "kept"
+    """The object store was away; its rows wait in the fallback for a recovery, which is a flush of its own."""
 
 
 class Flush(models.Model):

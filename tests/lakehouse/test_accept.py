@@ -131,6 +131,27 @@ def test_a_late_batch_of_an_earlier_epoch_is_stored_once():
     assert (child.epoch, child.past_epochs["1"]) == (2, [2, []])
 
 
+def test_a_batch_of_an_epoch_that_had_to_make_room_for_later_ones_does_not_fail_for_ever(monkeypatch):
+    monkeypatch.setattr("lakehouse.journal.store.PAST_EPOCHS_MAX", 3)
+    home = parent()
+    for epoch in range(1, 6):
+        put(source(home, epoch=epoch), frame(1, run(1, 3, after={"life": epoch})))
+    assert put(source(home, epoch=1), frame(1, run(7, 8))) == [NackReason.INVALID_SEQUENCE]
+    assert put(source(home, epoch=2), frame(2, run(4, 5))) == [AckStatus.OK]
+    assert put(source(home, epoch=6), frame(1, run(7, 8))) == [AckStatus.OK]
+
+
+def test_a_child_that_comes_with_ever_older_epochs_does_not_make_its_row_grow(monkeypatch):
+    monkeypatch.setattr("lakehouse.journal.store.PAST_EPOCHS_MAX", 3)
+    home = parent()
+    verdicts = [
+        put(source(home, epoch=epoch), frame(1, run(1, 1, after={"life": epoch})))[0] for epoch in range(9, 1, -1)
+    ]
+    assert verdicts == [AckStatus.OK] * 4 + [NackReason.INVALID_SEQUENCE] * 4
+    assert sorted(Child.objects.get().past_epochs) == ["6", "7", "8"]
+    assert stored_entries() == 4
+
+
 def test_batches_out_of_order_are_all_stored_and_the_gap_is_known():
     shop = source(parent())
     assert put(shop, frame(1, run(1, 1)), frame(3, run(3, 3))) == [AckStatus.OK] * 2

@@ -18,10 +18,12 @@ from lakehouse.fallback.objects import TableName
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.fallback.transfer import Transfer
-from lakehouse.flush import breaker_row
+from lakehouse.flush import breaker_row, fuse_box
 from lakehouse.flush.breaker_row import word
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.http import samples
+from lakehouse.http.totals import Totals
 from lakehouse.journal.accept import Accepted, accept
 from lakehouse.models import (
     Batch,
@@ -155,6 +157,16 @@ def test_a_store_that_goes_and_comes_back_loses_and_doubles_nothing(tmp_path, cl
     assert list(done.values_list("batches", "rows", "commit_number")) == [(2, 5, 2), (1, 1, 3)]
     assert Parent.objects.get().commit_number == 3
     assert set(Batch.objects.filter(sequence__in=[2, 3, 4]).values_list("flush__trigger", flat=True)) == {"recovery"}
+
+
+def test_a_flush_whose_rows_are_kept_is_not_counted_as_abandoned(given, clock):
+    shop = source(parent("eu"))
+    put(shop, frame(1, run(1, 3)))
+    go_away(clock)
+    flush(worker(given, clock), shop)
+    assert Flush.objects.get().state == "kept"
+    found = samples.of_parents(Totals(), patterns=["*"], now_ms=clock())
+    assert [one.value for one in found if one.name == "dolake_flushes_abandoned_total"] == [0]
 
 
 def test_what_is_kept_becomes_the_rows_it_would_have_been(given, clock):
@@ -339,6 +351,49 @@ def test_pieces_go_in_order_and_no_more_at_once_than_a_flush_takes(given, clock)
     recovery(settings, clock, shop.parent_id).recover()
     assert list(FlushTable.objects.order_by("pk").values_list("rows", flat=True)) == [2, 2]
     assert [number for _, number in lake(given)] == [10, 11, 20, 21]
+
+
+def test_a_fuse_that_blows_while_kept_rows_go_into_their_table_stops_them_and_costs_no_attempt(
+    given, clock, monkeypatch
+):
+    settings = dataclasses.replace(given, flush_entries_max=3)
+    shop = keep_two_pieces(settings, clock)
+    stage = tables.stage
+
+    def blow(*args, **kwargs):
+        Parent.objects.update(fuse_blown_ms=clock(), fuse_reason="a flush found nothing it could read")
+        return stage(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "stage", blow)
+        done = recovery(settings, clock, shop.parent_id).recover()
+    assert list(done.later) == [TableName("lake", "orders")]
+    assert [number for _, number in lake(given)] == [10, 11]
+    left = FallbackBatch.objects.get()
+    assert (left.attempts, left.last_error.startswith("FuseBlown: the fuse of parent default is blown")) == (0, True)
+    fuse_box.mend(["default"], accept=False)
+    recovery(settings, clock, shop.parent_id).recover()
+    assert [number for _, number in lake(given)] == [10, 11, 20, 21]
+
+
+def test_kept_rows_that_a_bad_deploy_cannot_read_wait_instead_of_becoming_dead_letters(given, clock):
+    settings = dataclasses.replace(given, fuse_letters_in_row=2)
+    shop = source(parent())
+    broken = [RawEntry(number, NOW_MS, 0, b"orders", b"r", b"", b"{not json") for number in (2, 3, 4)]
+    put(shop, frame(1, [entry(1), *broken]), frame(2, [entry(5, table="items")]))
+    go_away(clock)
+    flush(worker(settings, clock), shop)
+    come_back()
+    done = recovery(settings, clock, shop.parent_id).recover()
+    assert list(done.later) == [TableName("lake", "orders")]
+    assert (DeadLetter.objects.count(), lake(given, "items")) == (0, [("r5", 5)])
+    left = FallbackBatch.objects.get()
+    assert (left.attempts, "3 entries in a row cannot become rows" in left.last_error) == (0, True)
+    assert "recover_fallback --accept" in left.last_error
+    accepting = recovery(settings, clock, shop.parent_id)
+    accepting.accepts_letters = True
+    accepting.recover()
+    assert (DeadLetter.objects.count(), lake(given), states()) == (3, [("r1", 1)], ["persisted"])
 
 
 def test_a_recovery_that_wakes_up_late_loses_and_every_row_is_there_once(given, clock, monkeypatch):

@@ -17,7 +17,8 @@ from lakehouse.clock import now_ms
 from lakehouse.flush.breaker_row import word
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import FallbackBatch, IcebergTable, Parent, StoreBreaker
+from lakehouse.models import DeadLetter, FallbackBatch, IcebergTable, Parent, StoreBreaker
+from rpc.entries import RawEntry
 from tests.builders import frame, parent, run, source
 from tests.lakehouse.http_site import ask, home
 from tests.lakehouse.test_consumer import socket
@@ -141,6 +142,30 @@ def test_a_parent_whose_fuse_is_blown_keeps_what_is_kept(worker):
     Parent.objects.update(fuse_blown_ms=1)
     assert tasks.recover_fallback() == 0
     assert FallbackBatch.objects.exists()
+
+
+def test_the_command_leaves_what_a_blown_fuse_holds_up_and_says_what_to_type(worker):
+    keep()
+    come_back()
+    Parent.objects.update(fuse_blown_ms=1)
+    [said] = command("--reset")
+    assert said.startswith("north: the fuse of parent north is blown")
+    assert "manage.py fuse --parent north" in said
+    assert FallbackBatch.objects.exists()
+
+
+def test_the_command_says_why_unreadable_rows_wait_and_makes_dead_letters_of_them_when_told(worker):
+    shop = source(parent("north"))
+    broken = [RawEntry(number, now_ms(), 0, b"orders", b"r", b"", b"{not json") for number in range(101)]
+    accept([(shop, frame(1, broken))], now_ms=now_ms())
+    go_away()
+    tasks.flush_parent(shop.parent_id, FlushTrigger.MANUAL.value)
+    come_back()
+    done, why = command()
+    assert done == "north: 0 rows are in their tables, 1 pieces are still kept"
+    assert "101 entries in a row cannot become rows" in why
+    assert command("--accept")[-1] == "north: 0 rows are in their tables, 0 pieces are still kept"
+    assert DeadLetter.objects.count() == 101
 
 
 def test_the_command_recovers_and_says_what_is_left(worker):

@@ -33,7 +33,8 @@ WINDOW_BATCHES_MAX = 100
 
 
 def entry(number: int, *, timestamp_ms: int) -> RawEntry:
-    return RawEntry(0, timestamp_ms, 0, b"t", b"%d" % number, b"", b'{"n":%d}' % number)
+    table = b"orders" if number % 3 else b"items"
+    return RawEntry(0, timestamp_ms, 0, table, b"%d" % number, b"", b'{"n":%d}' % number)
 
 
 def numbers_of(frame: BatchFrame) -> list[int]:
@@ -172,10 +173,13 @@ class ChildSide:
         if isinstance(answer, Resolved):
             self.outbox.ack(answer.sequence)
             self._compare_behind(answer.sequence)
-        elif answer.reason is NackReason.INVALID_SEQUENCE:
+        elif answer.reason is not NackReason.INVALID_SEQUENCE:
+            self.hang_up()
+        elif self._was_restored:
             self._begin_epoch()
         else:
-            self.hang_up()
+            self._was_restored = True
+            self._compare_behind(0)
 
     def _begin_epoch(self) -> None:
         self.outbox.renew_epoch(above=self._welcome.highest_epoch)

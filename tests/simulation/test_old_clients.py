@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from lakehouse.flush import claim
+from lakehouse.flush.claim import Terms
+from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch
 from rpc import batch
 from rpc.batch import BatchFrame, Encoding
@@ -25,8 +27,9 @@ from rpc.messages import NackReason
 from tests.builders import NOW_MS, parent
 from tests.contracts.old_clients import Entry, PackageClient, change
 from tests.simulation.sides import Frame, Line, ParentSide
-from tests.simulation.world import LIMITS, TERMS
+from tests.simulation.world import LIMITS
 
+TERMS = Terms(owner="worker", trigger=FlushTrigger.MANUAL, lease_ms=1, entries_max=10, bytes_max=10**6)
 HELLO = json.dumps({"type": "connect", "timestamp": 1, "sourceDoId": "shop-1", "lastAckSequence": 0})
 
 some = st.integers(1, 4)

@@ -83,6 +83,23 @@ def test_batches_behind_one_that_is_refused_are_not_doubled_by_the_new_epoch(wor
     assert world.journal(SHOP).count(last) == 1
 
 
+def test_what_a_connection_had_compared_before_it_was_cut_is_not_doubled_by_the_new_epoch(world: World) -> None:
+    """DOUBLED. The parent's watermark has passed the batch, so the next connection compares what is behind it only."""
+    backup = world.back_up(SHOP)
+    world.write_offline(SHOP, 1, 1)
+    shake_hands(world)
+    world.parent.refuse(line(world), NackReason.BUFFER_FULL)
+    world.parent.take([line(world)])  # batch 2
+    world.restore(SHOP, backup)
+    world.write_offline(SHOP, 1, 1)
+    first, _ = world.ledgers[SHOP].written
+    shake_hands(world)
+    world.parent.take([line(world)])  # batch 1, which it did not have, and the child never hears it
+    world.children[SHOP].hang_up()
+    world.exchange(SHOP, rounds=10)
+    assert world.journal(SHOP).count(first) == 1
+
+
 def test_the_order_holds_when_a_newer_backup_follows_an_older_one(world: World) -> None:
     """ORDER. The newer file goes on in its epoch, below the epoch the older one began meanwhile."""
     older = world.back_up(SHOP)

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lakehouse.flush import claim
-from lakehouse.flush.claim import Terms
-from lakehouse.flush.policy import FlushTrigger
-from lakehouse.models import Batch
-from rpc import columns
 from rpc.config import ChildConfig
+from rpc.failpoints import Failpoint
 from rpc.outbox import Outbox
 from tests.builders import NOW_MS, parent
+from tests.simulation.house import House
 from tests.simulation.sides import ChildSide, Frame, Line, ParentSide, entry
+from tests.simulation.strikes import armed
 from tests.simulation.virtual import WholeChild
 
 CHILDREN = ("shop-1", "shop-2")
@@ -37,9 +35,10 @@ CONFIG = ChildConfig(
     heartbeat_timeout_ms=300,
 )
 LIMITS = {"flush_threshold_entries": 6, "max_buffer_entries": 20}
-TERMS = Terms(owner="world", trigger=FlushTrigger.MANUAL, lease_ms=1, entries_max=10, bytes_max=10**6)
+WORKERS = ("worker-1", "worker-2")
 ROUNDS_MAX = 300
 ROUND_MS = 10
+HOUR_MS = 3600 * 1000
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,17 @@ class World:
         self._numbers = itertools.count(1)
         self._parent_id = parent(**LIMITS).pk
         self.parent = ParentSide(self._parent_id, now_ms=lambda: self.clock("parent"))
+        self.house = House(folder, self._parent_id, clock=self.clock)
         self.ledgers = {name: Ledger() for name in CHILDREN}
+        self._dying: set[str] = set()
         self.children = {name: self._child(name) for name in CHILDREN}
-        self._stored: dict[str, list[tuple[int, int, list[int]]]] = {name: [] for name in CHILDREN}
-        self._stored_through = 0
         for name in CHILDREN:
             self.back_up(name)
 
     def close(self) -> None:
         for child in self.children.values():
             child.close()
+        self.house.close()
 
     def clock(self, who: str) -> int:
         return self.now_ms + self.skews_ms[who]
@@ -115,6 +115,23 @@ class World:
         """As kill -9 does: nobody is told, the file is what it was."""
         self._put_back(name, self._copy(name))
 
+    def kill_at(self, name: str, point: Failpoint) -> None:
+        """While it does what is due and hears what was said; it comes to this point or not."""
+        images: list[Path] = []
+
+        def strike(_: Failpoint) -> None:
+            images.append(self._copy(name))
+            self._dying.add(name)
+            if self.children[name].line is not None:
+                self.children[name].line.cut()
+
+        with armed(point, 1, strike):
+            self.children[name].step()
+            self.children[name].hear(10)
+        self._dying.discard(name)
+        if images:
+            self._put_back(name, images[0])
+
     def back_up(self, name: str) -> Backup:
         ledger = self.ledgers[name]
         ledger.backups.append(Backup(self._copy(name), list(ledger.written)))
@@ -136,12 +153,7 @@ class World:
             child.hang_up()
 
     def flush(self) -> None:
-        """Without a lake: what waits counts as being in a table."""
-        self._look()
-        claimed = claim.take(self._parent_id, TERMS, now_ms=self.clock("parent"))
-        if claimed is not None:
-            claim.finish(claimed, [], [], now_ms=self.clock("parent"))
-            claim.forget_payloads(self._parent_id)
+        self.house.flush(WORKERS[0])
 
     def exchange(self, name: str, rounds: int = 1) -> None:
         """On a wire that works."""
@@ -154,16 +166,26 @@ class World:
             self.now_ms += ROUND_MS
 
     def heal(self) -> None:
-        """A wire that works and a parent that has room, until every outbox is empty."""
+        """A wire that works, a store that is there and workers that live, until every entry is in its table."""
+        self.house.store.is_away = False
+        for worker in WORKERS:
+            self.skews_ms[worker] = 0
         for number in range(ROUNDS_MAX):
-            if not any(self.kept(name) for name in CHILDREN):
+            if not any(self.kept(name) for name in CHILDREN) and self.house.is_done:
                 return
             for name in CHILDREN:
                 self.exchange(name)
             if number % 5 == 0:
-                self.flush()
+                self._bring_home()
             self.now_ms += 100
-        raise AssertionError(f"{[self.kept(name) for name in CHILDREN]} do not arrive on a wire that works")
+        waiting = [self.kept(name) for name in CHILDREN]
+        raise AssertionError(f"{waiting} of the children and what the house holds do not arrive though all is well")
+
+    def _bring_home(self) -> None:
+        """A round of the workers. A dead one keeps its lease for as long as its clock was ahead, a breaker its term."""
+        done = self.house.flush(WORKERS[0]) is not None
+        if not self.house.recover(WORKERS[0], reset=True) and not done and not self.house.is_done:
+            self.now_ms += HOUR_MS
 
     def kept(self, name: str) -> list[int]:
         """The entries in the outbox, in order."""
@@ -173,14 +195,13 @@ class World:
 
     def journal(self, name: str) -> list[int]:
         """What was ever stored of this child, by epoch and sequence."""
-        self._look()
-        return self._journal(name)
+        return self.house.journal(name)
 
     def check(self) -> None:
         """Nothing is lost, nothing is doubled, nothing is out of order."""
-        self._look()
+        self.house.check()
         for name, ledger in self.ledgers.items():
-            journal, kept = self._journal(name), self.kept(name)
+            journal, kept = self.house.journal(name), self.kept(name)
             doubled = [n for n, count in Counter(journal).items() if count > 1 + ledger.copies_more[n]]
             assert not doubled, f"{name}: {doubled} are in the journal too often"
             lost = set(ledger.written) - set(journal) - set(kept)
@@ -216,7 +237,7 @@ class World:
             name,
             self._folder / name,
             CONFIG,
-            dial=lambda: self.parent.dial(name, ledger.carried),
+            dial=lambda: self._dial(name, ledger),
             now_ms=lambda: self.clock(name),
             passed_ms=lambda: self.now_ms - NOW_MS,
         )
@@ -228,6 +249,12 @@ class World:
 
         child.outbox.renew_epoch = noted
         return child
+
+    def _dial(self, name: str, ledger: Ledger) -> Line:
+        line = self.parent.dial(name, ledger.carried)
+        if name in self._dying:
+            line.cut()
+        return line
 
     def _copy(self, name: str) -> Path:
         path = self._folder / f"{name}.{next(self._numbers)}"
@@ -243,15 +270,3 @@ class World:
             left.unlink()
         shutil.copy(image, self._folder / name)
         self.children[name] = self._child(name)
-
-    def _journal(self, name: str) -> list[int]:
-        return [number for *_, numbers in sorted(self._stored[name]) for number in numbers]
-
-    def _look(self) -> None:
-        """Read what is new in the journal, before a flush takes the bytes away."""
-        new = Batch.objects.filter(pk__gt=self._stored_through).order_by("pk")
-        rows = new.values_list("pk", "child__name", "epoch", "sequence", "stored__payload")
-        for pk, name, epoch, sequence, payload in rows:
-            numbers = [json.loads(one.after)["n"] for one in columns.decode(bytes(payload)).entries()]
-            self._stored[name].append((epoch, sequence, numbers))
-            self._stored_through = pk

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
 
 from lakehouse.clock import now_ms
-from lakehouse.flush import breaker_row
+from lakehouse.flush import breaker_row, fuse
 from lakehouse.models import FallbackBatch, Parent
 from lakehouse.tasks import transfer
 
@@ -22,26 +22,37 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reset", action="store_true", help="also what was tried too often, and without waiting for the breaker"
         )
+        parser.add_argument(
+            "--accept", action="store_true", help="make dead letters of however much is unreadable; implies --reset"
+        )
 
-    def handle(self, *, parent: str | None, reset: bool, **_: Any) -> None:
+    def handle(self, *, parent: str | None, reset: bool, accept: bool, **_: Any) -> None:
+        reset = reset or accept
         if reset and breaker_row.hurry(now_ms=now_ms()):
             self.stdout.write("the breaker was open; this is the probe")
         for one in self._parents(parent):
-            self._recover(one, reset=reset)
+            self._recover(one, reset=reset, accept=accept)
 
-    def _recover(self, parent: Parent, *, reset: bool) -> None:
+    def _recover(self, parent: Parent, *, reset: bool, accept: bool) -> None:
+        if parent.fuse_blown_ms is not None:
+            self.stdout.write(f"{parent.name}: {fuse.notice(parent.name)}")
+            return
         if not breaker_row.is_asked(now_ms=now_ms()):
             self.stdout.write(f"{parent.name}: nobody asks the store now, it was away; --reset does not wait")
             return
         moving = transfer(parent.pk)
+        moving.accepts_letters = accept
         if reset:
             tables = moving.manager().reset()
             self.stdout.write(f"{parent.name}: {tables} tables are tried again")
         done = moving.recover()
-        left = FallbackBatch.objects.filter(parent=parent, flush__isnull=False).count()
-        self.stdout.write(f"{parent.name}: {moving.rows} rows are in their tables, {left} pieces are still kept")
+        left = FallbackBatch.objects.filter(parent=parent, flush__isnull=False).order_by("pk")
+        self.stdout.write(
+            f"{parent.name}: {moving.rows} rows are in their tables, {left.count()} pieces are still kept"
+        )
         for name in done.later:
-            self.stdout.write(f"{parent.name}: {name} is tried again later")
+            error = left.filter(**name._asdict()).values_list("last_error", flat=True).first()
+            self.stdout.write(f"{parent.name}: {name} is tried again later: {error}")
         for name, error in done.stuck.items():
             self.stdout.write(f"{parent.name}: {name} was tried too often, with --reset it is tried again: {error}")
 
