@@ -10,7 +10,7 @@ one row are in order whoever made them, for the second waits for the first one's
 
 One process at a time cuts and acknowledges. psycopg 3 is wanted, which `evodb[server]` brings.
 Measured (one core, rows of 19 text columns): an INSERT in bulk takes 2.4 us a row without capture and 33 us with it; of
-1000 entries a cut takes 12 ms and an ack 0.3 ms.
+1000 entries a cut takes 12 ms, an ack 0.3 ms and the sums of what it acknowledges 3 ms of a busy core.
 """
 
 # ruff: noqa: S608 - constants of ours

@@ -3,7 +3,7 @@
 The sums of a batch are made of its payload when it is acknowledged, in the transaction that forgets it: a batch is kept
 whole here, and gets the epoch of the database when that is renewed. Functions over a connection within the caller's
 transaction; `search_path` says where the tables are.
-Measured (one core, 1000 entries of 19 columns): 1.4 ms of an ack.
+Measured (a busy core, 1000 entries of 19 columns): 3 ms of CPU for an ack, most of it for the sums.
 """
 
 from __future__ import annotations
