@@ -1,4 +1,7 @@
-"""Keeps programs running: starts them, starts them again when they die, and stops them in the order it is told."""
+"""Keeps programs running: starts them, starts them again when they die, and stops them in the order it is told.
+
+One that dies again and again right after its start is given up, and `gave_up` has its last words.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,43 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 PAUSE_S_MAX = 10.0
 STABLE_S = 30.0
 """A program that ran for so long is started again at once."""
+DEATHS_MAX = 5
+"""A program that died so often in a row, each time before it was stable, is given up."""
+LINES_KEPT, LINE_BYTES_MAX = 15, 1000
+WORDS_WITHIN_S = 1.0
+"""Its last words are there when it is dead, unless a program of its own has them open still."""
+
+
+class LastWords:
+    """Passes on what a program writes to stderr, and keeps the last lines."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._lines: deque[bytes] = deque(maxlen=LINES_KEPT)
+        self._thread = threading.Thread(target=self._listen, args=(stream,), name="evodb-last-words", daemon=True)
+        self._thread.start()
+
+    def lines(self) -> list[str]:
+        self._thread.join(WORDS_WITHIN_S)
+        return [line.decode(errors="replace").rstrip() for line in self._lines]
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in iter(lambda: stream.readline(LINE_BYTES_MAX), b""):
+                self._lines.append(line)
+                with suppress(OSError):  # nobody reads ours any more; the program must not block on that
+                    os.write(2, line)
 
 
 @dataclass(slots=True)
@@ -26,10 +58,17 @@ class Program:
     pause_s: float = 0.0
     not_before_s: float | None = None
     """When it may be started again, once it died."""
+    deaths: int = 0
+    """In a row, each before it was stable."""
+    words: LastWords | None = None
 
     def start(self) -> None:
         # A session of its own, so that Ctrl-C reaches the supervisor only and the order of stopping is ours.
-        self.process = subprocess.Popen(self.argv, start_new_session=True, preexec_fn=_die_with_parent)
+        self.process = subprocess.Popen(
+            self.argv, start_new_session=True, preexec_fn=_die_with_parent, stderr=subprocess.PIPE
+        )
+        assert self.process.stderr is not None
+        self.words = LastWords(self.process.stderr)
         self.started_s, self.not_before_s = time.monotonic(), None
 
 
@@ -38,6 +77,8 @@ class Supervisor:
         self._programs = {program.name: program for program in programs}
         self._say = say
         self.stopping = False
+        self.gave_up: Program | None = None
+        """The first one that cannot stay up; whoever runs the supervisor stops the others."""
 
     def start(self) -> None:
         for program in self._programs.values():
@@ -48,7 +89,7 @@ class Supervisor:
         self.stopping = True
 
     def watch(self) -> None:
-        """Until somebody asks to stop."""
+        """Until somebody asks to stop, or a program is given up."""
         while not self.stopping:
             self.look(wait_s=0.2)
 
@@ -77,7 +118,12 @@ class Supervisor:
         if program.not_before_s is None:
             assert program.process is not None
             lived_s = now_s - program.started_s
-            program.pause_s = 0.0 if lived_s >= STABLE_S else min(max(0.5, program.pause_s * 2), PAUSE_S_MAX)
+            is_stable = lived_s >= STABLE_S
+            program.deaths = 0 if is_stable else program.deaths + 1
+            if program.deaths >= DEATHS_MAX:
+                self.gave_up, self.stopping = program, True
+                return
+            program.pause_s = 0.0 if is_stable else min(max(0.5, program.pause_s * 2), PAUSE_S_MAX)
             program.not_before_s = now_s + program.pause_s
             self._say(
                 f"{program.name} ended with {program.process.returncode} after {lived_s:.0f} s; starting it again"

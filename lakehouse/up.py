@@ -4,7 +4,8 @@
                 ├─ worker   Celery, over a broker of plain files
                 └─ beat     asks for flushes that are due; apart, for inside a worker it would outlive a kill
 
-A process that dies is started again; the journal knows what it was at. Ctrl-C walks the street to its end: answer what
+A process that dies is started again; the journal knows what it was at. One that cannot stay up ends the house with 1,
+and its last lines are told. Ctrl-C walks the street to its end: answer what
 was accepted, close sockets with 1001, flush, stop the worker.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -53,7 +55,7 @@ def command(argv: list[str]) -> int:
 
 
 def run(settings: Settings) -> int:
-    """Until a signal; 1 when daphne did not come up."""
+    """Until a signal; 1 when daphne did not come up, or when a program cannot stay up."""
     token = _prepare(settings)
     supervisor = Supervisor([daphne(settings), worker(), beat()], say=_say)
     with _stop_signals(supervisor):
@@ -63,6 +65,8 @@ def run(settings: Settings) -> int:
             if not supervisor.stopping:
                 _say(banner(settings, token))
             supervisor.watch()
+    if supervisor.gave_up is not None:
+        sys.stderr.write(obituary(supervisor.gave_up))
     _say("stopping: answering what was accepted, closing sockets")
     supervisor.stop("daphne", within_s=settings.drain_ms / 1000 + 5)
     _say("stopping: flushing")
@@ -70,7 +74,7 @@ def run(settings: Settings) -> int:
     supervisor.stop("beat", within_s=5)
     supervisor.stop("worker", within_s=settings.lease_ms / 1000)
     _say("stopped; everything acknowledged is in the lake" if flushed else "stopped; what waits is flushed next time")
-    return 0 if came_up else 1
+    return 0 if came_up and supervisor.gave_up is None else 1
 
 
 def daphne(settings: Settings) -> Program:
@@ -104,6 +108,19 @@ def banner(settings: Settings, token: str | None) -> str:
         f"  token      {access}\n"
         f"  admin      http://{address}/admin/   (make a login: .venv/bin/python manage.py createsuperuser)\n"
         f"  lake       {settings.resolved_warehouse}\n"
+    )
+
+
+def obituary(program: Program) -> str:
+    """Why a house stops whose program dies again and again."""
+    assert program.process is not None
+    assert program.words is not None
+    said = "".join(f"    {line}\n" for line in program.words.lines()) or "    (nothing)\n"
+    return (
+        f"evodb up: {program.name} died {program.deaths} times in a row right after its start, at last with "
+        f"{program.process.returncode}. Its last lines:\n{said}"
+        "What was acknowledged is durable and goes into its tables when it runs. Mend what the lines say, then type:\n"
+        f"    evodb up\nor, to see {program.name} alone:\n    {shlex.join(program.argv)}\n"
     )
 
 

@@ -93,6 +93,15 @@ def of_payload(payload: bytes, encoding: PayloadEncoding, *, epoch: int) -> Sums
     return of_entries(columns.decode(payload).fields(), epoch=epoch)
 
 
+def typed_tables(payload: bytes, encoding: PayloadEncoding) -> set[str]:
+    """The tables whose entries bring typed documents (Arrow), of which no digest tells what they hold."""
+    if encoding is not PayloadEncoding.ARROW:
+        return set()
+    whole = columns.decode(payload)
+    found = {index for index, number in zip(whole.table_index, whole.documents, strict=False) if number}
+    return {whole.tables[index].decode(errors="replace") for index in found}
+
+
 def merged(*many: Mapping[str, Sum]) -> Sums:
     """All of these together."""
     found: Sums = {}

@@ -196,6 +196,7 @@ class Outbox(Intake):
                 digests.prepare(connection)
                 batch = batches.put(connection, rows, shaped, after=after)
                 digests.put(connection, batch.sequence, sums)
+                digests.note_typed(connection, entry_digest.typed_tables(shaped.payload, shaped.encoding))
             self._meter.cut(after=after, last=batch.last, size_bytes=sum(map(row_bytes, rows)))
             return batch
 

@@ -12,7 +12,7 @@ Measured (one core, 1000 entries of 19 columns): 0.6 ms of a cut of 4.3 ms, 0.2 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rpc import entry_digest
 from rpc.entry_digest import MODULUS, Sum, Sums
@@ -29,6 +29,9 @@ TABLES = {
 SUMMED_AFTER, SUMMED_EPOCH = "summed_after", "summed_epoch"
 """Where the sums of a file begin that was used before: behind which entry, in which epoch."""
 
+TYPED = "typed:"
+"""Begins the key of a table that sent typed documents; the epoch and the table's name follow."""
+
 _ONE = "SELECT entries, digest, first, last FROM _evodb_delivered WHERE epoch = ? AND table_name = ?"
 _SIGN = 2**63
 
@@ -36,6 +39,20 @@ _SIGN = 2**63
 def put(connection: sqlite3.Connection, sequence: int, sums: Sums) -> None:
     """Note the sums of a batch that is cut."""
     connection.execute("INSERT OR REPLACE INTO _evodb_batch_sum VALUES (?, ?)", (sequence, entry_digest.dump(sums)))
+
+
+def note_typed(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
+    """A batch that was cut now has typed documents of these tables."""
+    epoch = number(connection, "epoch")
+    for table in tables:
+        set_number(connection, f"{TYPED}{epoch}:{table}", 1)
+
+
+def _typed(connection: sqlite3.Connection) -> frozenset[tuple[int, str]]:
+    rows = connection.execute("SELECT key FROM _evodb_meta WHERE key GLOB ?", (f"{TYPED}*",)).fetchall()
+    keys = (key.decode() if isinstance(key, bytes) else key for (key,) in rows)
+    parts = (key.removeprefix(TYPED).partition(":") for key in keys)
+    return frozenset((int(epoch), table) for epoch, _, table in parts)
 
 
 def prepare(connection: sqlite3.Connection) -> None:
@@ -116,6 +133,7 @@ def delivered(connection: sqlite3.Connection) -> Delivered:
         dead_letters=letters,
         summed_after=older or None,
         summed_epoch=number(connection, SUMMED_EPOCH if used else "epoch"),
+        typed=_typed(connection),
     )
 
 

@@ -98,8 +98,8 @@ FLOORS = {
         "lakehouse.flush.claim",
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
-        "lakehouse.flush.heartbeat",
         "lakehouse.flush.memory",
+        "lakehouse.flush.renewal",
         "lakehouse.folder_broker",
         "lakehouse.flush.history",
         "lakehouse.flush.room",
@@ -254,6 +254,7 @@ EXTRAS_OF_THE_CHILD = {
     "rpc.compression": {"zstandard"},
     "rpc.capture.django": {"django", "psycopg"},
     "rpc.capture.postgres": {"psycopg"},
+    "rpc.capture.postgres_digest": {"psycopg"},
     "rpc.capture.postgres_door": {"psycopg"},
     "rpc.commands.rich_screen": {"rich"},
 }

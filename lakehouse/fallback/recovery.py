@@ -99,7 +99,7 @@ class FallbackRecoveryManager:
         if stored.attempts >= self.config.max_retries:
             done.stuck[name] = stored.last_error
             return _End.STUCK
-        if self._now_ms() < stored.next_attempt_ms:
+        if self._is_early(stored.next_attempt_ms):
             done.later[name] = stored.next_attempt_ms
             return _End.LATER
         attempts = stored.attempts + 1
@@ -116,6 +116,11 @@ class FallbackRecoveryManager:
         done.batches += 1
         done.rows += stored.rows
         return _End.WRITTEN
+
+    def _is_early(self, next_ms: int) -> bool:
+        """A moment later than any delay was written by a clock that was wrong; nobody waits hours for it."""
+        now_ms = self._now_ms()
+        return now_ms < next_ms <= now_ms + 2 * self.config.max_delay_ms
 
     def _failed(self, waiting: WaitingRows, attempts: int, exc: Exception, done: Recovered) -> _End:
         name = waiting.stored.name

@@ -7,25 +7,24 @@ taken for dead meanwhile counts for nothing.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 
-from django.db import Error as DatabaseError
-from django.db import connection
 from django.db.models import F
 
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
 from lakehouse.flush import breaker
 from lakehouse.flush.breaker import BreakerState, Patience, Seen, Way
+from lakehouse.flush.renewal import renewed
 from lakehouse.models import StoreBreaker
 
 log = logging.getLogger(__name__)
 
 ROW = 1
 KNOWN_MS = 1000
+CLOCKS_APART_MS_MAX = 60_000
 ERROR_CHARS_MAX = 2000
 
 
@@ -54,7 +53,7 @@ def read() -> StoreBreaker:
 def enter(patience: Patience, *, owner: str, now_ms: int) -> Passage:
     """Where a flush that begins now goes; the probe is taken by this. It belongs into `watched`."""
     row = read()
-    chosen, turn = breaker.way(_seen(row), now_ms=now_ms), 0
+    chosen, turn = _way(row, now_ms=now_ms), 0
     if chosen is Way.PROBE:
         if _change(row, breaker.probing(_seen(row), patience, now_ms=now_ms), now_ms=now_ms, probe_owner=owner):
             turn = row.turn + 1
@@ -65,7 +64,7 @@ def enter(patience: Patience, *, owner: str, now_ms: int) -> Passage:
 
 def is_asked(*, now_ms: int) -> bool:
     """Whether a flush that begins now would ask the store."""
-    return breaker.way(_seen(read()), now_ms=now_ms) is not Way.FALLBACK
+    return _way(read(), now_ms=now_ms) is not Way.FALLBACK
 
 
 def begin_outage(*, until_ms: int, now_ms: int) -> bool:
@@ -107,30 +106,16 @@ def watched(passage: Passage, patience: Patience, *, now_ms: Callable[[], int]) 
     _succeed(passage, now_ms=now_ms())
 
 
-@contextmanager
-def _kept_alive(passage: Passage, patience: Patience, *, now_ms: Callable[[], int]) -> Iterator[None]:
-    """A probe says so three times within its term, by a thread; a process that is stopped or dead does not."""
+def _kept_alive(passage: Passage, patience: Patience, *, now_ms: Callable[[], int]) -> AbstractContextManager[None]:
+    """A probe says that it lives; a process that is stopped or dead does not."""
     if passage.way is not Way.PROBE:
-        yield
-        return
-    done = threading.Event()
+        return nullcontext()
 
     def renew() -> None:
-        while not done.wait(patience.probe_ms / 3000):
-            try:
-                same_turn = StoreBreaker.objects.filter(pk=ROW, turn=passage.turn)
-                same_turn.update(probe_until_ms=now_ms() + patience.probe_ms)
-            except DatabaseError as exc:
-                log.warning("the probe of the object store was not renewed: %s", exc)
-        connection.close()
+        same_turn = StoreBreaker.objects.filter(pk=ROW, turn=passage.turn)
+        same_turn.update(probe_until_ms=now_ms() + patience.probe_ms)
 
-    thread = threading.Thread(target=renew, name="evodb-probe", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return renewed(renew, term_ms=patience.probe_ms, what="the probe of the object store")
 
 
 def _fail(passage: Passage, patience: Patience, *, error: str, now_ms: int) -> None:
@@ -169,6 +154,14 @@ def _change(row: StoreBreaker, after: Seen, *, now_ms: int, **more: object) -> b
     moved = {"turn": F("turn") + 1, "changed_ms": now_ms, "probe_owner": ""} | more
     same_turn = StoreBreaker.objects.filter(pk=ROW, turn=row.turn)
     return same_turn.update(**asdict(after), **moved) == 1
+
+
+def _way(row: StoreBreaker, *, now_ms: int) -> Way:
+    """What a clock far ahead of ours wrote is over; nobody waits hours for its moments."""
+    seen = _seen(row)
+    if row.changed_ms > now_ms + CLOCKS_APART_MS_MAX:
+        seen = replace(seen, open_until_ms=0, probe_until_ms=0)
+    return breaker.way(seen, now_ms=now_ms)
 
 
 def _seen(row: StoreBreaker) -> Seen:

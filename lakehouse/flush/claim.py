@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
@@ -60,7 +60,7 @@ def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
     Batches of a flush whose worker went silent are taken back first.
     """
     with transaction.atomic():
-        taken = Parent.objects.filter(pk=parent_id, lease_until_ms__lte=now_ms, fuse_blown_ms=None).update(
+        taken = Parent.objects.filter(_is_free(terms, now_ms=now_ms), pk=parent_id, fuse_blown_ms=None).update(
             lease_owner=terms.owner, lease_epoch=F("lease_epoch") + 1, lease_until_ms=now_ms + terms.lease_ms
         )
         if not taken:
@@ -195,6 +195,11 @@ def _free(claim: Claim, *, now_ms: int, **more: Combinable) -> None:
 
 def _lost(claim: Claim) -> LeaseLost:
     return LeaseLost(f"parent {claim.parent_id} is flushed by somebody else since flush {claim.flush_id} began")
+
+
+def _is_free(terms: Terms, *, now_ms: int) -> Q:
+    """The lease has ended, or ends so late that the clock of whoever took it was wrong. Nobody waits hours for that."""
+    return Q(lease_until_ms__lte=now_ms) | Q(lease_until_ms__gt=now_ms + 2 * terms.lease_ms)
 
 
 def _oldest(parent_id: int, terms: Terms) -> tuple[int, int, int, int]:

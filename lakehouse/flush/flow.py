@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from django.db import transaction
@@ -24,10 +25,11 @@ from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, heartbeat, memory, raw, room, shred
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, memory, raw, room, shred
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.flush.renewal import renewed
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
 from lakehouse.models import Parent
@@ -74,7 +76,7 @@ class Flusher:
             return None
         reach(Failpoint.CLAIMED)
         try:
-            with heartbeat.kept(claimed, lease_ms=self.settings.lease_ms, now_ms=self.now_ms):
+            with self._leased(claimed):
                 flushed = self._move(claimed)
         except BufferOverflowError as exc:
             log.error("flush %d keeps nothing, its batches wait in the journal: %s", claimed.flush_id, exc)
@@ -95,6 +97,15 @@ class Flusher:
             *(flushed.flush_id, trigger, flushed.entries, flushed.batches, len(flushed.staged), where),
         )
         return flushed
+
+    def _leased(self, claimed: Claim) -> AbstractContextManager[None]:
+        """A lost lease is noticed where it counts, at the commit."""
+        lease_ms = self.settings.lease_ms
+        return renewed(
+            lambda: claim.renew(claimed, now_ms=self.now_ms(), lease_ms=lease_ms),
+            term_ms=lease_ms,
+            what=f"the lease of flush {claimed.flush_id}",
+        )
 
     def _move(self, claimed: Claim) -> Flushed:
         """Into the lake, or into the fallback when the breaker says so."""

@@ -21,14 +21,17 @@ class Waiting:
 
 
 def due(waiting: Waiting, config: ParentConfig, *, now_ms: int) -> FlushTrigger | None:
-    """Why a flush is wanted now, or None. Every threshold fires when it is reached."""
+    """Why a flush is wanted now, or None. Every threshold fires when it is reached.
+
+    A batch from the future came while a clock was wrong; who waited for its moment would wait for hours.
+    """
     if not waiting.entries:
         return None
     if waiting.entries >= config.flush_threshold_entries:
         return FlushTrigger.ENTRIES
     if waiting.size_bytes >= config.flush_threshold_bytes:
         return FlushTrigger.BYTES
-    if now_ms - waiting.oldest_ms >= config.flush_threshold_ms:
+    if abs(now_ms - waiting.oldest_ms) >= config.flush_threshold_ms:
         return FlushTrigger.AGE
     if now_ms - max(waiting.last_flush_ms, waiting.oldest_ms) >= config.flush_interval_ms:
         return FlushTrigger.INTERVAL

@@ -6,7 +6,6 @@ how much (limits). Telling the caller is the shell's business; this room only kn
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +18,7 @@ from django.db.models import Q, QuerySet
 from lakehouse.key_limits import KeyLimits
 from lakehouse.models import AccessKey
 from lakehouse.models.access import KeyPriority, KeyState, patterns_of
-from lakehouse.parent.grants import ADMIN, EVERYBODY, SCOPES, Grant, Refusal, Refused, token_of
+from lakehouse.parent.grants import SCOPES, Grant, Refusal, Refused
 from lakehouse.parent.key_bindings import bindings, checked_priority, checked_scopes
 from lakehouse.parent.last_used import LAST_USED
 
@@ -28,7 +27,6 @@ __all__ = [
     "SCOPES",
     "alive",
     "allows",
-    "authorize",
     "by_id",
     "digest_of",
     "end_of",
@@ -41,8 +39,6 @@ __all__ = [
     "prefix_of",
     "recognize",
 ]
-
-log = logging.getLogger(__name__)
 
 KEY_PREFIX = "evodb_"
 """Lets a secret scanner recognise a key that was committed by mistake."""
@@ -174,34 +170,6 @@ def allows(
     """Whether the holder may do this. What is None is not asked about; in a pattern * matches any text."""
     grant = grant_of(key)
     return isinstance(grant, Grant) and grant.allows(scope=scope, source=source, parent=parent, namespace=namespace)
-
-
-def authorize(
-    headers: Mapping[str, str],
-    query: Mapping[str, str],
-    *,
-    scope: str,
-    is_open: bool,
-    now_ms: int,
-    source: str | None = None,
-    parent: str | None = None,
-    namespace: str | None = None,
-) -> Grant | Refused:
-    """What an HTTP request may do, or the refusal: tell the caller its `http_status`, the reason is in the log.
-
-    An open house asks nobody for a key, except for the scope `admin`.
-    """
-    if is_open and scope != ADMIN:
-        return EVERYBODY
-    key = recognize(token_of(headers, query), now_ms=now_ms)
-    grant = key if isinstance(key, Refused) else grant_of(key)
-    if isinstance(grant, Grant):
-        grant = grant.refusal(scope=scope, source=source, parent=parent, namespace=namespace) or grant
-    if isinstance(grant, Refused):
-        log.warning("a request was refused (%s): %s", grant.reason, grant.why)
-    elif isinstance(key, AccessKey):
-        note_used(key, now_ms=now_ms)
-    return grant
 
 
 def note_used(key: AccessKey, *, now_ms: int) -> None:

@@ -59,6 +59,27 @@ def sums(connection: duckdb.DuckDBPyConnection, location: str, *, table: str, so
     return found
 
 
+def typed(connection: duckdb.DuckDBPyConnection, location: str, *, source: str | None) -> dict[str, int]:
+    """Rows of each child whose document came as typed columns (Arrow), of which no digest is made."""
+    scan = duck.scan(location)
+    without = "(CASE WHEN _op = 'DELETE' THEN _before ELSE _after END) IS NULL"
+    where, values = (without, []) if source is None else (f"{without} AND _source = ?", [source])
+    counted = f"SELECT _source, count(*) FROM {scan} WHERE {where}"  # noqa: S608 - quoted
+    found = connection.execute(f"{counted} GROUP BY _source", values).fetchall()
+    if not found:
+        return {}
+    names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]  # noqa: S608 - quoted
+    documents = [f"{_name(name)} IS NOT NULL" for name in names if name == "_rest" or not name.startswith("_")]
+    if not documents:
+        return {}
+    has_any = " OR ".join(documents)  # a change that says nothing but its row id has none
+    return dict(connection.execute(f"{counted} AND ({has_any}) GROUP BY _source", values).fetchall())
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
 class ChildRows:
     """The rows of one child in several tables, and its dead letters beside them."""
 

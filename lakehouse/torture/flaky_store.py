@@ -6,7 +6,7 @@ import http.client
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
@@ -27,6 +27,8 @@ class FlakyStore:
     def __init__(self, upstream_port: int, dice: random.Random, *, bytes_per_s: float | None = None) -> None:
         self.moods: Sequence[str] = ()
         self.bytes_per_s = bytes_per_s
+        self.methods: Collection[str] | None = None
+        """Only these requests meet a mood; None: all."""
         self.met = 0
         """Requests that met a mood."""
         self.is_over = threading.Event()
@@ -48,9 +50,10 @@ class FlakyStore:
         self._server.shutdown()
         self._server.server_close()
 
-    def mood(self) -> str:
+    def mood(self, method: str) -> str:
         with self._lock:
-            if not self.moods or self._dice.random() < 0.5:
+            is_spared = self.methods is not None and method not in self.methods
+            if not self.moods or is_spared or self._dice.random() < 0.5:
                 return ""
             self.met += 1
             return self._dice.choice(self.moods)
@@ -93,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         store, body = self.server.store, self._body()
-        mood = store.mood()
+        mood = store.mood(self.command)
         if mood in ("500", "503"):
             self._answer(int(mood), {}, b"")
             return

@@ -69,6 +69,7 @@ def one(town: Town, seed: str, number: int) -> Round:
         fault.strike(town)
         faults.settle(town)
     found.wrong = _ended(town, shops) or [wrong for shop in shops if (wrong := _compared(town, shop, found))]
+    found.wrong += _verified(town)
     town.shops = []
     found.seconds = time.monotonic() - begun
     return found
@@ -110,3 +111,12 @@ def _compared(town: Town, shop: Child, found: Round) -> str | None:
     if wrong is None and state_of(stored) != edge_app.state(shop.database):
         wrong = "the rows that are left differ"
     return None if wrong is None else f"{shop.name}: {wrong}"
+
+
+def _verified(town: Town) -> list[str]:
+    """What `manage.py verify` says against it."""
+    try:
+        town.house.manage("verify")
+    except AssertionError as exc:
+        return [str(exc)]
+    return []

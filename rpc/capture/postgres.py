@@ -10,7 +10,7 @@ one row are in order whoever made them, for the second waits for the first one's
 
 One process at a time cuts and acknowledges. psycopg 3 is wanted, which `evodb[server]` brings.
 Measured (one core, rows of 19 text columns): an INSERT in bulk takes 2.4 us a row without capture and 33 us with it; of
-1000 entries a cut takes 12 ms and an ack 0.3 ms.
+1000 entries a cut takes 12 ms, an ack 0.3 ms and the sums of what it acknowledges 3 ms of a busy core.
 """
 
 # ruff: noqa: S608 - constants of ours
@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 
 from rpc import columns
+from rpc.capture import postgres_digest as digests
 from rpc.capture import postgres_sql as sql
 from rpc.capture.postgres_door import PostgresDoor
 from rpc.config import MIB
@@ -83,9 +84,7 @@ class PostgresCapture(Outbox):
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('_evodb attach', 0))")
             connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             wanted = {name: _arguments(connection, self._schema, name) for name in self._tables}
-            if not self._door.has_tables():
-                connection.execute(sql.tables(self._schema))
-                self._door.set_number("epoch", self._now_ms())
+            self._make_tables(connection)
             connection.execute(sql.functions(self._schema))
             attached = self._attached(connection)
             for name in attached.keys() - wanted.keys():
@@ -94,6 +93,14 @@ class PostgresCapture(Outbox):
                 if [f"({given})" in definition for definition in attached.get(name, [])] != [True, True]:
                     connection.execute(sql.triggers(self._schema, name, given))
         return list(wanted)
+
+    def _make_tables(self, connection: psycopg.Connection[Any]) -> None:
+        is_new, is_counting = not self._door.has_tables(), digests.is_used(connection)
+        connection.execute(sql.tables(self._schema))
+        if is_new:
+            self._door.set_number("epoch", self._now_ms())
+        elif not is_counting:
+            digests.begin(connection)
 
     def _attached(self, connection: psycopg.Connection[Any]) -> dict[str, list[str]]:
         """The triggers of ours by table."""
@@ -262,9 +269,10 @@ class PostgresCapture(Outbox):
 
     def _forget(self, which: str, sequence: int) -> None:
         with self._door.draining() as connection:
-            condition = which.replace("?", "%s")
-            gone = connection.execute(f"DELETE FROM _evodb_batch WHERE {condition} RETURNING entries", (sequence,))
-            self.acked_entries += sum(entries for (entries,) in gone.fetchall())
+            deleted = f"DELETE FROM _evodb_batch WHERE {which.replace('?', '%s')} RETURNING entries, payload"
+            gone = connection.execute(deleted, (sequence,)).fetchall()
+            digests.acked(connection, [payload for _, payload in gone], epoch=self.epoch)
+            self.acked_entries += sum(entries for entries, _ in gone)
 
 
 def _arguments(connection: psycopg.Connection[Any], schema: str, table: str) -> str:

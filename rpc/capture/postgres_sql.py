@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 ROW_TRIGGER = "!_evodb_row"
 TRUNCATE_TRIGGER = "!_evodb_truncate"
-TABLES = ("_evodb_meta", "_evodb_change", "_evodb_batch", "_evodb_dead_letter")
+TABLES = ("_evodb_meta", "_evodb_change", "_evodb_batch", "_evodb_dead_letter", "_evodb_delivered")
 FUNCTIONS = ("_evodb_row()", "_evodb_truncate()", "_evodb_json(jsonb, text[])", "_evodb_name(jsonb, text[])")
 
 PINNED = (
@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS {s}._evodb_batch (
 CREATE TABLE IF NOT EXISTS {s}._evodb_dead_letter (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, sequence bigint NOT NULL, reason text NOT NULL,
     time_ms bigint NOT NULL, entries integer NOT NULL, payload bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS {s}._evodb_delivered (
+    epoch bigint NOT NULL, table_name text NOT NULL, entries bigint NOT NULL, digest bigint NOT NULL,
+    first bigint NOT NULL, last bigint NOT NULL, PRIMARY KEY (epoch, table_name));
 """
 
 

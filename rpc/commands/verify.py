@@ -1,6 +1,7 @@
 """compare what a child had acknowledged with what its parent counted, to the last entry
 
     evodb verify app.db --parent ws://127.0.0.1:8800/ws
+    evodb verify postgresql:///shop --child shop --parent ws://127.0.0.1:8800/ws      a captured PostgreSQL
 
 Both keep, for each table, the number of entries and a digest of them that knows no order. It only reads, and may run
 beside whoever sends. Whether the lake has what the parent counted says `manage.py verify` there.
@@ -12,6 +13,7 @@ import argparse
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from rpc.entry_digest import NOTHING, Sum, Sums, merged
 from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
 from rpc.verification import Delivered, Line, Told, Verdict
 
+POSTGRESQL = ("postgresql://", "postgres://")
 ANSWER_S = 20
 LOOKS = 5
 """As often both sides are looked at while batches are on their way between the looks."""
@@ -44,21 +47,31 @@ def command(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = given.parser("verify", __doc__)
-    made.add_argument("outbox", help="an outbox file, or a database under capture")
+    made.add_argument("outbox", help="an outbox file, or a database under capture; a PostgreSQL by its URL")
     given.with_parent(made)
     made.add_argument("--child", metavar="NAME", help="who this is at the parent; else the file's name without suffix")
+    made.add_argument("--schema", metavar="NAME", default="public", help="of a captured PostgreSQL (public)")
     return made
 
 
 def run(options: argparse.Namespace) -> int:
-    path = database(options.outbox, wanted="an outbox or a captured database")
-    child = given.child_of(options.child or path.stem)
-    url, token = address_of(given.parent_of(options), child), given.token_of(options)
-    held, told = _looked(path, url, token)
+    look, name = _looker(options)
+    url, token = address_of(given.parent_of(options), given.child_of(name)), given.token_of(options)
+    held, told = _looked(look, url, token)
     lines = verification.compare(held, told)
     with closing(screen.of(as_json=options.json)) as shown:
         _show(held, lines, shown)
     return FAILURE if any(line.verdict is Verdict.RED for line in lines) else OK
+
+
+def _looker(options: argparse.Namespace) -> tuple[Callable[[], Delivered], str]:
+    """How to look at what the child counted, and who it is."""
+    if not options.outbox.startswith(POSTGRESQL):
+        path = database(options.outbox, wanted="an outbox or a captured database")
+        return lambda: delivered(path), options.child or path.stem
+    if not options.child:
+        raise UsageError("a captured PostgreSQL does not know its child's name; type --child NAME")
+    return lambda: _of_postgresql(options.outbox, options.schema), options.child
 
 
 def address_of(parent: str, child: str) -> str:
@@ -72,12 +85,12 @@ def address_of(parent: str, child: str) -> str:
     return f"{scheme}://{found.netloc}{before}/verify?{wanted}"
 
 
-def _looked(path: Path, url: str, token: str | None) -> tuple[Delivered, Told]:
+def _looked(look_at_child: Callable[[], Delivered], url: str, token: str | None) -> tuple[Delivered, Told]:
     """Both sides, if possible when nothing was on its way in between."""
     for look in range(LOOKS):
         if look:
             threading.Event().wait(LOOK_AGAIN_S)
-        held = delivered(path)
+        held = look_at_child()
         told = told_of(_ask(url, token))
         if verification.is_settled(held, told):
             break
@@ -92,6 +105,14 @@ def delivered(path: Path) -> Delivered:
     ):
         connection.execute("BEGIN")
         return outbox_digest.delivered(connection)
+
+
+def _of_postgresql(conninfo: str, schema: str) -> Delivered:
+    try:
+        from rpc.capture import postgres_digest
+    except ModuleNotFoundError as exc:
+        raise UsageError(f"found no {exc.name}, which reads a PostgreSQL; type pip install 'psycopg[binary]'") from None
+    return postgres_digest.look(conninfo, schema=schema)
 
 
 def _ask(url: str, token: str | None) -> Any:
@@ -139,13 +160,15 @@ def _show(held: Delivered, lines: list[Line], shown: Screen) -> None:
             child={"entries": one.child.entries, "digest": one.child.hex},
             parent={"entries": one.parent.entries, "digest": one.parent.hex},
         )  # fmt: skip
+    untold = sum(line.verdict is Verdict.COUNTED for line in lines)
+    without = f" ({untold} of them without what is in typed columns)" if untold else ""
     waiting = held.uncut + sum(sums.entries for batch in held.unacked.values() for sums in batch.values())
     red = sum(line.verdict is Verdict.RED for line in lines)
     shown.event(
         "summary",
-        f"{f'red: {red} of ' if red else 'green: '}{len(lines)} sums; {waiting} entries wait in the file, "
+        f"{f'red: {red} of ' if red else 'green: '}{len(lines)} sums{without}; {waiting} entries wait in the file, "
         f"{held.dead_letters} were refused",
-        red=red, sums=len(lines), waiting=waiting, refused=held.dead_letters,
+        red=red, counted=untold, sums=len(lines), waiting=waiting, refused=held.dead_letters,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 ON_BOTH = {
     "test_deaths.py",
     "test_fallback_deaths.py",
+    "test_faults.py",
     "test_many_children.py",
     "test_street.py",
     "test_torture.py",

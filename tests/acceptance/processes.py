@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from lakehouse.torture import house as usual
 from lakehouse.torture.compare import difference, document, state_of
 from lakehouse.torture.house import ROOT, Child
 from lakehouse.torture.process import WITHIN_S, Process, environment, is_alive, until
+from rpc.commands import verify
+from rpc.failpoints import VARIABLE, Failpoint
 
 __all__ = [
     "ROOT",
@@ -18,9 +22,12 @@ __all__ = [
     "House",
     "Process",
     "assert_exactly_once",
+    "assert_sums_agree",
+    "dies_at",
     "document",
     "environment",
     "is_alive",
+    "start_with",
     "until",
 ]
 
@@ -40,3 +47,36 @@ def assert_exactly_once(house: House, child: Child) -> int:
     assert difference(wanted, found) is None, f"{child.name}: {difference(wanted, found)}"
     assert state_of(found) == edge_app.state(child.database)
     return len(found)
+
+
+def assert_sums_agree(house: House) -> None:
+    """Child, journal and files have the same sums, as who runs the house is told."""
+    assert "green: " in house.manage("verify")
+    for child in house.children:
+        assert verify.command([child.database, "--parent", house.url, "--child", child.name]) == 0
+
+
+def start_with(process: Process, **more: str) -> None:
+    """Start it in this environment once; whoever starts it again starts it as usual."""
+    usual = process.env
+    process.env = {**usual, **more}
+    process.start()
+    process.env = usual
+
+
+def dies_at(
+    process: Process,
+    point: Failpoint,
+    *,
+    visit: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
+    within_s: float = WITHIN_S,
+) -> None:
+    """Start a process that has this end before it, and again when it met it."""
+    start_with(process, **{VARIABLE: f"{point}=kill@{visit}"})
+    meanwhile()
+    running = process.running
+    assert running is not None
+    until(running.poll, f"{process.name} dies at {point}", process, within_s=within_s)
+    assert running.returncode == -signal.SIGKILL, process.said
+    process.start()

@@ -7,14 +7,13 @@ test_street a run takes its own database.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 import pytest
 
 from lakehouse.torture import edge_app
-from rpc.failpoints import VARIABLE, Failpoint
-from tests.acceptance.processes import Child, House, Process, assert_exactly_once, until
+from rpc.failpoints import Failpoint
+from tests.acceptance.processes import Child, House, assert_exactly_once, assert_sums_agree, dies_at, until
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
 
@@ -45,7 +44,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_the_parent_dies_there(house: House, point: Failpoint) -> None:
     shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
     house.daphne.kill()
-    dies_there(house, house.daphne, point, shop)
+    dies_at(house.daphne, point, visit=VISIT, meanwhile=shop.process.start)
     assert_nothing_is_lost(house, shop)
 
 
@@ -53,7 +52,7 @@ def test_the_parent_dies_there(house: House, point: Failpoint) -> None:
 def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
     shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
     house.worker.kill()
-    dies_there(house, house.worker, point, shop)
+    dies_at(house.worker, point, visit=VISIT, meanwhile=shop.process.start)
     assert_nothing_is_lost(house, shop)
 
 
@@ -61,22 +60,12 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
 @pytest.mark.parametrize("point", CHILD)
 def test_the_child_dies_there(house: House, point: Failpoint) -> None:
     shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)
-    dies_there(house, shop.process, point, shop)
+    dies_at(shop.process, point, visit=VISIT)
     assert_nothing_is_lost(house, shop)
 
 
-def dies_there(house: House, process: Process, point: Failpoint, shop: Child) -> None:
-    """Start a process that has this end before it, and again when it met it."""
-    usual = process.env
-    process.env = {**usual, VARIABLE: f"{point}=kill@{VISIT}"}
-    process.start()
-    if process is not shop.process:
-        shop.process.start()
-    until(lambda: process.running is not None and process.running.poll(), f"{process.name} dies at {point}", process)
-    assert process.running is not None
-    assert process.running.returncode == -signal.SIGKILL, process.said
-    process.env = usual
-    process.start()
+def test_after_all_deaths_the_sums_of_children_journal_and_files_agree(house: House) -> None:
+    assert_sums_agree(house)
 
 
 def assert_nothing_is_lost(house: House, shop: Child) -> None:

@@ -6,7 +6,6 @@ all cases, each has a child of its own.
 
 from __future__ import annotations
 
-import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ import psycopg
 import pytest
 
 from lakehouse.clock import now_ms
-from rpc.failpoints import VARIABLE, Failpoint
-from tests.acceptance.processes import WITHIN_S, House, until
+from rpc.failpoints import Failpoint
+from tests.acceptance.processes import WITHIN_S, House, assert_sums_agree, dies_at, until
 from tests.acceptance.test_deaths import AWAY, DATABASE, assert_nothing_is_lost
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
@@ -69,19 +68,13 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
     assert house.journal.one("SELECT count(*) FROM lakehouse_flush WHERE trigger = 'recovery' AND state = 'committed'")
 
 
+def test_after_all_deaths_the_sums_of_children_journal_and_files_agree(house: House) -> None:
+    assert_sums_agree(house)
+
+
 def dies_there(house: House, point: Failpoint, *, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """The worker is started again with this end before it, and as usual when it met it."""
     house.worker.kill()
-    usual = house.worker.env
-    house.worker.env = {**usual, VARIABLE: f"{point}=kill"}
-    house.worker.start()
-    meanwhile()
-    running = house.worker.running
-    assert running is not None
-    until(running.poll, f"the worker dies at {point}", house.worker, within_s=2 * WITHIN_S)
-    assert running.returncode == -signal.SIGKILL, house.worker.said
-    house.worker.env = usual
-    house.worker.start()
+    dies_at(house.worker, point, meanwhile=meanwhile, within_s=2 * WITHIN_S)
 
 
 def outage(house: House, *, until_ms: int) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from lakehouse.torture import edge_app
-from tests.acceptance.processes import House, Process, assert_exactly_once, until
+from tests.acceptance.processes import House, Process, assert_exactly_once, assert_sums_agree, until
 from tests.services import free_port
 
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
@@ -68,6 +68,7 @@ def test_every_change_is_in_the_lake_once_whoever_is_killed(house: House, rounds
     house.manage("flush_buffers", "--wait")
     for shop in shops:
         assert assert_exactly_once(house, shop) > 100
+    assert_sums_agree(house)
     assert_the_books_are_closed(house, abandoned[1:])
 
 

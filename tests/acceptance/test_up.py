@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from lakehouse.torture import edge_app
 from rpc.messages import ConnectMessage
 from rpc.protocol import encode_message
 from tests.acceptance.processes import Child, House, Process, assert_exactly_once, is_alive, until
+from tests.acceptance.test_street import EAGER
 from tests.services import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -62,7 +64,14 @@ def token(up: Process) -> str:
 
 def programs(up: Process, name: str) -> list[psutil.Process]:
     """The living programs of this name directly below it."""
-    return [one for one in psutil.Process(up.pid).children() if is_alive(one) and name in one.cmdline()]
+    return [one for one in psutil.Process(up.pid).children() if is_alive(one) and name in words(one)]
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; none when it died a moment ago."""
+    with suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
 
 
 def kill_and_wait(up: Process, name: str) -> None:
@@ -135,6 +144,29 @@ def test_a_setting_that_cannot_work_is_named(tmp_path: Path, setting: str, value
     assert list(tmp_path.iterdir()) == []
 
 
+MISTYPED = """
+import sys
+from lakehouse import supervisor, up
+supervisor.PAUSE_S_MAX, supervisor.DEATHS_MAX = 0.1, 2
+sys.exit(up.command([]))
+"""
+
+
+def test_a_worker_that_cannot_start_ends_the_house_with_its_last_lines_and_what_to_type(tmp_path: Path) -> None:
+    with House(tmp_path, up_port=free_port(), broker_url="redsi://127.0.0.1/0") as house:
+        up = house.another("up", [sys.executable, "-c", MISTYPED])
+        up.start()
+        until(lambda: not up.is_running, "evodb up ends", up)
+        assert up.running is not None
+        assert up.running.returncode == 1, up.said
+        assert re.search(
+            r"evodb up: (worker|beat) died 2 times in a row right after its start, at last with 1", up.said
+        )
+        assert "No such transport: redsi" in up.said
+        assert re.search(r"then type:\n +evodb up\nor, to see \w+ alone:\n +\S+python.* -m celery", up.said)
+        assert up.left() == []
+
+
 def test_whatever_is_killed_is_started_again_and_the_child_loses_nothing(running: tuple[House, Process]) -> None:
     house, up = running
     child = house.child("shop-1", token=token(up), writes_per_s_max=30)
@@ -191,6 +223,24 @@ def test_a_killed_supervisor_takes_its_programs_along_and_the_next_start_goes_on
     assert child.process.end() == 0, child.process.said
     until_flushed(house, up)
     assert assert_exactly_once(house, child) > 100
+
+
+def test_a_drill_beside_a_child_that_streams_says_what_it_kept_and_drains_all_of_it(tmp_path: Path) -> None:
+    settings = {"up_port": free_port(), "lease_ms": LEASE_MS, "breaker_failures_max": 1, "breaker_open_ms": 500}
+    with House(tmp_path, **settings) as house:
+        house.prepare(**EAGER)
+        up = house.up()
+        start(up)
+        child = house.child("shop-1", token=token(up), writes_per_s_max=30)
+        child.process.start()
+        until(house.commit_number, "something is in the lake before", up, child.process)
+        said = house.manage("drill", "--minutes", "0.1")
+        assert re.search(r"breaker open, spool [1-9]\d* bytes, [1-9]\d* rows, \d+ bytes/s, full in \d+ min", said), said
+        assert re.search(r"drained in [\d.]+ s\neverything that was kept is in its tables: [1-9]\d* rows", said), said
+        assert child.process.end() == 0, child.process.said
+        until_flushed(house, up)
+        assert assert_exactly_once(house, child) > 100
+        assert "green: " in house.manage("verify")
 
 
 def test_the_example_of_the_readme_runs_and_its_rows_are_in_the_lake(running: tuple[House, Process]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from django.db import connection
@@ -18,20 +18,8 @@ from lakehouse.models import StoreBreaker
 from tests.builders import NOW_MS
 
 PATIENCE = Patience(failures_max=3, open_ms=30_000, probe_ms=60_000)
+HOUR_MS = 3_600_000
 in_database = pytest.mark.django_db(transaction=True)
-
-
-@dataclass
-class Clock:
-    ms: int = NOW_MS
-
-    def __call__(self):
-        return self.ms
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 def failing(times, *, now_ms=NOW_MS, seen=None):
@@ -220,6 +208,22 @@ def test_who_does_not_want_to_wait_is_the_probe_now(clock):
     assert not breaker_row.is_asked(now_ms=clock())
     assert breaker_row.hurry(now_ms=clock())
     assert enter(clock).way is Way.PROBE
+
+
+@in_database
+@pytest.mark.parametrize("state", ["open", "half_open"])
+def test_what_a_clock_an_hour_ahead_wrote_is_probed_now(clock, state):
+    opened(clock)
+    clock.ms += HOUR_MS
+    if state == "open":
+        ask(clock, AWAY)
+    else:
+        assert enter(clock, "dead").way is Way.PROBE
+    clock.ms -= HOUR_MS
+    assert breaker_row.read().state == state
+    assert breaker_row.is_asked(now_ms=clock())
+    assert ask(clock).way is Way.PROBE
+    assert breaker_row.read().state == "closed"
 
 
 @in_database

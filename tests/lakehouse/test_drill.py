@@ -14,7 +14,6 @@ from lakehouse.errors import StoreUnavailable
 from lakehouse.fallback import ledger
 from lakehouse.fallback.ledger import Held, Left
 from lakehouse.flush import breaker_row
-from lakehouse.flush.breaker_row import word
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
 from lakehouse.management.commands import drill
@@ -62,7 +61,6 @@ def town(settings, tmp_path, monkeypatch):
     tasks.flusher.cache_clear()
     yield made
     tasks.flusher.cache_clear()
-    word.forget()
 
 
 def lead(*arguments):

@@ -25,14 +25,6 @@ ORDERS, ITEMS = TableName("lake", "orders"), TableName("lake", "items")
 
 
 @dataclass
-class Clock:
-    ms: int = NOW_MS
-
-    def __call__(self):
-        return self.ms
-
-
-@dataclass
 class Lake:
     """A writer that keeps stamps with the rows, as one commit would; `away` holds errors it raises, one per call."""
 
@@ -85,11 +77,6 @@ class Memory:
         stored = self.kept[key]
         self.kept[key] = replace(stored, attempts=attempts, next_attempt_ms=next_attempt_ms, last_error=error)
         return True
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture(params=["database", "memory"])
@@ -248,6 +235,16 @@ def test_nothing_is_tried_before_its_time_and_then_with_the_same_stamp(storage, 
     clock.ms += 1
     assert manager.recover().batches == 1
     assert lake.stamps[0] == lake.stamps[1]
+
+
+def test_rows_that_a_worker_whose_clock_was_an_hour_ahead_left_behind_are_tried_now(storage, clock):
+    storage.store("lake", "orders", rows(1))
+    lake, hour_ms = Lake(), 3_600_000
+    lake.away = [OSError("the worker dies")]
+    clock.ms += hour_ms
+    assert recovery(storage, lake, clock).recover().later
+    clock.ms -= hour_ms
+    assert recovery(storage, lake, clock).recover().rows == 1
 
 
 def test_delays_grow_to_their_bound():

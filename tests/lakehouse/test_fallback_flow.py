@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
@@ -19,7 +18,6 @@ from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush import breaker_row, fuse_box
-from lakehouse.flush.breaker_row import word
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import samples
@@ -40,31 +38,10 @@ from lakehouse.query import duck
 from rpc.entries import RawEntry
 from rpc.messages import AckStatus, NackReason
 from tests.builders import NOW_MS, entry, frame, parent, run, source
+from tests.lakehouse.outage_site import OPEN_MS, Clock, come_back, go_away
 from tests.lakehouse.store_site import store
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-OPEN_MS = 30_000
-
-
-@dataclass
-class Clock:
-    ms: int = NOW_MS
-
-    def __call__(self):
-        return self.ms
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture(autouse=True)
-def nobody_knows_of_earlier_outages():
-    word.forget()
-    yield
-    word.forget()
 
 
 @pytest.fixture
@@ -88,15 +65,6 @@ def put(shop, *batches, now_ms=NOW_MS):
 
 def flush(flusher, shop):
     return flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
-
-
-def go_away(clock):
-    """The breaker opens; its time begins."""
-    StoreBreaker.objects.update_or_create(pk=1, defaults={"state": "open", "open_until_ms": clock() + OPEN_MS})
-
-
-def come_back():
-    StoreBreaker.objects.update(state="closed", failures=0)
 
 
 def lake(settings, table="orders"):
@@ -182,7 +150,7 @@ def test_what_is_kept_becomes_the_rows_it_would_have_been(given, clock):
     for shop in (at_once, kept):
         put(shop, frame(1, first))
         if shop is kept:
-            go_away(clock)
+            go_away(clock())
         flush(flusher, shop)
     come_back()
     recovery(given, clock, kept.parent_id).recover()
@@ -200,7 +168,7 @@ def test_rows_get_the_types_their_table_has_when_the_store_is_back(given, clock)
     shop, other = source(parent()), source(parent("other"))
     flusher = worker(given, clock)
     put(shop, frame(1, [entry(1, after={"id": "one"})]))
-    go_away(clock)
+    go_away(clock())
     flush(flusher, shop)
     come_back()
     put(other, frame(1, [entry(2, after={"id": 2})]))
@@ -217,7 +185,7 @@ def test_an_entry_that_turns_out_unreadable_later_is_a_dead_letter_of_its_batch_
     broken = RawEntry(2, NOW_MS, 0, b"orders", b"r2", b"", b"{not json")
     misfit = RawEntry(4, NOW_MS, 0, b"../orders", b"r4", b"", b"{}")
     put(shop, frame(1, run(1, 1)), frame(2, [entry(3), broken, misfit]))
-    go_away(clock)
+    go_away(clock())
     assert flush(worker(given, clock), shop).dead_letters == 1
     assert DeadLetter.objects.get().table == "../orders"
     come_back()
@@ -232,7 +200,7 @@ def test_an_entry_that_turns_out_unreadable_later_is_a_dead_letter_of_its_batch_
 def test_a_piece_of_which_nothing_is_readable_needs_no_file(given, clock):
     shop = source(parent())
     put(shop, frame(1, [RawEntry(1, NOW_MS, 0, b"orders", b"r1", b"", b"{not json")]))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     come_back()
     recovery(given, clock, shop.parent_id).recover()
@@ -243,7 +211,7 @@ def test_a_piece_of_which_nothing_is_readable_needs_no_file(given, clock):
 def test_a_batch_of_which_nothing_can_be_kept_has_nothing_to_wait_for(given, clock):
     shop = source(parent())
     put(shop, frame(1, [RawEntry(1, NOW_MS, 0, b"../x", b"r1", b"", b"{}")]), frame(2, run(2, 2)))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     assert dict(Batch.objects.values_list("sequence", "state")) == {1: "persisted", 2: "fallback"}
 
@@ -252,7 +220,7 @@ def test_a_full_fallback_leaves_batches_in_the_journal_until_it_is_full_too(give
     settings = dataclasses.replace(given, fallback_bytes_max=10)
     shop = source(parent(max_buffer_entries=6, flush_threshold_entries=3))
     put(shop, frame(1, run(1, 5)))
-    go_away(clock)
+    go_away(clock())
     assert flush(worker(settings, clock), shop) is None
     assert (pending()[0], FallbackBatch.objects.count(), states()) == (1, 0, ["pending"])
     assert "beyond max_bytes (10)" in Flush.objects.get().error
@@ -263,7 +231,7 @@ def test_a_full_fallback_leaves_batches_in_the_journal_until_it_is_full_too(give
 def test_without_a_fallback_batches_wait_in_the_journal(given, clock):
     shop = source(parent())
     put(shop, frame(1, run(1, 5)))
-    go_away(clock)
+    go_away(clock())
     assert flush(worker(dataclasses.replace(given, fallback_bytes_max=0), clock), shop) is None
     assert (pending()[1], FallbackBatch.objects.count()) == (5, 0)
 
@@ -271,7 +239,7 @@ def test_without_a_fallback_batches_wait_in_the_journal(given, clock):
 def test_an_ack_says_fallback_while_the_store_is_away_and_ok_before_and_after(given, clock, settings):
     shop = source(parent())
     assert put(shop, frame(1, run(1, 1))) == [AckStatus.OK]
-    go_away(clock)
+    go_away(clock())
     assert put(shop, frame(2, run(2, 2)), now_ms=NOW_MS + 999) == [AckStatus.OK]
     later = NOW_MS + 1000
     assert put(shop, frame(3, run(3, 3)), frame(2, run(2, 2)), now_ms=later) == [
@@ -290,7 +258,7 @@ def test_a_batch_is_persisted_when_all_its_tables_have_it_and_one_that_fails_hol
 ):
     shop = source(parent())
     put(shop, frame(1, [entry(1), entry(2, table="items")]), frame(2, run(3, 3)))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     come_back()
     stage = tables.stage
@@ -314,7 +282,7 @@ def test_a_batch_is_persisted_when_all_its_tables_have_it_and_one_that_fails_hol
 def test_an_outage_costs_no_attempts_however_long_it_is(given, clock):
     shop = source(parent())
     put(shop, frame(1, run(1, 1)))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     StoreBreaker.objects.update(outage_until_ms=clock() + 100 * OPEN_MS)
     for _ in range(30):
@@ -330,7 +298,7 @@ def test_an_outage_costs_no_attempts_however_long_it_is(given, clock):
 def keep_two_pieces(given, clock):
     shop = source(parent())
     flusher = worker(given, clock)
-    go_away(clock)
+    go_away(clock())
     for number in (1, 2):
         put(shop, frame(number, run(10 * number, 10 * number + 1)))
         flush(flusher, shop)
@@ -457,7 +425,7 @@ def test_a_fresh_flush_overtakes_what_is_kept_and_both_are_there_once(given, clo
 def test_a_flush_that_lost_its_lease_keeps_nothing(given, clock, monkeypatch):
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
-    go_away(clock)
+    go_away(clock())
     late = Clock(clock() + given.lease_ms)
     pack = FallbackStorage.pack
 
@@ -470,7 +438,7 @@ def test_a_flush_that_lost_its_lease_keeps_nothing(given, clock, monkeypatch):
     with pytest.raises(LeaseLost):
         flush(worker(given, clock), shop)
     assert (FallbackBatch.objects.count(), states()) == (0, ["flushing"])
-    go_away(late)
+    go_away(late())
     assert flush(worker(given, late, "rescuer"), shop).entries == 3
     assert (FallbackBatch.objects.count(), states()) == (1, ["fallback"])
 
@@ -486,7 +454,7 @@ def test_rows_others_stored_by_hand_are_left_to_them(given, clock):
 def test_a_retry_of_what_is_kept_is_told_duplicate(given, clock):
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     assert put(shop, frame(1, run(1, 3))) == [AckStatus.DUPLICATE]
     assert json.loads(json.dumps(pending())) == [0, 0, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from io import StringIO
 
@@ -11,59 +10,27 @@ from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
-from evodb_site.celery import app
 from lakehouse import tasks
 from lakehouse.clock import now_ms
-from lakehouse.flush.breaker_row import word
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import DeadLetter, FallbackBatch, IcebergTable, Parent, StoreBreaker
+from lakehouse.models import DeadLetter, FallbackBatch, IcebergTable, Parent
 from rpc.entries import RawEntry
 from tests.builders import frame, parent, run, source
 from tests.lakehouse.http_site import ask, home
+from tests.lakehouse.outage_site import come_back, go_away
 from tests.lakehouse.test_consumer import socket
 from tests.lakehouse.test_intake import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-
-@pytest.fixture(autouse=True)
-def nobody_knows_of_earlier_outages():
-    word.forget()
-    yield
-    word.forget()
-
-
-@pytest.fixture
-def worker(settings, tmp_path):
-    """This process as a worker with a lake of its own."""
-    settings.EVODB = dataclasses.replace(settings.EVODB, data_dir=tmp_path)
-    tasks.flusher.cache_clear()
-    yield
-    tasks.flusher.cache_clear()
-
-
-@pytest.fixture
-def at_once():
-    app.conf.task_always_eager = True
-    yield
-    app.conf.task_always_eager = False
-
-
-def go_away():
-    StoreBreaker.objects.update_or_create(
-        pk=1, defaults={"state": "open", "opened_total": 2, "open_until_ms": now_ms() + 3_600_000}
-    )
-
-
-def come_back():
-    StoreBreaker.objects.update(state="closed")
+HOUR_MS = 3_600_000
 
 
 def keep(name="north"):
     shop = source(parent(name))
     accept([(shop, frame(1, run(1, 3)))], now_ms=now_ms())
-    go_away()
+    go_away(now_ms(), open_ms=HOUR_MS)
     assert tasks.flush_parent(shop.parent_id, FlushTrigger.MANUAL.value) == 0
     return shop
 
@@ -77,7 +44,7 @@ def command(*arguments):
 async def test_status_and_metrics_tell_of_the_breaker():
     async with home():
         before = (await ask("GET", "/status")).json
-        await in_thread(go_away)
+        await in_thread(lambda: go_away(now_ms(), open_ms=HOUR_MS))
         after = (await ask("GET", "/status")).json
         text = (await ask("GET", "/metrics")).body.decode()
     assert (before["circuitBreakerState"], before["degradedMode"]) == ("closed", False)
@@ -87,7 +54,7 @@ async def test_status_and_metrics_tell_of_the_breaker():
 
 
 async def test_an_old_clients_ack_says_fallback_and_the_real_state_of_the_breaker():
-    await in_thread(go_away)
+    await in_thread(lambda: go_away(now_ms(), open_ms=HOUR_MS))
     event = {"sequence": 1, "timestamp": 5, "operation": "INSERT", "table": "orders", "rowId": "1", "after": {"id": 1}}
     batch = {"type": "cdc_batch", "timestamp": 5, "sourceDoId": "shop-1", "events": [event], "sequenceNumber": 1}
     async with home(), socket() as child:
@@ -188,7 +155,7 @@ def test_reset_tries_what_was_tried_too_often_and_does_not_wait_for_the_breaker(
     assert command()[-1] == (
         "north: lake.orders was tried too often, with --reset it is tried again: ValueError: cursed"
     )
-    go_away()
+    go_away(now_ms(), open_ms=HOUR_MS)
     assert command("--reset") == [
         "the breaker was open; this is the probe",
         "north: 1 tables are tried again",

@@ -22,6 +22,8 @@ from tests.builders import NOW_MS, entry, frame, parent, run, source
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+HOUR_MS = 3_600_000
+
 
 @pytest.fixture
 def flusher(lake_settings):
@@ -56,6 +58,17 @@ def test_what_was_journalled_is_in_the_table_and_the_buffer_is_empty(flusher, la
     assert not BatchPayload.objects.exists()
     assert FlushTable.objects.get().rows == 5
     assert Flush.objects.get().state == "committed"
+
+
+def test_frames_that_come_twice_and_in_any_order_are_each_there_once(flusher, lake_settings):
+    shop = source(parent())
+    one, two, three = (frame(number, run(3 * number - 2, 3 * number)) for number in (1, 2, 3))
+    put(shop, three, one, three)
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    put(shop, one, two)
+    put(source(Parent.objects.get()), three, two)
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert sorted(number for _, number in lake(lake_settings)) == list(range(1, 10))
 
 
 def test_nothing_waits_and_nothing_is_written(flusher):
@@ -148,6 +161,28 @@ def test_a_worker_that_wakes_up_after_its_lease_loses_and_every_row_is_there_onc
     assert sorted(lake(lake_settings)) == [("r1", 1), ("r2", 2), ("r3", 3)]
     assert Parent.objects.get().commit_number == 1
     assert Counter(Flush.objects.values_list("state", flat=True)) == {"abandoned": 1, "committed": 1}
+
+
+@pytest.mark.parametrize("shift_ms", [HOUR_MS, -HOUR_MS])
+def test_a_worker_whose_clock_is_an_hour_off_and_dies_in_a_flush_holds_nobody_up(lake_settings, shift_ms):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    terms = claim.Terms(
+        owner="dead", trigger=FlushTrigger.AGE, lease_ms=lake_settings.lease_ms, entries_max=100, bytes_max=10**6
+    )
+    assert claim.take(shop.parent_id, terms, now_ms=NOW_MS + shift_ms) is not None
+    alive = worker(lake_settings, "worker-2", now_ms=NOW_MS + lake_settings.lease_ms)
+    assert alive.run(shop.parent_id, trigger=FlushTrigger.AGE).entries == 3
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r2", 2), ("r3", 3)]
+
+
+def test_a_lease_of_a_clock_that_is_a_little_ahead_counts(lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 3)))
+    lease_ms = lake_settings.lease_ms
+    terms = claim.Terms(owner="w", trigger=FlushTrigger.AGE, lease_ms=lease_ms, entries_max=100, bytes_max=10**6)
+    assert claim.take(shop.parent_id, terms, now_ms=NOW_MS + lease_ms) is not None
+    assert worker(lake_settings, "worker-2").run(shop.parent_id, trigger=FlushTrigger.AGE) is None
 
 
 def test_a_table_that_somebody_else_moved_is_staged_anew(flusher, lake_settings, monkeypatch):

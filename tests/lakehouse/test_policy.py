@@ -23,6 +23,7 @@ def waiting(entries=1, size_bytes=10, oldest_ms=100_000, last_flush_ms=100_000):
         (waiting(last_flush_ms=0), 129_999, None),
         (waiting(last_flush_ms=0), 130_000, FlushTrigger.INTERVAL),
         (waiting(last_flush_ms=150_000), 160_000, FlushTrigger.AGE),
+        (waiting(oldest_ms=3_700_000), 100_000, FlushTrigger.AGE),  # a clock was an hour ahead
     ],
 )
 def test_thresholds_fire_when_they_are_reached(held, now_ms, trigger):

@@ -96,6 +96,31 @@ def test_a_program_that_cannot_stay_up_is_started_after_ever_longer_pauses(site,
     assert pauses == [0.5, 0.7, 0.7]
 
 
+def test_a_program_that_cannot_stay_up_is_given_up_and_its_last_lines_are_kept(site, monkeypatch, capfd):
+    monkeypatch.setattr(supervisor, "PAUSE_S_MAX", 0.01)
+    house = site(daphne=FOREVER, worker="raise SystemExit('no such broker: ünknown')")
+    house.supervisor.watch()
+    worker = house.supervisor.gave_up
+    assert worker is house.programs["worker"]
+    assert len(house.said) == worker.deaths - 1 == supervisor.DEATHS_MAX - 1
+    assert worker.words.lines() == ["no such broker: ünknown"]
+    assert capfd.readouterr().err.count("no such broker: ünknown\n") == supervisor.DEATHS_MAX
+    assert house.programs["daphne"].process.poll() is None
+
+
+def test_deaths_far_apart_are_not_in_a_row(site, monkeypatch, no_pauses):
+    house = site(worker="raise SystemExit(1)")
+    house.look_until(lambda: len(house.said) > 2 * supervisor.DEATHS_MAX)
+    assert house.supervisor.gave_up is None
+
+
+def test_a_program_that_writes_more_than_anybody_keeps_is_not_stopped_by_it(site):
+    code = "import sys\nfor n in range(20000): print('x' * 200, n, file=sys.stderr)\nraise SystemExit(0)"
+    house = site(worker=code)
+    assert house.programs["worker"].process.wait(20) == 0
+    assert house.programs["worker"].words.lines()[-1].endswith(" 19999")
+
+
 def test_a_program_that_was_stable_is_started_at_once(site, monkeypatch):
     house = site(daphne=FOREVER)
     house.programs["daphne"].pause_s = supervisor.PAUSE_S_MAX

@@ -1,6 +1,8 @@
-import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connection
 
 from evodb_site.celery import app
 from lakehouse import tasks
@@ -14,27 +16,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 DAY_MS = 24 * 3600 * 1000
 AGE_MS = 60_000
-
-
-@pytest.fixture
-def worker(settings, tmp_path):
-    """This process as a worker with a lake of its own; takes settings to work under."""
-
-    def work_under(**changes):
-        settings.EVODB = dataclasses.replace(settings.EVODB, data_dir=tmp_path, **changes)
-        tasks.flusher.cache_clear()
-
-    work_under()
-    yield work_under
-    tasks.flusher.cache_clear()
-
-
-@pytest.fixture
-def at_once():
-    """What is asked for is done at once, by who asks; the way through a broker is walked in tests/acceptance."""
-    app.conf.task_always_eager = True
-    yield
-    app.conf.task_always_eager = False
 
 
 def put(name, *batches, received_ms=None, **config):
@@ -116,6 +97,27 @@ def test_a_task_that_runs_twice_flushes_once(worker):
     assert tasks.flush_parent(home.pk, FlushTrigger.MANUAL.value) == 3
     assert tasks.flush_parent(home.pk, FlushTrigger.MANUAL.value) == 0
     assert Parent.objects.get().commit_number == 1
+
+
+def test_two_beats_ask_twice_and_two_workers_at_once_flush_once(worker, monkeypatch):
+    home = put("home", frame(1, run(1, 3)), flush_threshold_entries=3)
+    asked = []
+    monkeypatch.setattr(tasks.flush_parent, "delay", lambda *arguments: asked.append(arguments))
+    assert [tasks.flush_due() for _ in range(2)] == [1, 1]
+    assert asked == [(home.pk, FlushTrigger.ENTRIES.value)] * 2
+    together = threading.Barrier(2)
+
+    def work(arguments):
+        try:
+            together.wait(20)
+            return tasks.flush_parent(*arguments)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(work, asked)) == [0, 3]
+    assert Parent.objects.get().commit_number == 1
+    assert flushes() == [("home", FlushTrigger.ENTRIES, 3, FlushState.COMMITTED)]
 
 
 def test_history_is_forgotten_when_it_is_old_enough_and_in_its_table(worker):

@@ -13,11 +13,10 @@ from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush import letters
-from lakehouse.flush.breaker_row import word
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import Batch, Child, ChildTable, DeadLetter, StoreBreaker
+from lakehouse.models import Batch, Child, ChildTable, DeadLetter
 from lakehouse.query import verify as verifying
 from lakehouse.query.ranges import Kind, Range
 from lakehouse.query.verify import Verdict, Wanted
@@ -28,15 +27,9 @@ from rpc.entries import RawEntry
 from rpc.negotiation import PayloadEncoding
 from rpc.shapes import shape_of
 from tests.builders import NOW_MS, entry, frame, parent, run, source
+from tests.lakehouse.outage_site import come_back, go_away
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-def nobody_knows_of_earlier_outages():
-    word.forget()
-    yield
-    word.forget()
 
 
 @pytest.fixture
@@ -106,17 +99,36 @@ def of_encoding(number, content, encoding):
     return wire.read(framed, documents=True)
 
 
-@pytest.mark.parametrize("encoding", [Encoding.COLUMNS, Encoding.BINARY, "msgpack", "arrow"])
+@pytest.mark.parametrize("encoding", [Encoding.COLUMNS, Encoding.BINARY, "msgpack"])
 def test_what_was_flushed_is_green_whatever_payload_brought_it(flush, lake_settings, encoding):
+    report = flushed_as(flush, lake_settings, encoding)
+    assert verdicts(report) == {"orders": "green", "items": "green"}
+    assert {one.typed for one in report.tables} == {0}
+
+
+def test_what_came_as_typed_columns_is_counted_and_never_green(flush, lake_settings):
+    report = flushed_as(flush, lake_settings, "arrow")
+    assert verdicts(report) == {"orders": "counted", "items": "counted"}
+    assert {one.table: one.typed for one in report.tables} == {"orders": 11, "items": 1}
+    assert report.tables[0].why[0].endswith("what their columns hold was not compared")
+    assert report.verdict is Verdict.COUNTED
+
+
+def test_a_change_that_says_nothing_but_its_row_is_green(flush, lake_settings):
+    flush(source(parent()), frame(1, [entry(1), RawEntry(2, NOW_MS, 2, b"orders", b"r1", b"", b"")]))
+    assert verdicts(only(lake_settings)) == {"orders": "green"}
+
+
+def flushed_as(flush, lake_settings, encoding):
     shop = source(parent())
     update = RawEntry(4, NOW_MS, 1, b"orders", b"r4", b'{"id": 4, "x": 1.50}', b'{"id": 4, "x": "\xc3\xa4"}')
     delete = RawEntry(5, NOW_MS, 2, b"items", b"", b'{"id": 5}', b"")
     flush(shop, of_encoding(1, [*run(1, 3), update, delete], encoding), of_encoding(2, run(6, 9), encoding))
     flush(shop, of_encoding(3, run(10, 12), encoding))
     report = only(lake_settings)
-    assert verdicts(report) == {"orders": "green", "items": "green"}
     assert {one.table: one.lake.entries for one in report.tables} == {"orders": 11, "items": 1}
     assert report.ranges == []
+    return report
 
 
 def test_a_row_that_was_deleted_from_the_lake_is_named(flush, lake_settings):
@@ -288,14 +300,12 @@ def test_a_flush_that_is_taken_back_counts_nothing(flush, lake_settings, monkeyp
 def test_rows_that_wait_for_the_object_store_are_told_as_waiting_and_counted_when_they_are_there(flush, lake_settings):
     shop = source(parent())
     flush(shop, frame(1, run(1, 3)))
-    StoreBreaker.objects.update_or_create(pk=1, defaults={"state": "open", "open_until_ms": NOW_MS + 1})
-    word.forget()
+    go_away(NOW_MS, open_ms=1)
     broken = RawEntry(6, NOW_MS, 0, b"orders", b"r6", b"", b"{not json")
     flush(shop, frame(2, [entry(4), entry(5), broken]))
     report = only(lake_settings)
     assert (verdicts(report), report.fallback, report.tables[0].lake.entries) == ({"orders": "green"}, 3, 3)
-    StoreBreaker.objects.update(state="closed", failures=0)
-    word.forget()
+    come_back()
     Transfer(shop.parent_id, "worker-2", lake_settings, from_settings(lake_settings), lambda: NOW_MS).recover()
     report = only(lake_settings)
     assert (verdicts(report), report.fallback, report.tables[0].lake.entries) == ({"orders": "green"}, 0, 5)
@@ -343,6 +353,14 @@ def test_the_command_says_green_and_ends_with_0(flush, command):
     code, out, _ = command()
     assert code == 0
     assert out == "lake.orders shop-1: green, 3 entries in the lake\ngreen: 1 sums of children and tables agree\n"
+
+
+def test_the_command_says_what_it_did_not_compare(flush, command):
+    flush(source(parent()), of_encoding(1, run(1, 3), "arrow"))
+    code, out, _ = command()
+    assert code == 0
+    assert "lake.orders shop-1: counted, 3 entries in the lake\n  3 of its rows came as typed columns" in out
+    assert out.endswith("green: 1 sums of children and tables agree; of 1 only which entries there are was compared\n")
 
 
 def test_the_command_names_what_is_missing_and_ends_with_1(flush, command, lake_settings):

@@ -15,12 +15,15 @@ import psycopg
 import pytest
 
 from lakehouse.models import BatchPayload
-from rpc import columns
+from rpc import columns, entry_digest
+from rpc.capture import postgres_digest
 from rpc.capture.postgres import PostgresCapture
 from rpc.client import LakehouseRpcClient
 from rpc.entries import RawEntry
+from rpc.entry_digest import Sums
 from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError
-from rpc.outbox import Outbox, OutboxBusyError
+from rpc.outbox import Outbox, OutboxBatch, OutboxBusyError
+from rpc.verification import Delivered
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
 
@@ -259,6 +262,57 @@ def test_a_new_epoch_numbers_the_batches_there_are_from_the_start(capture: Postg
         (number, batch.payload) for number, batch in enumerate(cut[1:], 2) if batch is not None
     ]
     assert capture.last_sequence == 3
+
+
+def delivered(url: str) -> Delivered:
+    return postgres_digest.look(url, schema="public")
+
+
+def sums_of(batches: list[OutboxBatch], epoch: int) -> Sums:
+    return entry_digest.merged(*(entry_digest.of_payload(b.payload, b.encoding, epoch=epoch) for b in batches))
+
+
+def test_what_was_acknowledged_is_counted_and_what_was_refused_is_not(
+    url: str, capture: PostgresCapture, user: psycopg.Connection[Any]
+) -> None:
+    user.execute("INSERT INTO orders SELECT n, 'tea ' || n FROM generate_series(1, 9) AS n")
+    batches = [capture.cut(entries_max=3, bytes_max=4 * MIB) for _ in range(3)]
+    epoch, made = capture.epoch, [batch for batch in batches if batch is not None]
+    capture.ack(2)
+    capture.reject(3, "no")
+    found = delivered(url)
+    assert found.sums == {epoch: sums_of([made[1]], epoch)}
+    assert found.unacked == {1: sums_of([made[0]], epoch)}
+    assert (found.uncut, found.dead_letters, found.summed_after) == (0, 3, None)
+    capture.revive(3)
+    assert sum(entry.operation == INSERT for entry in taken(capture)) == 3
+    capture.ack(1)
+    assert entry_digest.total(delivered(url).sums[epoch]).entries == 9
+
+
+def test_a_batch_of_before_a_new_epoch_is_counted_in_the_new_one(url: str, capture: PostgresCapture, user: Any) -> None:
+    user.execute("INSERT INTO orders VALUES (1, 'tea')")
+    assert capture.cut(entries_max=3, bytes_max=4 * MIB) is not None
+    epoch = capture.renew_epoch()
+    [batch] = capture.unacked()
+    capture.ack(1)
+    assert delivered(url).sums == {epoch: sums_of([batch], epoch)}
+
+
+def test_a_database_of_before_there_were_sums_says_behind_which_entry_they_begin(
+    url: str, capture: PostgresCapture, user: Any
+) -> None:
+    user.execute("INSERT INTO orders SELECT n FROM generate_series(1, 6) AS n")
+    for _ in range(2):
+        assert capture.cut(entries_max=3, bytes_max=4 * MIB) is not None
+    capture.ack(1)
+    user.execute("DROP TABLE _evodb_delivered")
+    assert (delivered(url).sums, delivered(url).summed_after) == ({}, 6)
+    capture.attach()
+    capture.ack(2)
+    found = delivered(url)
+    assert (found.summed_after, found.summed_epoch) == (3, capture.epoch)
+    assert entry_digest.total(found.sums[capture.epoch]).entries == 3
 
 
 def test_only_one_process_drains(capture: PostgresCapture, url: str) -> None:

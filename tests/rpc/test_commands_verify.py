@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from typing import NamedTuple
 
+import psycopg
 import pytest
 
 from lakehouse.catalog.storage import from_settings
@@ -17,11 +18,13 @@ from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import ChildTable, Parent
 from rpc import create_rpc_client
+from rpc.capture.postgres import PostgresCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import verify
 from rpc.commands.endings import UsageError
 from rpc.commands.verify import address_of
 from rpc.config import ChildConfig
+from tests.acceptance.test_street import new_database
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
 from tests.rpc.test_outbox_digest import entry
@@ -56,8 +59,8 @@ async def flushed(folder) -> None:
 
 @pytest.fixture
 def verified(capsys):
-    async def call(server, path):
-        code = await asyncio.to_thread(verify.command, [str(path), "--parent", server.url, "--json"])
+    async def call(server, path, *more):
+        code = await asyncio.to_thread(verify.command, [str(path), "--parent", server.url, "--json", *more])
         heard = capsys.readouterr()
         lines = [json.loads(line) for line in heard.out.splitlines()]
         return code, [line for line in lines if line["event"] == "table"], heard.err
@@ -65,17 +68,54 @@ def verified(capsys):
     return call
 
 
-@pytest.mark.parametrize("encoding", ["columns", "msgpack", "arrow"])
-async def test_a_child_and_its_live_parent_agree_before_and_after_the_flush(tmp_path, verified, encoding):
+@pytest.mark.parametrize(("encoding", "verdict"), [("columns", "green"), ("msgpack", "green"), ("arrow", "counted")])
+async def test_a_child_and_its_live_parent_agree_before_and_after_the_flush(tmp_path, verified, encoding, verdict):
     path = tmp_path / "app.sqlite3"
     async with serving() as server:
         await sent(server, path, 5, config=ChildConfig(encoding=encoding))
         for _ in range(2):
             code, tables, _ = await verified(server, path)
-            assert (code, [one["verdict"] for one in tables]) == (0, ["green"])
+            assert (code, [one["verdict"] for one in tables]) == (0, [verdict])
+            assert ("was not compared" in tables[0]["why"]) is (encoding == "arrow")
             assert tables[0]["child"] == tables[0]["parent"]
             assert tables[0]["child"]["entries"] == 5
             await flushed(tmp_path)
+
+
+async def test_a_captured_postgresql_and_its_live_parent_agree_and_one_that_was_changed_is_red(postgres_url, verified):
+    url = new_database(postgres_url)
+    with psycopg.connect(url, autocommit=True) as user:
+        user.execute("CREATE TABLE orders (id bigint PRIMARY KEY, total numeric)")
+        async with serving() as server:
+            with PostgresCapture(url, tables=["orders"]) as capture:
+                await asyncio.to_thread(capture.attach)
+                user.execute("INSERT INTO orders SELECT n, n / 4.0 FROM generate_series(1, 50) AS n")
+                client = LakehouseRpcClient(server.url, "shop", outbox=capture, config=ChildConfig(max_batch_size=20))
+                await client.connect()
+                await client.drain()
+                await client.close()
+            user.execute("DELETE FROM orders WHERE id <= 7")
+            code, tables, _ = await verified(server, url, "--child", "shop")
+            assert (code, [one["verdict"] for one in tables]) == (0, ["green"])
+            assert tables[0]["child"] == tables[0]["parent"]
+            assert tables[0]["child"]["entries"] == 50
+            user.execute("UPDATE _evodb_delivered SET digest = digest + 1")
+            code, tables, _ = await verified(server, url, "--child", "shop")
+    assert (code, tables[0]["why"]) == (1, "as many entries, and not the same ones")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--child", "shop"], 1, "schema public of this database is not captured"),
+        (["--child", "shop", "--schema", "other"], 1, "schema other of this database is not captured"),
+        ([], 2, "type --child NAME"),
+    ],
+)
+async def test_a_postgresql_that_has_nothing_to_compare_is_said_so(postgres_url, verified, more, code, said):
+    found, _, error = await verified(Address("ws://127.0.0.1:9/ws"), new_database(postgres_url), *more)
+    assert found == code
+    assert said in error
 
 
 async def test_an_entry_the_parent_did_not_count_is_red_and_ends_with_1(tmp_path, verified):

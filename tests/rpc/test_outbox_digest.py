@@ -69,6 +69,16 @@ def test_what_was_acknowledged_is_counted_in_the_sums_of_what_travelled(path: Pa
     assert total(held.sums[held.epoch])[0] == 10
 
 
+def test_a_file_knows_which_tables_sent_typed_documents(path: Path) -> None:
+    with Outbox(path) as outbox:
+        outbox.append(entries(4))
+        cut(outbox, encoding=PayloadEncoding.MSGPACK)
+        assert look(path).typed == frozenset()
+        outbox.append([entry(1), entry(2, b"a.b")])
+        cut(outbox, encoding=PayloadEncoding.ARROW)
+        assert look(path).typed == {(outbox.epoch, "orders"), (outbox.epoch, "a.b")}
+
+
 def test_a_batch_that_was_refused_is_not_counted_and_its_revived_entries_are(path: Path) -> None:
     with Outbox(path) as outbox:
         outbox.append(entries(4))

@@ -26,10 +26,11 @@ class Command(BaseCommand):
         if parent is not None and not Parent.objects.filter(name=parent).exists():
             known = ", ".join(Parent.objects.order_by("name").values_list("name", flat=True)[:20]) or "none yet"
             raise CommandError(f"there is no parent {parent!r}; known are: {known}")
-        red = checked = 0
+        red = checked = counted = 0
         for report in verify(site.EVODB, Wanted(parent=parent, child=child, table=table)):
             checked += len(report.tables)
             red += report.is_red
+            counted += sum(one.verdict is Verdict.COUNTED for one in report.tables)
             for line in _objects(report) if json else _lines(report):
                 self.stdout.write(line)
         if child is not None and not checked:
@@ -37,7 +38,8 @@ class Command(BaseCommand):
         if red:
             raise CommandError(f"red: {red} of the children have not in the lake what the journal says")
         if not json:
-            self.stdout.write(f"green: {checked} sums of children and tables agree")
+            without = f"; of {counted} only which entries there are was compared" if counted else ""
+            self.stdout.write(f"green: {checked} sums of children and tables agree{without}")
 
 
 def _lines(report: ChildReport) -> list[str]:
@@ -61,8 +63,7 @@ def _objects(report: ChildReport) -> list[str]:
     found = [json.dumps({"event": "table", **_object(one)}) for one in report.tables]
     found += [json.dumps({"event": "range", "child": report.child, **one._asdict()}) for one in report.ranges]
     waiting = {"waiting": report.waiting, "fallback": report.fallback, "older": report.older}
-    verdict = Verdict.RED if report.is_red else Verdict.GREEN
-    return [*found, json.dumps({"event": "child", "child": report.child, "verdict": verdict, **waiting})]
+    return [*found, json.dumps({"event": "child", "child": report.child, "verdict": report.verdict, **waiting})]
 
 
 def _object(one: Finding) -> dict[str, Any]:
@@ -74,5 +75,6 @@ def _object(one: Finding) -> dict[str, Any]:
         "lake": {"entries": one.lake.entries, "digest": one.lake.hex},
         "journal": {"entries": one.journal.entries, "digest": one.journal.hex},
         "unreadable": one.unreadable,
+        "typed": one.typed,
         "why": one.why,
     }
