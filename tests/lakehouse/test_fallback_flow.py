@@ -130,7 +130,7 @@ def test_a_store_that_goes_and_comes_back_loses_and_doubles_nothing(tmp_path, cl
 def test_a_flush_whose_rows_are_kept_is_not_counted_as_abandoned(given, clock):
     shop = source(parent("eu"))
     put(shop, frame(1, run(1, 3)))
-    go_away(clock)
+    go_away(clock())
     flush(worker(given, clock), shop)
     assert Flush.objects.get().state == "kept"
     found = samples.of_parents(Totals(), patterns=["*"], now_ms=clock())
@@ -349,7 +349,7 @@ def test_kept_rows_that_a_bad_deploy_cannot_read_wait_instead_of_becoming_dead_l
     shop = source(parent())
     broken = [RawEntry(number, NOW_MS, 0, b"orders", b"r", b"", b"{not json") for number in (2, 3, 4)]
     put(shop, frame(1, [entry(1), *broken]), frame(2, [entry(5, table="items")]))
-    go_away(clock)
+    go_away(clock())
     flush(worker(settings, clock), shop)
     come_back()
     done = recovery(settings, clock, shop.parent_id).recover()

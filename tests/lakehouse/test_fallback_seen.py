@@ -125,7 +125,7 @@ def test_the_command_says_why_unreadable_rows_wait_and_makes_dead_letters_of_the
     shop = source(parent("north"))
     broken = [RawEntry(number, now_ms(), 0, b"orders", b"r", b"", b"{not json") for number in range(101)]
     accept([(shop, frame(1, broken))], now_ms=now_ms())
-    go_away()
+    go_away(now_ms())
     tasks.flush_parent(shop.parent_id, FlushTrigger.MANUAL.value)
     come_back()
     done, why = command()
