@@ -1,0 +1,208 @@
+"""Commits of clients: one table, or several together or not at all.
+
+    read the pointers ─ check the requirements ─ write metadata files ─ one transaction: compare and swap all pointers
+
+Files are written outside the transaction, which is as short as that of a flush and meets it in the same rows. Whoever
+finds a pointer moved starts again from the metadata it names now, where the requirements may not hold any more; so two
+that touch different things of a table both get through. A file that no pointer came to name is deleted.
+
+A commit that was made and not heard of may come again: it is answered as made. When the database does not say how a
+transaction ended, it is asked; only when that fails, too, the client is told that nobody knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import Error as DatabaseError
+from django.db import transaction
+from pyiceberg.catalog import delete_files
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+)
+from pyiceberg.table import CommitTableRequest, CommitTableResponse, StagedTable, Table
+from pyiceberg.table.update import AssertCreate, TableUpdate
+
+from lakehouse.catalog import pointers
+from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog.rest import updates as rules
+from lakehouse.catalog.rest.calls import Call
+from lakehouse.catalog.rest.models import commit_table, commit_transaction, identifier_of
+from lakehouse.catalog.rest.places import Places, paths_of_updates
+from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, bad_request, unavailable
+from lakehouse.catalog.rest.tables import check_new, default_location
+from lakehouse.models import Namespace
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 5
+"""How often a commit begins again because somebody else was faster, while its requirements go on to hold."""
+TABLES_MAX = 100
+"""Of one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One table's share. Nothing to move when `new` is the table as it is."""
+
+    identifier: tuple[str, ...]
+    old: Table | None
+    new: Table
+
+    @property
+    def is_change(self) -> bool:
+        return self.old is None or self.new.metadata_location != self.old.metadata_location
+
+
+class _Moved(Exception):
+    """Somebody else moved a pointer first."""
+
+
+def one(call: Call) -> Answer:
+    """`POST /v1/namespaces/{namespace}/tables/{table}`"""
+    (done,) = commit(call, [commit_table(call)])
+    response = CommitTableResponse(metadata=done.metadata, metadata_location=done.metadata_location)  # type: ignore[call-arg]
+    return Answer(200, response.model_dump_json().encode(), {"content-type": "application/json"})
+
+
+def several(call: Call) -> Answer:
+    """`POST /v1/transactions/commit`"""
+    changes = commit_transaction(call).table_changes
+    names = [identifier_of(change.identifier) for change in changes]
+    if len(set(names)) < len(names):
+        raise bad_request("found a table twice in one transaction, wanted all its updates in one change")
+    if len(names) > TABLES_MAX:
+        raise bad_request(f"found {len(names)} tables in one transaction, wanted at most {TABLES_MAX}")
+    for name in names:
+        call.check(name[:-1])
+    commit(call, changes)
+    return NOTHING
+
+
+def commit(call: Call, changes: Sequence[CommitTableRequest]) -> list[Table]:
+    """The tables as they are afterwards."""
+    for _ in range(ATTEMPTS_MAX):
+        prepared = _prepare(call, changes)
+        written = [each.new for each in prepared if each.is_change]
+        try:
+            for table in written:
+                call.catalog._write(table)  # type: ignore[arg-type]
+            _swap(call.catalog, prepared)
+        except _Moved:
+            _throw_away(call.catalog, written)
+            continue
+        except DatabaseError as exc:
+            _find_out(call.catalog, prepared, exc)
+        except BaseException:
+            _throw_away(call.catalog, written)
+            raise
+        return [each.new for each in prepared]
+    raise CommitFailedException(f"other writers were faster {ATTEMPTS_MAX} times; load the table and try again")
+
+
+def _prepare(call: Call, changes: Sequence[CommitTableRequest]) -> list[Prepared]:
+    """Nothing is written before all requirements hold. What was applied already counts for all of them or for none."""
+    found = [(change, call.catalog.find(identifier_of(change.identifier))) for change in changes]
+    marked = [pair for pair in found if _is_marked(pair[0])]
+    if marked and all(table is not None and _is_applied(change, table) for change, table in marked):
+        return [Prepared(identifier_of(change.identifier), table, table) for change, table in found if table]
+    places = Places(call)
+    return [_changed(call, places, change, table) for change, table in found]
+
+
+def _is_marked(change: CommitTableRequest) -> bool:
+    """Whether it can be told from another one like it."""
+    kinds = {update.action for update in change.updates}
+    return bool(kinds & {"add-snapshot", "assign-uuid"})
+
+
+def _is_applied(change: CommitTableRequest, table: Table) -> bool:
+    return rules.is_applied(change.requirements, change.updates, table.metadata)
+
+
+def _changed(call: Call, places: Places, change: CommitTableRequest, table: Table | None) -> Prepared:
+    identifier = identifier_of(change.identifier)
+    metadata = table.metadata if table else None
+    is_creation = any(isinstance(requirement, AssertCreate) for requirement in change.requirements)
+    if table is None and not is_creation:
+        raise NoSuchTableError(f"Table does not exist: {'.'.join(identifier)}")
+    rules.check(change.requirements, metadata)
+    own = table.metadata.location if table else ""
+    places.check_all(paths_of_updates(change.updates), namespace=identifier[:-1], own=own)
+    if table is None:
+        check_new(call, identifier)
+        wanted = rules.of_creation(change.updates, location=default_location(places, identifier))
+        staged = _staged(call.catalog, None, identifier, wanted)
+        return Prepared(identifier, None, staged)
+    rules.check_order(change.updates, table.metadata)
+    staged = _staged(call.catalog, table, identifier, change.updates)
+    return Prepared(identifier, table, table if staged.metadata == table.metadata else staged)
+
+
+def _staged(
+    catalog: DjangoCatalog, table: Table | None, identifier: tuple[str, ...], updates: Sequence[TableUpdate]
+) -> StagedTable:
+    """Raises Problem where pyiceberg cannot apply them."""
+    base = table.metadata if table else catalog._empty_table_metadata()
+    try:
+        return catalog._update_and_stage_table(table, identifier, (), rules.settled(updates, base))
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise Problem(400, "ValidationException", f"the updates cannot be applied: {exc}"[:500]) from None
+
+
+def _swap(catalog: DjangoCatalog, prepared: Sequence[Prepared]) -> None:
+    """Always in the same order, namespaces first, as a flush does. Raises _Moved and moves nothing."""
+    changes = sorted((each for each in prepared if each.is_change), key=lambda each: each.identifier)
+    if not changes:
+        return
+    with transaction.atomic():
+        new = sorted({SEPARATOR.join(each.identifier[:-1]) for each in changes if each.old is None})
+        if new:
+            list(Namespace.objects.select_for_update().filter(name__in=new).order_by("name"))
+        for each in changes:
+            namespace, name = table_key(each.identifier)
+            if each.old is None:
+                moved = _insert(namespace, name, each.new.metadata_location)
+            else:
+                location = each.new.metadata_location
+                moved = pointers.move(namespace, name, expected=each.old.metadata_location, location=location)
+                catalog._delete_old_metadata(each.new.io, each.old.metadata, each.new.metadata)
+            if not moved:
+                raise _Moved
+
+
+def _insert(namespace: str, name: str, location: str) -> bool:
+    try:
+        return pointers.insert(namespace, name, location)
+    except Namespace.DoesNotExist:
+        raise NoSuchNamespaceError(f"Namespace does not exist: {namespace.replace(SEPARATOR, '.')}") from None
+
+
+def _find_out(catalog: DjangoCatalog, prepared: Sequence[Prepared], error: DatabaseError) -> None:
+    """The database failed, maybe after the commit. Returns when it was made; all tables were, or none.
+
+    Raises Problem when it was not, CommitStateUnknownException when nobody can tell.
+    """
+    each = next(each for each in prepared if each.is_change)
+    try:
+        table = catalog.find(each.identifier)
+    except (DatabaseError, OSError) as exc:
+        raise CommitStateUnknownException(f"the database failed while it committed: {error}") from exc
+    location = each.new.metadata_location
+    log_of = [entry.metadata_file for entry in table.metadata.metadata_log] if table else []
+    if table is not None and location in {table.metadata_location, *log_of}:
+        return
+    log.warning("a commit of a catalog client was not made, it may come again: %s", error)
+    _throw_away(catalog, [each.new for each in prepared if each.is_change])
+    raise unavailable("the database is busy or away, nothing was committed") from error
+
+
+def _throw_away(catalog: DjangoCatalog, tables: Sequence[Table]) -> None:
+    """Metadata files that no pointer names. What cannot be deleted stays an orphan."""
+    delete_files(catalog._load_file_io(), {table.metadata_location for table in tables}, "metadata")
