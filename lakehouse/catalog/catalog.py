@@ -289,7 +289,7 @@ class DjangoCatalog(WithoutViews):
     @staticmethod
     def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         """After the transaction around the commit, if there is one: until then the old files may be needed again."""
-        transaction.on_commit(lambda: MetastoreCatalog._delete_old_metadata(io, base, metadata))
+        transaction.on_commit(lambda: MetastoreCatalog._delete_old_metadata(io, base, metadata), robust=True)
 
     @staticmethod
     def _response(table: Table) -> CommitTableResponse:

@@ -13,7 +13,7 @@ from django.db import OperationalError, connection, transaction
 from pyiceberg.exceptions import CommitFailedException
 
 from lakehouse.catalog import pointers, tables
-from lakehouse.catalog.rest import commits
+from lakehouse.catalog.rest import swaps
 from lakehouse.catalog.storage import from_settings
 from lakehouse.errors import CommitConflict
 from tests.lakehouse.rest_site import Site, main_is, new_table, site, snapshot
@@ -62,7 +62,7 @@ def in_thread_of_its_own(work: Any) -> Any:
 
 
 def test_of_two_committers_nothing_is_lost_and_nothing_doubled(lake: Site) -> None:
-    appends = 8
+    appends = 5
 
     def committer(number: int) -> int:
         table, refused = lake.pyiceberg().load_table("lake.t"), 0
@@ -105,7 +105,7 @@ def test_a_table_moved_between_the_check_and_the_swap_leaves_the_others_untouche
 ) -> None:
     before = metadata_of(lake)
     files = files_of(lake)
-    swap, moved = commits._swap, []
+    swap, moved = swaps._swap, []
 
     def late(*arguments: Any) -> None:
         if not moved:
@@ -113,7 +113,7 @@ def test_a_table_moved_between_the_check_and_the_swap_leaves_the_others_untouche
             assert lake.ask("POST", "namespaces/lake/tables/u", change_of("u", snapshot(9, metadata_of(lake, "u"))))
         swap(*arguments)
 
-    monkeypatch.setattr(commits, "_swap", late)
+    monkeypatch.setattr(swaps, "_swap", late)
     changes = [
         change_of("t", snapshot(1, before), main_is(None)),
         change_of("u", snapshot(2, metadata_of(lake, "u")), main_is(None)),
@@ -127,7 +127,7 @@ def test_a_table_moved_between_the_check_and_the_swap_leaves_the_others_untouche
 def test_a_change_whose_requirements_still_hold_gets_through_beside_another(
     lake: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swap, turns = commits._swap, []
+    swap, turns = swaps._swap, []
 
     def late(*arguments: Any) -> None:
         turns.append(1)
@@ -135,7 +135,7 @@ def test_a_change_whose_requirements_still_hold_gets_through_beside_another(
             assert lake.ask("POST", TABLE, {"updates": snapshot(9, metadata_of(lake))}).status == 200
         swap(*arguments)
 
-    monkeypatch.setattr(commits, "_swap", late)
+    monkeypatch.setattr(swaps, "_swap", late)
     assert lake.ask("POST", TABLE, TO_BE).status == 200
     found = metadata_of(lake)
     assert (found["current-snapshot-id"], found["properties"], len(turns)) == (9, {"a": "1"}, 3)
@@ -180,14 +180,14 @@ def creation_of(metadata: dict[str, Any]) -> list[Any]:
 def test_when_the_database_does_not_say_how_a_commit_ended_it_is_asked(
     lake: Site, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
-    swap = commits._swap
+    swap = swaps._swap
 
     def cut_off(*arguments: Any) -> None:
         if is_made:
             swap(*arguments)
         raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(commits, "_swap", cut_off)
+    monkeypatch.setattr(swaps, "_swap", cut_off)
     files = files_of(lake)
     heard = lake.ask("POST", TABLE, TO_BE)
     if is_made:
@@ -204,7 +204,7 @@ def test_when_the_database_cannot_be_asked_the_client_hears_that_nobody_knows(
         monkeypatch.setattr(pointers, "find", away)
         raise OperationalError("no route to host")
 
-    monkeypatch.setattr(commits, "_swap", away)
+    monkeypatch.setattr(swaps, "_swap", away)
     assert lake.ask("POST", TABLE, TO_BE).error == (500, "CommitStateUnknownException")
 
 

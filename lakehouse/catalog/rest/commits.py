@@ -2,44 +2,27 @@
 
     read the pointers ─ check the requirements ─ write metadata files ─ one transaction: compare and swap all pointers
 
-Files are written outside the transaction, which is as short as that of a flush and meets it in the same rows. Whoever
-finds a pointer moved starts again from the metadata it names now, where the requirements may not hold any more; so two
-that touch different things of a table both get through. A file that no pointer came to name is deleted.
-
-A commit that was made and not heard of may come again: it is answered as made. When the database does not say how a
-transaction ended, it is asked; only when that fails, too, the client is told that nobody knows.
+Whoever finds a pointer moved starts again from the metadata it names now, where the requirements may not hold any more;
+so two that touch different things of a table both get through. A commit that was made and not heard of may come again:
+it is answered as made.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from django.db import Error as DatabaseError
-from django.db import transaction
-from pyiceberg.catalog import delete_files
-from pyiceberg.exceptions import (
-    CommitFailedException,
-    CommitStateUnknownException,
-    NoSuchNamespaceError,
-    NoSuchTableError,
-)
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.table import CommitTableRequest, CommitTableResponse, StagedTable, Table
 from pyiceberg.table.update import AssertCreate, TableUpdate
 
-from lakehouse.catalog import pointers
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
-from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.rest import updates as rules
 from lakehouse.catalog.rest.calls import Call
 from lakehouse.catalog.rest.models import commit_table, commit_transaction, identifier_of
 from lakehouse.catalog.rest.places import Places, paths_of_updates
-from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, bad_request, unavailable
+from lakehouse.catalog.rest.problems import JSON, NOTHING, Answer, Problem, bad_request
+from lakehouse.catalog.rest.swaps import Moved, Prepared, publish
 from lakehouse.catalog.rest.tables import check_new, default_location
-from lakehouse.models import Namespace
-
-log = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 5
 """How often a commit begins again because somebody else was faster, while its requirements go on to hold."""
@@ -47,28 +30,11 @@ TABLES_MAX = 100
 """Of one transaction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """One table's share. Nothing to move when `new` is the table as it is."""
-
-    identifier: tuple[str, ...]
-    old: Table | None
-    new: Table
-
-    @property
-    def is_change(self) -> bool:
-        return self.old is None or self.new.metadata_location != self.old.metadata_location
-
-
-class _Moved(Exception):
-    """Somebody else moved a pointer first."""
-
-
 def one(call: Call) -> Answer:
     """`POST /v1/namespaces/{namespace}/tables/{table}`"""
     (done,) = commit(call, [commit_table(call)])
     response = CommitTableResponse(metadata=done.metadata, metadata_location=done.metadata_location)  # type: ignore[call-arg]
-    return Answer(200, response.model_dump_json().encode(), {"content-type": "application/json"})
+    return Answer(200, response.model_dump_json().encode(), {"content-type": JSON})
 
 
 def several(call: Call) -> Answer:
@@ -89,19 +55,10 @@ def commit(call: Call, changes: Sequence[CommitTableRequest]) -> list[Table]:
     """The tables as they are afterwards."""
     for _ in range(ATTEMPTS_MAX):
         prepared = _prepare(call, changes)
-        written = [each.new for each in prepared if each.is_change]
         try:
-            for table in written:
-                call.catalog._write(table)  # type: ignore[arg-type]
-            _swap(call.catalog, prepared)
-        except _Moved:
-            _throw_away(call.catalog, written)
+            publish(call.catalog, prepared)
+        except Moved:
             continue
-        except DatabaseError as exc:
-            _find_out(call.catalog, prepared, exc)
-        except BaseException:
-            _throw_away(call.catalog, written)
-            raise
         return [each.new for each in prepared]
     raise CommitFailedException(f"other writers were faster {ATTEMPTS_MAX} times; load the table and try again")
 
@@ -154,55 +111,3 @@ def _staged(
         return catalog._update_and_stage_table(table, identifier, (), rules.settled(updates, base))
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Problem(400, "ValidationException", f"the updates cannot be applied: {exc}"[:500]) from None
-
-
-def _swap(catalog: DjangoCatalog, prepared: Sequence[Prepared]) -> None:
-    """Always in the same order, namespaces first, as a flush does. Raises _Moved and moves nothing."""
-    changes = sorted((each for each in prepared if each.is_change), key=lambda each: each.identifier)
-    if not changes:
-        return
-    with transaction.atomic():
-        new = sorted({SEPARATOR.join(each.identifier[:-1]) for each in changes if each.old is None})
-        if new:
-            list(Namespace.objects.select_for_update().filter(name__in=new).order_by("name"))
-        for each in changes:
-            namespace, name = table_key(each.identifier)
-            if each.old is None:
-                moved = _insert(namespace, name, each.new.metadata_location)
-            else:
-                location = each.new.metadata_location
-                moved = pointers.move(namespace, name, expected=each.old.metadata_location, location=location)
-                catalog._delete_old_metadata(each.new.io, each.old.metadata, each.new.metadata)
-            if not moved:
-                raise _Moved
-
-
-def _insert(namespace: str, name: str, location: str) -> bool:
-    try:
-        return pointers.insert(namespace, name, location)
-    except Namespace.DoesNotExist:
-        raise NoSuchNamespaceError(f"Namespace does not exist: {namespace.replace(SEPARATOR, '.')}") from None
-
-
-def _find_out(catalog: DjangoCatalog, prepared: Sequence[Prepared], error: DatabaseError) -> None:
-    """The database failed, maybe after the commit. Returns when it was made; all tables were, or none.
-
-    Raises Problem when it was not, CommitStateUnknownException when nobody can tell.
-    """
-    each = next(each for each in prepared if each.is_change)
-    try:
-        table = catalog.find(each.identifier)
-    except (DatabaseError, OSError) as exc:
-        raise CommitStateUnknownException(f"the database failed while it committed: {error}") from exc
-    location = each.new.metadata_location
-    log_of = [entry.metadata_file for entry in table.metadata.metadata_log] if table else []
-    if table is not None and location in {table.metadata_location, *log_of}:
-        return
-    log.warning("a commit of a catalog client was not made, it may come again: %s", error)
-    _throw_away(catalog, [each.new for each in prepared if each.is_change])
-    raise unavailable("the database is busy or away, nothing was committed") from error
-
-
-def _throw_away(catalog: DjangoCatalog, tables: Sequence[Table]) -> None:
-    """Metadata files that no pointer names. What cannot be deleted stays an orphan."""
-    delete_files(catalog._load_file_io(), {table.metadata_location for table in tables}, "metadata")

@@ -1,6 +1,7 @@
 """How a client reaches the files: what it may know of the store, and the keys that the settings lend.
 
-Such a key opens the whole bucket. So it is lent to who may see all namespaces, and to nobody bound to some of them.
+Such a key opens the whole bucket. So it is lent to who may see all namespaces, and to nobody bound to some of them. An
+open house lends the writer's to everybody.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def problem_of(exc: Exception) -> Problem:
             return Problem(status, name, str(exc)[:MESSAGE_CHARS_MAX])
     if isinstance(exc, DatabaseError):
         log.error("the catalog could not ask the database, its client is asked to come back: %s", exc)
-        return unavailable("the database is busy or away, nothing was changed")
+        return unavailable("the database is busy or away, come back")
     if isinstance(exc, OSError) and not isinstance(exc, FileNotFoundError):
         log.error("the catalog could not reach the warehouse, its client is asked to come back: %s", exc)
-        return unavailable("the warehouse cannot be read or written, nothing was changed")
+        return unavailable("the warehouse cannot be read or written, come back")
     log.error("a request to the catalog failed", exc_info=exc)
     return Problem(500, "InternalServerError", "an error of the server; its log says which")

@@ -57,8 +57,8 @@ class Places:
         if not is_within(path, self.warehouse) or path == self.warehouse:
             raise bad_request(f"location {shown(location)} is not inside the warehouse {self.warehouse}")
         if self._is_bound:
-            is_own = bool(own) and is_within(path, own)
-            allowed = own if is_own else plain(home or self.home(namespace))
+            is_own = bool(own) and is_within(path, plain(own))
+            allowed = plain(own if is_own else home or self.home(namespace))
             if not is_within(path, allowed):
                 raise forbidden(f"location {shown(location)} is not in the folder of {'.'.join(namespace)}")
             if any(overlap(path, stranger) for stranger in self._strangers(allowed)):

@@ -20,6 +20,7 @@ from lakehouse.catalog.rest.calls import Call, check_name, read
 from lakehouse.catalog.rest.pages import Page
 from lakehouse.catalog.rest.places import Places, paths_of_metadata, paths_of_properties
 from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, answer, bad_request
+from lakehouse.catalog.rest.swaps import Moved, Prepared, publish
 from lakehouse.models import IcebergTable, Namespace
 
 
@@ -62,8 +63,10 @@ def create(call: Call) -> Answer:
     _make_folders(location)
     if request.stage_create:
         return _loaded(call, None, metadata)
-    call.catalog._write(staged)
-    call.catalog._insert(staged)
+    try:
+        publish(call.catalog, [Prepared(identifier, None, staged)])
+    except Moved:
+        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}") from None
     return _loaded(call, staged.metadata_location, metadata)
 
 
