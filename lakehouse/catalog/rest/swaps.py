@@ -72,7 +72,7 @@ def _swap(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
         for each in sorted(changes, key=lambda each: table_key(each.identifier)):
             namespace, name = table_key(each.identifier)
             if each.old is None:
-                moved = _insert(namespace, name, each.new.metadata_location)
+                moved = insert(namespace, name, each.new.metadata_location)
             else:
                 location = each.new.metadata_location
                 moved = pointers.move(namespace, name, expected=each.old.metadata_location, location=location)
@@ -81,7 +81,8 @@ def _swap(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
                 raise Moved
 
 
-def _insert(namespace: str, name: str, location: str) -> bool:
+def insert(namespace: str, name: str, location: str) -> bool:
+    """Point a new table at its metadata file; False when the table exists. Raises NoSuchNamespaceError."""
     try:
         return pointers.insert(namespace, name, location)
     except Namespace.DoesNotExist:

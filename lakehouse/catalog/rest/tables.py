@@ -7,7 +7,13 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, TableAlreadyExistsError, ValidationError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+    ValidationError,
+)
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.serializers import Compressor
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
@@ -20,7 +26,7 @@ from lakehouse.catalog.rest.calls import Call, check_name, read
 from lakehouse.catalog.rest.pages import Page
 from lakehouse.catalog.rest.places import Places, paths_of_metadata, paths_of_properties
 from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, answer, bad_request
-from lakehouse.catalog.rest.swaps import Moved, Prepared, publish
+from lakehouse.catalog.rest.swaps import Moved, Prepared, insert, publish
 from lakehouse.models import IcebergTable, Namespace
 
 
@@ -100,7 +106,7 @@ def register(call: Call) -> Answer:
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise bad_request(f"{location} holds no metadata of a table: {exc}"[:300]) from None
     places.check_all(paths_of_metadata(metadata), namespace=call.namespace)
-    call.catalog.register_table(identifier, location, overwrite=request.overwrite)
+    _point_at(identifier, location, overwrite=request.overwrite)
     return _loaded(call, location, _metadata_of(call, location))
 
 
@@ -146,6 +152,18 @@ def default_location(places: Places, identifier: tuple[str, ...]) -> str:
     if IcebergTable.objects.filter(metadata_location__startswith=f"{location}/").exists():
         return f"{location}-{uuid4().hex}"
     return location
+
+
+def _point_at(identifier: tuple[str, ...], location: str, *, overwrite: bool) -> None:
+    """A table that exists is pointed elsewhere only when that was asked for."""
+    namespace, name = table_key(identifier)
+    current = pointers.find(namespace, name)
+    if current is None and insert(namespace, name, location):
+        return
+    if not overwrite:
+        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}")
+    if current is None or not pointers.move(namespace, name, expected=current, location=location):
+        raise CommitFailedException(f"Table was moved by another writer: {'.'.join(identifier)}")
 
 
 def _make_folders(location: str) -> None:

@@ -91,7 +91,7 @@ class TokenProblem(Problem):
 
 def _form(body: bytes) -> dict[str, str]:
     if len(body) > FORM_BYTES_MAX:
-        raise refused("invalid_request", f"found {len(body)} bytes, wanted at most {FORM_BYTES_MAX}")
+        raise refused("invalid_request", f"the body has more than {FORM_BYTES_MAX} bytes")
     try:
         fields = parse_qs(body.decode(), max_num_fields=50)
     except ValueError:
