@@ -240,6 +240,17 @@ def test_a_flush_and_a_client_that_commit_to_one_table_both_get_through(lake: Si
     assert sorted(found) == [*range(turns), *range(100, 100 + turns)]
 
 
+def test_metadata_a_client_has_already_is_not_sent_again(lake: Site) -> None:
+    first = lake.ask("GET", TABLE)
+    mark = first.headers["etag"]
+    for known in (mark, f'W/{mark}, "x"'):
+        again = lake.ask("GET", TABLE, If_None_Match=known)
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", mark)
+    assert lake.ask("GET", f"{TABLE}?snapshots=refs", If_None_Match=mark).status == 200
+    assert lake.ask("POST", TABLE, TO_BE).status == 200
+    assert lake.ask("GET", TABLE, If_None_Match=mark).json["metadata"]["properties"] == {"a": "1"}
+
+
 def test_nothing_to_do_is_done_without_a_new_file(lake: Site) -> None:
     files = files_of(lake)
     assert lake.ask("POST", TABLE, {"requirements": [], "updates": []}).status == 200

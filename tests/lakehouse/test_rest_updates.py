@@ -90,6 +90,18 @@ def test_properties_that_are_not_there_are_removed_without_complaint(lake: Site)
     assert found["properties"] == {"a": "1"}
 
 
+def test_snapshots_and_statistics_somebody_else_removed_first_are_no_mistake(lake: Site) -> None:
+    metadata = commit(lake, *snapshot(1, lake.ask("GET", TABLE).json["metadata"]))
+    metadata = commit(lake, *snapshot(2, metadata))
+    gone = [
+        {"action": "remove-snapshots", "snapshot-ids": [1, 1, 9]},
+        {"action": "remove-statistics", "snapshot-id": 1},
+        {"action": "remove-partition-statistics", "snapshot-id": 1},
+    ]
+    for _ in range(2):
+        assert [one["snapshot-id"] for one in commit(lake, *gone)["snapshots"]] == [2]
+
+
 def test_a_branch_may_begin_on_a_table_without_snapshots(lake: Site) -> None:
     metadata = lake.ask("GET", TABLE).json["metadata"]
     updates = snapshot(1, metadata)

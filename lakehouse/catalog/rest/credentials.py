@@ -33,17 +33,15 @@ def config(call: Call) -> dict[str, str]:
 
 def lent(call: Call, metadata: bytes) -> list[dict[str, Any]]:
     """The keys for the table of this metadata, when they are asked for."""
-    asked = {word.strip() for word in call.headers.get(DELEGATION, "").lower().split(",")}
-    keys = _keys(call)
-    if VENDED not in asked or not keys:
-        return []
-    return [{"prefix": orjson.loads(metadata)["location"], "config": config(call) | keys}]
+    keys = lent_keys(call)
+    return [{"prefix": orjson.loads(metadata)["location"], "config": config(call) | keys}] if keys else []
 
 
-def _keys(call: Call) -> dict[str, str]:
+def lent_keys(call: Call) -> dict[str, str]:
     """Those for writers when the caller may write, else those for readers."""
     settings, grant = call.settings, call.grant
-    if grant.namespaces != ANY or not config(call):
+    asked = {word.strip() for word in call.headers.get(DELEGATION, "").lower().split(",")}
+    if VENDED not in asked or grant.namespaces != ANY or not config(call):
         return {}
     key, secret = settings.reader_s3_access_key_id, settings.reader_s3_secret_access_key
     if ADMIN in grant.scopes and settings.writer_s3_access_key_id:

@@ -68,6 +68,8 @@ async def entrance(request: HttpRequest) -> HttpResponse:
         answer = exc.answer
     body = b"" if request.method == "HEAD" else answer.body
     response = HttpResponse(body, status=answer.status, headers={**answer.headers, "x-content-type-options": "nosniff"})
+    if not answer.body:
+        del response.headers["content-type"]
     response._has_been_logged = True  # type: ignore[attr-defined]  # "Is there a table?" "No." is not worth a warning
     return response
 
@@ -157,7 +159,7 @@ def _raw_path(request: HttpRequest) -> bytes:
     scope = request.scope  # type: ignore[attr-defined]  # an ASGI request
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
     path: bytes = raw.partition(b"?")[0]
-    return path
+    return path.removeprefix(scope.get("root_path", "").encode())
 
 
 def _is_open(opened: House) -> bool:

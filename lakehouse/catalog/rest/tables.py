@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -81,10 +82,14 @@ def load(call: Call) -> Answer:
     location = pointers.find(*table_key(call.identifier))
     if location is None:
         raise NoSuchTableError(f"Table does not exist: {'.'.join(call.identifier)}")
+    mark = _mark(call, location)
+    if mark in {known.strip().removeprefix("W/") for known in call.headers.get("if-none-match", "").split(",")}:
+        return Answer(304, headers={"etag": mark})
     raw = _metadata_of(call, location)
     if call.query.get("snapshots") == "refs":
         raw = _of_references(raw)
-    return _loaded(call, location, raw)
+    found = _loaded(call, location, raw)
+    return Answer(found.status, found.body, {**found.headers, "etag": mark})
 
 
 def exists(call: Call) -> Answer:
@@ -182,6 +187,12 @@ def _loaded(call: Call, location: str | None, metadata: bytes) -> Answer:
     if lent := credentials.lent(call, metadata):
         document["storage-credentials"] = lent
     return answer({name: value for name, value in document.items() if value is not None})
+
+
+def _mark(call: Call, location: str) -> str:
+    """What a client has who was answered with this mark, lent keys included."""
+    said = orjson.dumps([location, call.query.get("snapshots"), credentials.config(call), credentials.lent_keys(call)])
+    return f'"{sha256(said).hexdigest()[:32]}"'
 
 
 def _metadata_of(call: Call, location: str) -> bytes:

@@ -22,12 +22,17 @@ from pyiceberg.table.update import (
     AssertCreate,
     AssertRefSnapshotId,
     AssignUUIDUpdate,
+    RemovePartitionStatisticsUpdate,
     RemovePropertiesUpdate,
+    RemoveSnapshotsUpdate,
+    RemoveStatisticsUpdate,
     SetCurrentSchemaUpdate,
     SetDefaultSortOrderUpdate,
     SetDefaultSpecUpdate,
     SetLocationUpdate,
+    SetPartitionStatisticsUpdate,
     SetPropertiesUpdate,
+    SetStatisticsUpdate,
     TableRequirement,
     TableUpdate,
     UpgradeFormatVersionUpdate,
@@ -39,6 +44,7 @@ LAST_ADDED = -1
 UNNUMBERED = -1
 """The number of a field in a spec whose client left it to us."""
 FORMAT_VERSION = 2
+OF_PROPERTIES = (SetPropertiesUpdate, RemovePropertiesUpdate)
 Numbered = TypeVar("Numbered")
 
 
@@ -106,6 +112,9 @@ def settled(updates: Iterable[TableUpdate], base: TableMetadata) -> tuple[TableU
 class _Settling:
     def __init__(self, base: TableMetadata) -> None:
         self._properties = set(base.properties)
+        self._snapshots = {one.snapshot_id for one in base.snapshots}
+        self._statistics = {one.snapshot_id for one in base.statistics}
+        self._partition_statistics = {one.snapshot_id for one in base.partition_statistics}
         self._schemas = _Numbers({one.schema_id: _content(one, "schema_id") for one in base.schemas})
         self._specs = _Numbers({one.spec_id: _content(one, "spec_id") for one in base.partition_specs})
         self._fields = {
@@ -138,7 +147,7 @@ class _Settling:
             return update.model_copy(update={"spec_id": self._specs.named(update.spec_id)})
         if isinstance(update, SetDefaultSortOrderUpdate):
             return update.model_copy(update={"sort_order_id": self._orders.named(update.sort_order_id)})
-        return self._of_properties(update)
+        return self._of_properties(update) if isinstance(update, OF_PROPERTIES) else self._of_snapshots(update)
 
     def _numbered(self, spec: PartitionSpec) -> PartitionSpec:
         """With a number for each field: that of the same one in another spec, or the next."""
@@ -153,16 +162,44 @@ class _Settling:
             fields.append(field.model_copy(update={"field_id": number}))
         return PartitionSpec(*fields, spec_id=spec.spec_id)
 
-    def _of_properties(self, update: TableUpdate) -> TableUpdate | None:
+    def _of_properties(self, update: TableUpdate) -> TableUpdate:
         if isinstance(update, SetPropertiesUpdate):
             self._properties |= set(update.updates)
         elif isinstance(update, RemovePropertiesUpdate):
             there = [name for name in dict.fromkeys(update.removals) if name in self._properties]
             self._properties -= set(there)
             return update.model_copy(update={"removals": there})
+        return update
+
+    def _of_snapshots(self, update: TableUpdate) -> TableUpdate | None:
+        if isinstance(update, AddSnapshotUpdate):
+            self._snapshots.add(update.snapshot.snapshot_id)
+        elif isinstance(update, RemoveSnapshotsUpdate):
+            there = [number for number in dict.fromkeys(update.snapshot_ids) if number in self._snapshots]
+            self._snapshots -= set(there)
+            self._statistics -= set(there)
+            return update.model_copy(update={"snapshot_ids": there}) if there else None
+        elif isinstance(update, SetStatisticsUpdate):
+            self._statistics.add(update.statistics.snapshot_id)
+        elif isinstance(update, SetPartitionStatisticsUpdate):
+            self._partition_statistics.add(update.partition_statistics.snapshot_id)
+        elif isinstance(update, RemoveStatisticsUpdate):
+            return _taken(self._statistics, update)
+        elif isinstance(update, RemovePartitionStatisticsUpdate):
+            return _taken(self._partition_statistics, update)
         elif isinstance(update, SetLocationUpdate):
             return update.model_copy(update={"location": plain(update.location)})
         return update
+
+
+def _taken(
+    known: set[int], update: RemoveStatisticsUpdate | RemovePartitionStatisticsUpdate
+) -> RemoveStatisticsUpdate | RemovePartitionStatisticsUpdate | None:
+    """The update, unless there is nothing to remove."""
+    if update.snapshot_id not in known:
+        return None
+    known.remove(update.snapshot_id)
+    return update
 
 
 class _Numbers:
