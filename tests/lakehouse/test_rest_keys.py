@@ -107,6 +107,7 @@ def test_a_key_sees_its_namespaces_and_touches_no_other(lake: Site) -> None:
         ("POST", "namespaces/other/tables", new_table("u")),
         ("POST", "namespaces/other/tables/t", {"updates": []}),
         ("POST", "namespaces/other/register", {"name": "x", "metadata-location": "/x"}),
+        ("GET", "namespaces/lake%1Ft/tables/snapshots", None),
         ("DELETE", "namespaces/other/tables/t", None),
         ("DELETE", "namespaces/other", None),
         ("POST", "tables/rename", rename),
@@ -115,7 +116,10 @@ def test_a_key_sees_its_namespaces_and_touches_no_other(lake: Site) -> None:
         ("GET", "namespaces?parent=other", None),
     ]
     for method, path, body in forbidden:
-        assert lake.ask(method, path, body, token=token).status == 403, (method, path)
+        # Spark asks for the snapshots of lake.t as for a table of the namespace lake.t, and goes on after a 404.
+        is_below = path in {"namespaces/lake%1Finner/tables/t", "namespaces/lake%1Ft/tables/snapshots"}
+        heard = lake.ask(method, path, body, token=token)
+        assert heard.status == (404 if is_below else 403), (method, path)
 
 
 def test_a_level_above_ones_own_namespace_is_seen_and_not_opened(lake: Site) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from pyiceberg.catalog import WAREHOUSE_LOCATION
+from pyiceberg.exceptions import NoSuchTableError
 
 from lakehouse.catalog import storage
 from lakehouse.catalog.catalog import DjangoCatalog
@@ -27,10 +28,20 @@ def perform(
     try:
         call = Call(catalog_of(settings), settings, grant, route.namespace, route.name, query, headers, body)
         if route.namespace:
-            call.check(route.namespace)
+            _check_namespace(call, route.operation)
         return OPERATIONS[route.operation](call)
     except Exception as exc:
         return problem_of(exc).answer
+
+
+def _check_namespace(call: Call, operation: Operation) -> None:
+    """A table below a namespace one sees is not there: Spark asks for `lake.t.snapshots` like that, and goes on."""
+    if call.sees(call.namespace):
+        return
+    is_below = any(call.sees(call.namespace[:depth]) for depth in range(1, len(call.namespace)))
+    if is_below and operation in {Operation.LOAD_TABLE, Operation.TABLE_EXISTS}:
+        raise NoSuchTableError(f"Table does not exist: {'.'.join(call.identifier)}")
+    call.check(call.namespace)
 
 
 @lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
 """Metadata files written, and the pointers of their tables moved together or not at all.
 
-Files are written outside the transaction, which is as short as that of a flush and meets it in the same rows. A file
-that no pointer came to name is deleted. When the database does not say how the transaction ended, it is asked; only
-when that fails, too, the client is told that nobody knows.
+Files are written outside the transaction, which is as short as that of a flush and meets it in the same rows. Where it
+is sure that no pointer came to name a file, it is deleted. When the database does not say how the transaction ended, it
+is asked; only when that fails, too, the client is told that nobody knows.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def insert(namespace: str, name: str, location: str) -> bool:
 def _find_out(catalog: DjangoCatalog, changes: Sequence[Prepared], error: DatabaseError) -> None:
     """The database failed, maybe after the commit. Returns when it was made; all of it was, or nothing.
 
-    Raises Problem when it was not, CommitStateUnknownException when nobody can tell.
+    Raises Problem when it was not, CommitStateUnknownException when nobody can tell. The files stay in either case: a
+    table that was renamed meanwhile could be the one that needs them.
     """
     each = changes[0]
     try:
@@ -105,7 +106,6 @@ def _find_out(catalog: DjangoCatalog, changes: Sequence[Prepared], error: Databa
     if table is not None and each.new.metadata_location in {table.metadata_location, *log_of}:
         return
     log.warning("a commit of a catalog client was not made, it may come again: %s", error)
-    _throw_away(catalog, changes)
     raise unavailable("the database is busy or away, nothing was committed") from error
 
 
