@@ -22,6 +22,7 @@ from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.rest.problems import unavailable
 from lakehouse.models import IcebergTable, Namespace
+from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def publish(catalog: DjangoCatalog, prepared: Sequence[Prepared]) -> None:
     try:
         for each in changes:
             catalog._write(each.new)  # type: ignore[arg-type]  # a staged one
+        reach(Failpoint.METADATA_WRITTEN)
     except BaseException:
         _throw_away(catalog, changes)
         raise
@@ -61,6 +63,7 @@ def publish(catalog: DjangoCatalog, prepared: Sequence[Prepared]) -> None:
         raise
     except DatabaseError as exc:
         _find_out(catalog, changes, exc)
+    reach(Failpoint.COMMITTED)
 
 
 def _swap(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
@@ -79,6 +82,7 @@ def _swap(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
                 catalog._delete_old_metadata(each.new.io, each.old.metadata, each.new.metadata)
             if not moved:
                 raise Moved
+        reach(Failpoint.SWAPPED)
 
 
 def insert(namespace: str, name: str, location: str) -> bool:
