@@ -94,6 +94,15 @@ def transfer(parent_id: int) -> Transfer:
 
 
 @shared_task
+def purge_files(metadata_location: str) -> int:
+    """Delete the files of a dropped table, for somebody who asked for that. Returns how many there were."""
+    from lakehouse.catalog.purge import purge
+    from lakehouse.catalog.storage import from_settings
+
+    return purge(from_settings(settings.EVODB), metadata_location)
+
+
+@shared_task
 def forget_history() -> int:
     """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())
