@@ -138,6 +138,7 @@ FLOORS = {
         "lakehouse.flush.fuse",
         "lakehouse.flush.moments",
         "lakehouse.flush.names",
+        "lakehouse.flush.outcome",
         "lakehouse.flush.plans",
         "lakehouse.flush.policy",
         "lakehouse.flush.raw",

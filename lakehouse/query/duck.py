@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,8 +53,26 @@ def shell_script(metadata_location: str) -> str:
 
 def _preparation(settings: Settings | None) -> list[str]:
     loads = [f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS]
-    store = _store(settings) if settings and settings.resolved_warehouse.startswith("s3://") else []
+    store = _store(_reached(settings)) if settings and _is_in_a_bucket(settings) else []
     return ["SET autoinstall_known_extensions = false", *loads, "SET TimeZone = 'UTC'", *store]
+
+
+def _is_in_a_bucket(settings: Settings) -> bool:
+    """Where the tables of a foreign catalog lie is said by their own metadata; keys say that it is a bucket."""
+    known = _reached(settings)
+    return known.resolved_warehouse.startswith("s3://") or bool(settings.catalog and known.s3_access_key_id)
+
+
+def _reached(settings: Settings) -> Settings:
+    """What is said of the store in the words of pyiceberg counts as if it were said in ours."""
+    said = settings.resolved_catalog_properties
+    return replace(
+        settings,
+        s3_endpoint=said.get("s3.endpoint", settings.s3_endpoint),
+        s3_region=said.get("s3.region", settings.s3_region),
+        s3_access_key_id=said.get("s3.access-key-id", settings.s3_access_key_id),
+        s3_secret_access_key=said.get("s3.secret-access-key", settings.s3_secret_access_key),
+    )
 
 
 def _extension(name: str) -> Path:
@@ -84,5 +103,6 @@ def _store(settings: Settings) -> list[str]:
     if not settings.s3_access_key_id:
         return [f"SET s3_{name.lower()} = {value}" for name, value in options.items()]
     options |= {"KEY_ID": quoted(settings.s3_access_key_id), "SECRET": quoted(settings.s3_secret_access_key)}
-    options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
+    if not settings.catalog:
+        options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
     return ["CREATE SECRET lake (TYPE s3, " + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"]
