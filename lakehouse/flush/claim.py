@@ -239,7 +239,7 @@ def _in_doubt(parent_id: int) -> QuerySet[Flush]:
 
 def _resume(flush: Flush, parent: Parent) -> Claim:
     """The right to finish it, with the batches and in the namespace it was announced with."""
-    Flush.objects.filter(pk=flush.pk).update(lease_epoch=parent.lease_epoch)
+    Flush.objects.filter(pk=flush.pk).update(lease_epoch=parent.lease_epoch, error="")
     namespace = ForeignCommit.objects.filter(flush=flush).values_list("namespace", flat=True)[0]
     size_bytes = Batch.objects.filter(flush=flush).aggregate(total=Sum("size_bytes"))["total"] or 0
     counts = (flush.batches, flush.entries, size_bytes)

@@ -110,3 +110,14 @@ def test_an_installation_begins_anew_under_another_name(site: Site) -> None:
     said = say("--begin-anew")
     assert intents.installation() in said
     assert intents.installation() != before
+
+
+def test_the_tables_of_a_foreign_catalog_are_listed_with_what_is_ours_in_them(site: Site) -> None:
+    shop = source(parent())
+    for sequence, first in ((1, 1), (2, 4)):
+        put(shop, frame(sequence, run(first, first + 2)))
+        site.flush(shop)
+    out = StringIO()
+    call_command("lake", "stats", stdout=out)
+    assert "lake.orders: 6 rows of ours in 2 commits" in out.getvalue()
+    assert site.table().metadata_location in out.getvalue()
