@@ -73,6 +73,22 @@ class Settings(RateLimitConfig):
     s3_region: str = setting("auto", unit="name", why="Region of the bucket; R2 wants auto.")
     s3_access_key_id: str = setting("", unit="text", why="Empty: the usual AWS environment and profile are asked.")
     s3_secret_access_key: str = setting("", unit="text", why="Belongs to s3_access_key_id.")
+    reader_s3_access_key_id: str = setting(
+        "",
+        unit="text",
+        why="Lent by the catalog to who may read all namespaces; let it read only. Empty: they bring their own.",
+    )
+    reader_s3_secret_access_key: str = setting("", unit="text", why="Belongs to reader_s3_access_key_id.")
+    writer_s3_access_key_id: str = setting(
+        "", unit="text", why="Lent instead to those that may write. Empty: the reader's, or their own."
+    )
+    writer_s3_secret_access_key: str = setting("", unit="text", why="Belongs to writer_s3_access_key_id.")
+    catalog_token_ms: int = setting(
+        3_600_000,
+        unit="ms",
+        why="A token of the catalog (OAuth2) opens for so long; its access key has the last word.",
+        **at_least(1000),
+    )
     broker_url: str = setting(
         "", unit="URL", why="Celery's broker. Empty: a folder in data_dir; for several machines redis:// or amqp://."
     )

@@ -94,6 +94,14 @@ def transfer(parent_id: int) -> Transfer:
 
 
 @shared_task
+def purge_files(metadata_location: str) -> int:
+    """Delete the files of a dropped table, for somebody who asked for that. Returns how many there were."""
+    from lakehouse.catalog.purge import purge
+
+    return purge(flusher().catalog, metadata_location)
+
+
+@shared_task
 def forget_history() -> int:
     """Delete batches that are in their tables for longer than `history_days`. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())

@@ -1,10 +1,11 @@
-"""Where HTTP knocks: the endpoints of `lakehouse.http`, and at the root a way to the admin."""
+"""Where HTTP knocks: the endpoints of `lakehouse.http`, the Iceberg catalog, and at the root a way to the admin."""
 
 from __future__ import annotations
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, URLResolver, path, reverse
+from django.urls import URLPattern, URLResolver, path, re_path, reverse
 
+from lakehouse.catalog.rest.entrance import entrance
 from lakehouse.http.api import api
 
 
@@ -14,5 +15,6 @@ async def home(request: HttpRequest) -> HttpResponse:
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home),
+    re_path(r"\A(?:iceberg/)?v1/", entrance),
     path("", api.urls),
 ]

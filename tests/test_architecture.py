@@ -28,6 +28,7 @@ FLOORS = {
         "lakehouse.admin",
         "lakehouse.admin.*",
         "lakehouse.apps",
+        "lakehouse.catalog.rest.entrance",
         "lakehouse.http.api",
         "lakehouse.http.cdc",
         "lakehouse.http.documents",

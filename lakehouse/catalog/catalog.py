@@ -36,11 +36,12 @@ from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
 from lakehouse.catalog import pointers
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.folders import join
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.views import WithoutViews
 from lakehouse.models import IcebergTable, Namespace
 
-__all__ = ["DjangoCatalog", "namespace_key", "table_key"]
+__all__ = ["DjangoCatalog", "check_table_name", "namespace_key", "table_key"]
 
 
 def namespace_key(namespace: str | Identifier, error: type[Exception] = NoSuchNamespaceError) -> str:
@@ -59,8 +60,14 @@ def table_key(identifier: str | Identifier) -> tuple[str, str]:
     return namespace_key(levels[:-1]), levels[-1]
 
 
+def check_table_name(name: str) -> None:
+    """Raises ValueError."""
+    if not _can_be_a_folder(name):
+        raise ValueError(f"found table name {name!r}, wanted one that can name a folder")
+
+
 def _can_be_a_folder(name: str) -> bool:
-    return bool(name.strip()) and name not in {".", ".."} and not set(name) & {"/", "\\", "\0", SEPARATOR}
+    return bool(name.strip()) and name not in {".", ".."} and not set(name) & {"/", "\\"} and min(name) >= " "
 
 
 def _shown(identifier: str | Identifier) -> str:
@@ -83,6 +90,9 @@ class DjangoCatalog(WithoutViews):
         _, created = Namespace.objects.get_or_create(name=key, defaults={"properties": dict(properties)})
         if not created:
             raise NamespaceAlreadyExistsError(f"Namespace already exists: {_shown(namespace)}")
+
+    def all_namespaces(self) -> list[Identifier]:
+        return [tuple(key.split(SEPARATOR)) for key in self._namespace_keys()]
 
     def drop_namespace(self, namespace: str | Identifier) -> None:
         key = namespace_key(namespace)
@@ -176,13 +186,14 @@ class DjangoCatalog(WithoutViews):
 
     def rename_table(self, from_identifier: str | Identifier, to_identifier: str | Identifier) -> Table:
         source, target = table_key(from_identifier), table_key(to_identifier)
-        if not _can_be_a_folder(target[1]):
-            raise ValueError(f"found table name {target[1]!r}, wanted one that can name a folder")
+        check_table_name(target[1])
         with transaction.atomic():
-            row = IcebergTable.objects.filter(namespace__name=source[0], name=source[1]).select_for_update().first()
+            # Namespaces first, as everybody does, or two would wait for each other.
+            namespace = Namespace.objects.select_for_update().filter(name=target[0]).first()
+            rows = IcebergTable.objects.filter(namespace__name=source[0], name=source[1])
+            row = rows.select_for_update(of=("self",)).first()
             if row is None:
                 raise NoSuchTableError(f"Table does not exist: {_shown(from_identifier)}")
-            namespace = Namespace.objects.select_for_update().filter(name=target[0]).first()
             if namespace is None:
                 raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(to_identifier).rpartition('.')[0]}")
             if pointers.find(*target) is not None:
@@ -270,16 +281,15 @@ class DjangoCatalog(WithoutViews):
         return StagedTable(Catalog.identifier_to_tuple(identifier), metadata, path, self._files.fresh(), self)
 
     def _default_location(self, namespace: str, name: str) -> str:
-        if not _can_be_a_folder(name):
-            raise ValueError(f"found table name {name!r}, wanted one that can name a folder")
+        check_table_name(name)
         properties = Namespace.objects.filter(name=namespace).values_list("properties", flat=True).first() or {}
-        base = properties.get(LOCATION) or "/".join([self.properties[WAREHOUSE_LOCATION], *namespace.split(SEPARATOR)])
-        return f"{base.rstrip('/')}/{name}"
+        base = properties.get(LOCATION) or join(self.properties[WAREHOUSE_LOCATION], namespace.split(SEPARATOR))
+        return join(base, [name])
 
     @staticmethod
     def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         """After the transaction around the commit, if there is one: until then the old files may be needed again."""
-        transaction.on_commit(lambda: MetastoreCatalog._delete_old_metadata(io, base, metadata))
+        transaction.on_commit(lambda: MetastoreCatalog._delete_old_metadata(io, base, metadata), robust=True)
 
     @staticmethod
     def _response(table: Table) -> CommitTableResponse:

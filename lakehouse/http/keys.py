@@ -66,7 +66,11 @@ def permit(token: str, scopes: Sequence[str], *, parent: str | None, is_open: bo
     """
     if is_open and any(scope != ADMIN for scope in scopes):
         return EVERYBODY
-    key = access.recognize(token, now_ms=now_ms)
+    return weigh(access.recognize(token, now_ms=now_ms), scopes, parent=parent, now_ms=now_ms)
+
+
+def weigh(key: AccessKey | Refused, scopes: Sequence[str], *, parent: str | None, now_ms: int) -> Grant | Refused:
+    """The same for a key that was looked up."""
     verdict = access.grant_of(key) if isinstance(key, AccessKey) else key
     if isinstance(verdict, Grant):
         scope = next((scope for scope in scopes if scope in verdict.scopes), scopes[0])

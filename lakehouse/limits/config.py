@@ -24,6 +24,12 @@ class RateLimitConfig:
         why="GET /status, GET /metrics and POST /flush of everybody together; so many may come at once.",
         **at_least(1),
     )
+    catalog_requests_per_second: int = setting(
+        500,
+        unit="requests/s",
+        why="Requests to the Iceberg catalog of everybody together; so many may come at once.",
+        **at_least(1),
+    )
     household_share: float = setting(
         0.5,
         unit="share",

@@ -42,6 +42,16 @@ class Lane(StrEnum):
 
     CONNECTIONS = "connections"
     REQUESTS = "requests"
+    CATALOG = "catalog"
+
+
+def per_second(settings: Settings) -> dict[Lane, int]:
+    """How much of each a second has."""
+    return {
+        Lane.CONNECTIONS: settings.connections_per_second,
+        Lane.REQUESTS: settings.requests_per_second,
+        Lane.CATALOG: settings.catalog_requests_per_second,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +134,8 @@ class Gate:
         settings = self.settings
         share, tracked_max = settings.household_share, settings.tracked_addresses_max
         self.failures = Households(settings.key_failures_per_minute, tracked_max=tracked_max, slower=SECONDS)
-        per_second = {Lane.CONNECTIONS: settings.connections_per_second, Lane.REQUESTS: settings.requests_per_second}
-        self.arrivals = {lane: Arrivals(per_second[lane], share=share, tracked_max=tracked_max) for lane in Lane}
+        numbers = per_second(settings)
+        self.arrivals = {lane: Arrivals(numbers[lane], share=share, tracked_max=tracked_max) for lane in Lane}
 
     def enter(self, address: Address | None, *, now_ms: int, lane: Lane = Lane.CONNECTIONS) -> Guest | Refusal:
         """Let a connection in and count it, or say why not. A refused one counts nowhere."""

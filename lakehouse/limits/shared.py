@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.limits.gate import Lane
+from lakehouse.limits.gate import per_second
 from lakehouse.limits.households import share_of
 
 Op = tuple[Any, ...]
@@ -241,15 +241,15 @@ class SharedCounts:
     def __init__(self, settings: Settings) -> None:
         self._client: Redis = Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0))
         self._script = self._client.register_script(SCRIPT)
-        per_second = {Lane.CONNECTIONS: settings.connections_per_second, Lane.REQUESTS: settings.requests_per_second}
+        numbers = per_second(settings)
         self._limits = {
             "lease_ms": settings.connection_lease_ms,
             "kept_ms": KEPT_MS,
             "per_ip": settings.max_connections_per_ip,
             "per_subnet": settings.subnet_rate_limit_threshold,
             "per_source": settings.max_connections_per_source,
-            "per_second": per_second,
-            "share": {lane: share_of(number, settings.household_share) for lane, number in per_second.items()},
+            "per_second": numbers,
+            "share": {lane: share_of(number, settings.household_share) for lane, number in numbers.items()},
             "keys_per_minute": settings.key_failures_per_minute,
         }
 

@@ -1,0 +1,258 @@
+"""Clients nobody here wrote, over the real server: pyiceberg's REST catalog, DuckDB and Polars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    NamespaceNotEmptyError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.transforms import DayTransform, IdentityTransform
+from pyiceberg.types import LongType, NestedField, StringType, TimestamptzType
+
+from lakehouse.catalog.storage import from_settings
+from tests.lakehouse.rest_site import Site, site
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SCHEMA = Schema(NestedField(1, "id", LongType(), required=False), NestedField(2, "city", StringType(), required=False))
+BY_CITY = PartitionSpec(PartitionField(2, 1000, IdentityTransform(), "city"))
+ROWS = pa.table({"id": [1, 2, 3], "city": ["Rome", "Oslo", None]})
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def catalog(lake: Site) -> RestCatalog:
+    catalog = lake.pyiceberg()
+    catalog.create_namespace("lake")
+    return catalog
+
+
+# pyiceberg.
+
+
+def test_namespaces_of_several_levels_are_made_listed_changed_and_dropped(catalog: RestCatalog) -> None:
+    catalog.create_namespace(("a", "b.c", "d e"), {"owner": "me"})
+    assert catalog.list_namespaces() == [("a",), ("lake",)]
+    assert catalog.list_namespaces(("a", "b.c")) == [("a", "b.c", "d e")]
+    assert catalog.namespace_exists("a")
+    assert not catalog.namespace_exists("b")
+    summary = catalog.update_namespace_properties(("a", "b.c", "d e"), {"owner", "z"}, {"x": "1"})
+    assert (summary.removed, summary.updated, summary.missing) == (["owner"], ["x"], ["z"])
+    assert catalog.load_namespace_properties(("a", "b.c", "d e")) == {"x": "1"}
+    with pytest.raises(NamespaceAlreadyExistsError):
+        catalog.create_namespace("lake")
+    with pytest.raises(NamespaceNotEmptyError):
+        catalog.drop_namespace("a")
+    catalog.drop_namespace(("a", "b.c", "d e"))
+    assert catalog.list_namespaces() == [("lake",)]
+
+
+def test_what_is_not_there_is_said_to_be_missing(catalog: RestCatalog) -> None:
+    for ask in (catalog.load_namespace_properties, catalog.drop_namespace, catalog.list_tables):
+        with pytest.raises(NoSuchNamespaceError):
+            ask("nowhere")
+    with pytest.raises(NoSuchNamespaceError):
+        catalog.create_table("nowhere.t", SCHEMA)
+    for ask_table in (catalog.load_table, catalog.drop_table, catalog.purge_table):
+        with pytest.raises(NoSuchTableError):
+            ask_table("lake.nothing")
+    assert not catalog.table_exists("lake.nothing")
+    assert not catalog.view_exists("lake.nothing")
+    assert catalog.list_views("lake") == []
+
+
+@pytest.mark.parametrize("name", ["t", "with.dot", "Zürich ✈", "a b", "50% off?#1", "x" * 300, "ünï\u0301"])
+def test_a_table_of_any_name_is_made_written_read_and_renamed(catalog: RestCatalog, name: str) -> None:
+    table = catalog.create_table(
+        ("lake", name), SCHEMA, partition_spec=BY_CITY, sort_order=SortOrder(SortField(1)), properties={"owner": "me"}
+    )
+    table.append(ROWS)
+    found = catalog.load_table(("lake", name))
+    assert sorted(found.scan().to_arrow()["id"].to_pylist()) == [1, 2, 3]
+    assert (found.properties["owner"], found.spec().fields[0].name) == ("me", "city")
+    assert found.sort_order().fields[0].source_id == 1
+    assert catalog.list_tables("lake") == [("lake", name)]
+    with pytest.raises(TableAlreadyExistsError):
+        catalog.create_table(("lake", name), SCHEMA)
+    catalog.create_namespace(("other", "ns"))
+    renamed = catalog.rename_table(("lake", name), ("other", "ns", name))
+    assert len(renamed.scan().to_arrow()) == 3
+    assert catalog.list_tables("lake") == []
+
+
+def test_two_tables_never_share_a_folder(catalog: RestCatalog) -> None:
+    first = catalog.create_table("lake.t", SCHEMA)
+    catalog.rename_table("lake.t", "lake.old")
+    second = catalog.create_table("lake.t", SCHEMA)
+    assert first.location() != second.location()
+    assert catalog.create_table("lake.u", SCHEMA).location() == first.location().removesuffix("t") + "u"
+
+
+def test_schema_partitioning_and_properties_evolve(catalog: RestCatalog) -> None:
+    table = catalog.create_table("lake.t", SCHEMA)
+    table.append(ROWS)
+    with table.update_schema() as schema:
+        schema.add_column("at", TimestamptzType())
+        schema.rename_column("city", "town")
+    with table.update_spec() as spec:
+        spec.add_field("at", DayTransform(), "day")
+    with table.transaction() as change:
+        change.set_properties(owner="you", gone="soon")
+        change.remove_properties("gone")
+    found = catalog.load_table("lake.t")
+    assert found.schema().column_names == ["id", "town", "at"]
+    assert (found.spec().fields[0].name, found.properties) == ("day", {"owner": "you"})
+    with found.update_schema() as schema:
+        schema.delete_column("town")
+    with found.update_schema() as schema:
+        schema.add_column("town", StringType())
+    found.append(pa.table({"id": [4], "at": [datetime(2026, 11, 21, tzinfo=UTC)], "town": ["Bern"]}))
+    assert catalog.load_table("lake.t").scan().to_arrow().num_rows == 4
+    ids = [schema.schema_id for schema in catalog.load_table("lake.t").metadata.schemas]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_table_made_in_a_transaction_appears_with_its_rows(catalog: RestCatalog) -> None:
+    with catalog.create_table_transaction("lake.t", SCHEMA) as change:
+        change.append(ROWS)
+        assert not catalog.table_exists("lake.t")
+    assert catalog.load_table("lake.t").scan().to_arrow().num_rows == 3
+    late = catalog.create_table_transaction("lake.u", SCHEMA)
+    catalog.create_table("lake.u", SCHEMA)
+    with pytest.raises(CommitFailedException):
+        late.commit_transaction()
+
+
+def test_rows_are_deleted_overwritten_and_read_as_they_were(catalog: RestCatalog) -> None:
+    table = catalog.create_table("lake.t", SCHEMA)
+    table.append(ROWS)
+    before = table.current_snapshot()
+    table.delete("id = 2")
+    table.overwrite(pa.table({"id": [9], "city": ["Bern"]}))
+    table.manage_snapshots().create_tag(before.snapshot_id, "first").create_branch(before.snapshot_id, "b").commit()
+    found = catalog.load_table("lake.t")
+    assert found.scan().to_arrow()["id"].to_pylist() == [9]
+    assert found.scan(snapshot_id=found.snapshot_by_name("first").snapshot_id).to_arrow().num_rows == 3
+    found.append(ROWS, branch="b")
+    assert catalog.load_table("lake.t").scan(snapshot_id=found.refs()["b"].snapshot_id).to_arrow().num_rows == 6
+    found.maintenance.expire_snapshots().by_id(before.parent_snapshot_id or found.snapshots()[1].snapshot_id).commit()
+    assert len(catalog.load_table("lake.t").snapshots()) == len(found.snapshots())
+
+
+def test_lists_come_in_pages(lake: Site, catalog: RestCatalog) -> None:
+    for number in range(7):
+        catalog.create_table(f"lake.t{number}", SCHEMA)
+        catalog.create_namespace(("n", f"x{number}"))
+    paged = lake.pyiceberg(**{"rest-page-size": "3"})
+    assert paged.list_tables("lake") == [("lake", f"t{number}") for number in range(7)]
+    assert paged.list_namespaces("n") == [("n", f"x{number}") for number in range(7)]
+
+
+def test_a_table_dropped_can_be_registered_again(catalog: RestCatalog) -> None:
+    table = catalog.create_table("lake.t", SCHEMA)
+    table.append(ROWS)
+    with pytest.raises(TableAlreadyExistsError):
+        catalog.register_table("lake.t", table.metadata_location)
+    catalog.drop_table("lake.t")
+    assert catalog.register_table("lake.back", table.metadata_location).scan().to_arrow().num_rows == 3
+
+
+def test_snapshots_nobody_names_may_be_left_out(lake: Site, catalog: RestCatalog) -> None:
+    table = catalog.create_table("lake.t", SCHEMA)
+    table.append(ROWS)
+    table.append(ROWS)
+    brief = lake.pyiceberg(**{"snapshot-loading-mode": "refs"}).load_table("lake.t")
+    assert (len(brief.snapshots()), len(catalog.load_table("lake.t").snapshots())) == (1, 2)
+    assert brief.scan().to_arrow().num_rows == 6
+
+
+# DuckDB.
+
+
+def test_duckdb_reads_and_writes_and_both_see_the_same(lake: Site, catalog: RestCatalog) -> None:
+    catalog.create_table("lake.t", SCHEMA).append(ROWS)
+    with lake.duckdb() as duck:
+        assert duck.sql("SELECT count(*), max(id) FROM lake.lake.t").fetchall() == [(3, 3)]
+        duck.execute("CREATE TABLE lake.lake.u AS SELECT range AS n FROM range(1000)")
+        duck.execute("INSERT INTO lake.lake.t VALUES (4, 'Bern'), (5, NULL)")
+        duck.execute("DELETE FROM lake.lake.t WHERE id = 1")
+        assert duck.sql("SELECT sum(id) FROM lake.lake.t").fetchall() == [(14,)]
+        assert duck.sql("SELECT sum(n) FROM lake.lake.u").fetchall() == [(499_500,)]
+    assert sorted(catalog.load_table("lake.t").scan().to_arrow()["id"].to_pylist()) == [2, 3, 4, 5]
+    assert catalog.load_table("lake.u").scan().to_arrow().num_rows == 1000
+
+
+def test_a_transaction_of_duckdb_commits_its_tables_together(lake: Site, catalog: RestCatalog) -> None:
+    catalog.create_table("lake.t", SCHEMA).append(ROWS)
+    with lake.duckdb() as duck:
+        duck.execute("BEGIN")
+        duck.execute("CREATE TABLE lake.lake.u (n INTEGER)")
+        duck.execute("INSERT INTO lake.lake.u VALUES (1)")
+        duck.execute("INSERT INTO lake.lake.t VALUES (4, 'Bern')")
+        assert not catalog.table_exists("lake.u")
+        duck.execute("COMMIT")
+        assert catalog.load_table("lake.u").scan().to_arrow().num_rows == 1
+        duck.execute("BEGIN")
+        duck.execute("INSERT INTO lake.lake.u VALUES (2)")
+        duck.execute("INSERT INTO lake.lake.t VALUES (5, 'Genf')")
+        catalog.load_table("lake.t").append(ROWS)
+        with pytest.raises(duckdb.Error):
+            duck.execute("COMMIT")
+    assert catalog.load_table("lake.u").scan().to_arrow().num_rows == 1
+    assert catalog.load_table("lake.t").scan().to_arrow().num_rows == 7
+
+
+def test_duckdb_makes_and_drops_what_it_names(lake: Site, catalog: RestCatalog) -> None:
+    with lake.duckdb() as duck:
+        duck.execute("CREATE SCHEMA lake.fresh")
+        duck.execute("CREATE TABLE lake.fresh.t (a INTEGER, b VARCHAR)")
+        shown = duck.sql("SELECT database, schema, name FROM (SHOW ALL TABLES) ORDER BY ALL").fetchall()
+        assert shown == [("lake", "fresh", "t")]
+        assert catalog.list_tables("fresh") == [("fresh", "t")]
+        duck.execute("DROP TABLE lake.fresh.t")
+        duck.execute("DROP SCHEMA lake.fresh")
+    assert not catalog.namespace_exists("fresh")
+
+
+# Polars.
+
+
+def test_polars_reads_what_others_wrote(lake: Site, catalog: RestCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    catalog.create_table("lake.t", SCHEMA, partition_spec=BY_CITY).append(ROWS)
+    with lake.duckdb() as duck:
+        duck.execute("INSERT INTO lake.lake.t VALUES (4, 'Bern')")
+    frame = pl.scan_iceberg(catalog.load_table("lake.t"))
+    assert frame.select(pl.col("id").sum()).collect().item() == 10
+    assert frame.filter(pl.col("city") == "Bern").collect()["id"].to_list() == [4]
+
+
+# The catalog inside.
+
+
+def test_flushes_and_clients_see_the_same_tables(lake: Site, catalog: RestCatalog) -> None:
+    inside = from_settings(lake.settings)
+    inside.create_table("lake.t", SCHEMA).append(ROWS)
+    catalog.load_table("lake.t").append(ROWS)
+    assert inside.load_table("lake.t").scan().to_arrow().num_rows == 6
