@@ -8,21 +8,19 @@ must name it, or the build fails. What may differ from parent to parent (thresho
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lakehouse import catalog_choice
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
 
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
 GRIP_KEY_CHARS_MIN = 32
-CATALOGS = ("rest", "glue", "sql", "hive", "dynamodb", "bigquery")
-CATALOGS_WITH_URI = ("rest", "sql", "hive")
 NOT_ABOVE = (
     ("max_event_size", "max_payload_size"),
     ("base_retry_delay_ms", "max_retry_delay_ms"),
@@ -58,8 +56,7 @@ class Settings(RateLimitConfig):
         unit="name",
         why="Whose Iceberg catalog holds the tables. Empty: ours, in the database; else a type of pyiceberg "
         "(docs/external-catalogs.md).",
-        check=lambda value: not value or value in CATALOGS,
-        wanted=f"nothing, or one of {', '.join(CATALOGS)}",
+        **catalog_choice.types(),
     )
     catalog_properties: str = setting(
         "",
@@ -221,14 +218,8 @@ class Settings(RateLimitConfig):
 
     @property
     def resolved_catalog_properties(self) -> dict[str, str]:
-        """Raises ValueError; never says what was found, for keys are among it."""
-        try:
-            found = json.loads(self.catalog_properties or "{}")
-        except ValueError as exc:
-            raise ValueError(f"no JSON ({exc})") from None
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise ValueError("no object of texts")
-        return found
+        """Raises ValueError."""
+        return catalog_choice.properties_of(self.catalog_properties)
 
 
 def variable(name: str) -> str:
@@ -246,7 +237,8 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[row.name] = _parse(row, text, kinds[row.name])
     settings = Settings(**values)
     _check_together(settings)
-    _check_catalog(settings, environ)
+    if complaint := catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ):
+        raise SettingError(complaint)
     return settings
 
 
@@ -263,22 +255,6 @@ def _check_together(settings: Settings) -> None:
             raise SettingError(
                 f"{variable(low)} is {getattr(settings, low)}, more than {variable(high)} ({getattr(settings, high)})"
             )
-
-
-def _check_catalog(settings: Settings, environ: Mapping[str, str]) -> None:
-    """What is wrong with the properties is told without them."""
-    name = variable("catalog_properties")
-    try:
-        found = settings.resolved_catalog_properties
-    except ValueError as exc:
-        raise SettingError(f"{name} is {exc}, wanted a JSON object of texts") from None
-    if found and not settings.catalog:
-        raise SettingError(f"{name} is given and EVODB_CATALOG is empty, wanted a type: {', '.join(CATALOGS)}")
-    if "type" in found or "name" in found:
-        raise SettingError(f'{name} has "type" or "name", wanted neither: the type is EVODB_CATALOG, the name is evodb')
-    has_uri = "uri" in found or "PYICEBERG_CATALOG__EVODB__URI" in environ
-    if settings.catalog in CATALOGS_WITH_URI and not has_uri:
-        raise SettingError(f'{name} has no "uri", wanted the address of the {settings.catalog} catalog')
 
 
 def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:

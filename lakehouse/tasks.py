@@ -97,8 +97,9 @@ def transfer(parent_id: int) -> Transfer:
 def purge_files(metadata_location: str) -> int:
     """Delete the files of a dropped table, for somebody who asked for that. Returns how many there were."""
     from lakehouse.catalog.purge import purge
+    from lakehouse.catalog.storage import from_settings
 
-    return purge(flusher().catalog, metadata_location)
+    return purge(from_settings(settings.EVODB), metadata_location)
 
 
 @shared_task

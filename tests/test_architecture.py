@@ -164,6 +164,7 @@ FLOORS = {
         "lakehouse.parent.grants",
     ],
     "ground": [
+        "lakehouse.catalog_choice",
         "lakehouse.clock",
         "lakehouse.conf",
         "lakehouse.errors",

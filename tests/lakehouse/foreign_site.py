@@ -155,4 +155,10 @@ def somebody_appends(site: Site, name: str = "orders") -> None:
         pass
 
 
-__all__ = ["Death", "Site", "a_site", "expire", "put", "settings_of", "somebody_appends"]
+def unset(site: Site, marker: str, name: str = "orders") -> None:
+    """Somebody takes our property away."""
+    with site.table(name).transaction() as change:
+        change.remove_properties(marker)
+
+
+__all__ = ["Death", "Site", "a_site", "expire", "put", "settings_of", "somebody_appends", "unset"]

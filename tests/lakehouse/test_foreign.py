@@ -33,7 +33,7 @@ from lakehouse.models import (
 from lakehouse.query.verify import Verdict, Wanted, verify
 from rpc.failpoints import Failpoint
 from tests.builders import entry, frame, parent, run, source
-from tests.lakehouse.foreign_site import Site, a_site, expire, put
+from tests.lakehouse.foreign_site import Site, a_site, expire, put, unset
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -347,11 +347,6 @@ def dead_after_the_append(site: Site, shop: Source) -> None:
     put(shop, frame(1, run(1, 3)))
     with site.dying(Failpoint.FOREIGN_APPENDED):
         site.flush(shop)
-
-
-def unset(site: Site, marker: str) -> None:
-    with site.table().transaction() as change:
-        change.remove_properties(marker)
 
 
 def test_a_snapshot_that_expired_is_still_known_by_the_property_of_its_table(site: Site) -> None:

@@ -15,7 +15,7 @@ from lakehouse.models import Batch, FallbackBatch, Flush, ForeignCommit, StoreBr
 from lakehouse.query.verify import Verdict, Wanted, verify
 from rpc.failpoints import Failpoint
 from tests.builders import frame, parent, run, source
-from tests.lakehouse.foreign_site import Site, a_site, expire, put
+from tests.lakehouse.foreign_site import Site, a_site, expire, put, unset
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,8 +121,7 @@ def test_nobody_can_tell_of_a_recovery_and_its_rows_wait_with_the_question(site:
     with site.dying(Failpoint.FOREIGN_APPENDED):
         site.recovery(shop.parent_id).recover()
     expire(site)
-    with site.table().transaction() as change:
-        change.remove_properties(intents.marker(shop.parent_id, is_recovery=True))
+    unset(site, intents.marker(shop.parent_id, is_recovery=True))
     done = site.recovery(shop.parent_id).recover()
     assert (done.batches, FallbackBatch.objects.count(), site.rows()) == (0, 1, [1, 2, 3, 4])
     assert "manage.py in_doubt --flush" in FallbackBatch.objects.get().last_error

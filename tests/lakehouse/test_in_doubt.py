@@ -16,7 +16,7 @@ from lakehouse.errors import OutcomeUnknown
 from lakehouse.models import Flush, ForeignCommit, Parent
 from rpc.failpoints import Failpoint
 from tests.builders import frame, parent, run, source
-from tests.lakehouse.foreign_site import Site, a_site, expire, put
+from tests.lakehouse.foreign_site import Site, a_site, expire, put, unset
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,8 +43,7 @@ def nobody_can_tell(site: Site, point: Failpoint) -> Any:
     expire(site)
     marker = intents.marker(shop.parent_id, is_recovery=False)
     if marker in site.table().properties:
-        with site.table().transaction() as change:
-            change.remove_properties(marker)
+        unset(site, marker)
     with pytest.raises(OutcomeUnknown):
         site.flush(shop)
     return shop
