@@ -56,6 +56,7 @@ class Landing:
     def _load(self) -> Table:
         table = foreign_tables.find(self.catalog, self.commit.namespace, self.commit.table)
         if table is None:
+            intents.check_open(self.move)
             self._ask("the table is gone")
         return table
 

@@ -91,14 +91,11 @@ def test_rows_are_in_the_foreign_table_with_the_stamp_of_their_flush(site: Site)
 
 
 STEPS = [
-    (Failpoint.SHREDDED, 1),
     (Failpoint.METADATA_WRITTEN, 1),
     (Failpoint.FOREIGN_ANNOUNCED, 1),
     *((Failpoint.FOREIGN_APPENDING, table) for table in (1, 2, 3)),
     *((Failpoint.FOREIGN_APPENDED, table) for table in (1, 2, 3)),
     (Failpoint.MARKED, 1),
-    (Failpoint.SWAPPED, 1),
-    (Failpoint.COMMITTED, 1),
 ]
 
 
@@ -151,9 +148,7 @@ def test_a_flush_in_doubt_is_finished_in_the_namespace_it_began_in(site: Site) -
         (intents, "check_open", 1),
         (drafts, "append", 1),
         (intents, "note_landed", 1),
-        (intents, "check_open", 2),
         (drafts, "append", 2),
-        (drafts, "append", 3),
         (intents, "forget", 1),
     ],
 )
