@@ -10,6 +10,7 @@ import pytest
 
 from lakehouse.catalog import drafts, intents
 from lakehouse.errors import LeaseLost
+from lakehouse.fallback import settle
 from lakehouse.journal.accept import Source
 from lakehouse.models import Batch, FallbackBatch, Flush, ForeignCommit, StoreBreaker
 from lakehouse.query.verify import Verdict, Wanted, verify
@@ -103,6 +104,20 @@ def test_a_recovery_that_sleeps_is_overtaken_and_loses(site: Site, owner: Any, n
         late.write("lake", "orders", None, FallbackBatch.objects.order_by("pk")[0].pk)
     assert late.rows == 0
     assert_all_is_there(site, 8)
+
+
+def test_a_recovery_that_was_given_up_for_dead_announces_nothing(site: Site) -> None:
+    shop = kept(site, frame(2, run(3, 4)))
+
+    def give_it_up() -> None:
+        settle.abandon_dead(shop.parent_id, now_ms=site.now_ms + settle.DEAD_AFTER_MS + 1)
+
+    site.meanwhile(intents, "announce", give_it_up)
+    with pytest.raises(LeaseLost):
+        site.recovery(shop.parent_id).write("lake", "orders", None, FallbackBatch.objects.get().pk)
+    assert not ForeignCommit.objects.exists()
+    site.recovery(shop.parent_id).recover()
+    assert_all_is_there(site, 4)
 
 
 def test_a_snapshot_of_a_recovery_that_expired_is_still_known(site: Site) -> None:
