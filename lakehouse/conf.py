@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lakehouse import catalog_choice
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
 
@@ -49,6 +50,19 @@ class Settings(RateLimitConfig):
         "",
         unit="path or URL",
         why="Where tables are written. Empty: data_dir/lake; else a folder or s3://bucket/prefix.",
+    )
+    catalog: str = setting(
+        "",
+        unit="name",
+        why="Whose Iceberg catalog holds the tables. Empty: ours, in the database; else a type of pyiceberg "
+        "(docs/external-catalogs.md).",
+        **catalog_choice.types(),
+    )
+    catalog_properties: str = setting(
+        "",
+        unit="JSON",
+        why='What that catalog is reached with, in the words of pyiceberg: {"uri": "...", "warehouse": "...", '
+        '"token": "..."}.',
     )
     s3_endpoint: str = setting(
         "", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.", **url_of("https", "http")
@@ -208,6 +222,11 @@ class Settings(RateLimitConfig):
             return self.warehouse.rstrip("/")
         return str((Path(self.warehouse) if self.warehouse else self.data_dir / "lake").resolve())
 
+    @property
+    def resolved_catalog_properties(self) -> dict[str, str]:
+        """Raises ValueError."""
+        return catalog_choice.properties_of(self.catalog_properties)
+
 
 def variable(name: str) -> str:
     """The environment variable of a setting."""
@@ -224,6 +243,8 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[row.name] = _parse(row, text, kinds[row.name])
     settings = Settings(**values)
     _check_together(settings)
+    if complaint := catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ):
+        raise SettingError(complaint)
     return settings
 
 

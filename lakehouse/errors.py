@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["CommitConflict", "LakehouseError", "LeaseLost", "SchemaMismatch", "StoreUnavailable"]
+__all__ = [
+    "CommitConflict",
+    "LakehouseError",
+    "LeaseLost",
+    "OutcomeUnknown",
+    "SchemaMismatch",
+    "StoreUnavailable",
+]
 
 
 class LakehouseError(Exception):
@@ -32,6 +39,12 @@ class LeaseLost(LakehouseError):
     """Somebody else flushes this parent by now; nothing of this flush may become visible."""
 
     code = "LEASE_LOST"
+
+
+class OutcomeUnknown(LakehouseError):
+    """Nobody can tell whether rows are in their table; an operator has to say."""
+
+    code = "OUTCOME_UNKNOWN"
 
 
 class SchemaMismatch(LakehouseError):

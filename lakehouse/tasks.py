@@ -29,11 +29,11 @@ RECOVERY_MS = 5000
 @cache
 def flusher() -> Flusher:
     """This process as a worker. The lake's libraries are loaded only here: the beat never needs their 60 MiB."""
-    from lakehouse.catalog.storage import from_settings
+    from lakehouse.catalog import lakes
     from lakehouse.flush.flow import Flusher
 
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    return Flusher(owner, settings.EVODB, from_settings(settings.EVODB), now_ms)
+    return Flusher(owner, settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
 
 
 @shared_task

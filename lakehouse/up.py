@@ -102,12 +102,13 @@ def beat() -> Program:
 def banner(settings: Settings, token: str | None) -> str:
     address = f"{settings.up_host}:{settings.up_port}"
     access = "open to everybody (EVODB_OPEN)" if settings.open else token or "a key you made (manage.py accesskey list)"
+    lake = f"the {settings.catalog} catalog of EVODB_CATALOG" if settings.catalog else settings.resolved_warehouse
     return (
         "EvoDB is up. Ctrl-C stops it.\n"
         f"  children   ws://{address}/ws\n"
         f"  token      {access}\n"
         f"  admin      http://{address}/admin/   (make a login: .venv/bin/python manage.py createsuperuser)\n"
-        f"  lake       {settings.resolved_warehouse}\n"
+        f"  lake       {lake}\n"
     )
 
 

@@ -140,6 +140,7 @@ FLOORS = {
         "lakehouse.flush.fuse",
         "lakehouse.flush.moments",
         "lakehouse.flush.names",
+        "lakehouse.flush.outcome",
         "lakehouse.flush.plans",
         "lakehouse.flush.policy",
         "lakehouse.flush.raw",
@@ -165,6 +166,7 @@ FLOORS = {
         "lakehouse.parent.grants",
     ],
     "ground": [
+        "lakehouse.catalog_choice",
         "lakehouse.clock",
         "lakehouse.conf",
         "lakehouse.errors",

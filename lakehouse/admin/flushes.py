@@ -6,7 +6,7 @@ from django.contrib import admin
 
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import moment, size
-from lakehouse.models import Flush, FlushTable
+from lakehouse.models import Flush, FlushTable, ForeignCommit, Installation
 
 
 @admin.register(Flush)
@@ -39,3 +39,19 @@ class FlushTableAdmin(ReadOnlyAdmin):
     list_select_related = ("flush",)
     search_fields = ("table", "=flush__id", "=snapshot_id")
     search_help_text = "Name of the table, number of the flush or of the snapshot"
+
+
+@admin.register(ForeignCommit)
+class ForeignCommitAdmin(ReadOnlyAdmin):
+    """What is on its way into somebody else's catalog; with a question, `manage.py in_doubt` takes the answer."""
+
+    list_display = ("flush", "namespace", "table", "rows", "is_landed", "question")
+    list_filter = ("is_landed", "flush__parent")
+    list_select_related = ("flush",)
+    search_fields = ("table", "=flush__id", "question")
+    search_help_text = "Name of the table, number of the flush, or words of the question"
+
+
+@admin.register(Installation)
+class InstallationAdmin(ReadOnlyAdmin):
+    list_display = ("key",)

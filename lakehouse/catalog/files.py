@@ -73,7 +73,8 @@ class DurableFileIO(PyArrowFileIO):
         for file in files:
             _sync(file)
         # A folder made on the way is an entry of its own parent: all of them up to the warehouse's, the deepest first.
-        top = Path(self.properties.get(WAREHOUSE_LOCATION, "/")).parent
+        warehouse = Path(self.properties.get(WAREHOUSE_LOCATION, "/"))
+        top = warehouse.parent if warehouse.is_absolute() else Path("/")  # to a REST catalog it is a name
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(top)}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(PermissionError):  # Somebody else's folder, which was there before.

@@ -7,23 +7,47 @@ from __future__ import annotations
 
 import os
 
-from pyiceberg.catalog import WAREHOUSE_LOCATION
+from pyiceberg.catalog import WAREHOUSE_LOCATION, Catalog, load_catalog
 from pyiceberg.io import S3_ACCESS_KEY_ID, S3_ENDPOINT, S3_REGION, S3_SECRET_ACCESS_KEY
 from pyiceberg.typedef import Properties
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 
 FILE_IO = "lakehouse.catalog.files.DurableFileIO"
+NAME = "evodb"
+
+
+def foreign(settings: Settings) -> Catalog:
+    """The catalog of EVODB_CATALOG, opened. Raises StoreUnavailable. After a worker has forked, as ours."""
+    found = foreign_properties(settings)
+    if found.get(S3_ENDPOINT):
+        _send_checksums_before_the_body()
+    try:
+        return load_catalog(NAME, **found)
+    except Exception as exc:
+        raise StoreUnavailable(
+            f"the {settings.catalog} catalog of EVODB_CATALOG cannot be opened: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 def from_settings(settings: Settings) -> DjangoCatalog:
-    """This installation's catalog. Make it after a worker has forked: connections to a store do not survive that."""
+    """Our own catalog. Make it after a worker has forked: connections to a store do not survive that."""
     if settings.s3_endpoint:
-        # By itself the AWS library behind PyArrow sends checksums after the body, in chunks, and stores that are not
-        # AWS answer 411 Length Required. It can be told so by the environment only.
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    return DjangoCatalog("evodb", **properties(settings))
+        _send_checksums_before_the_body()
+    return DjangoCatalog(NAME, **properties(settings))
+
+
+def foreign_properties(settings: Settings) -> Properties:
+    """What EVODB_CATALOG_PROPERTIES says, and before it what the other settings say of the store.
+
+    To a REST catalog a warehouse is a name it knows, to all others the place where tables are made.
+    """
+    ours = properties(settings)
+    if settings.catalog == "rest":
+        del ours[WAREHOUSE_LOCATION]
+    return ours | settings.resolved_catalog_properties | {"type": settings.catalog}
 
 
 def properties(settings: Settings) -> Properties:
@@ -40,3 +64,9 @@ def properties(settings: Settings) -> Properties:
         S3_SECRET_ACCESS_KEY: settings.s3_secret_access_key,
     }
     return {name: value for name, value in given.items() if value}
+
+
+def _send_checksums_before_the_body() -> None:
+    """By itself the AWS library behind PyArrow sends them after it, in chunks, and stores that are not AWS answer 411
+    Length Required. It can be told so by the environment only."""
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")

@@ -78,7 +78,7 @@ def stage(
         identifier = (*Catalog.identifier_to_tuple(namespace), name)
         table = staging.find(identifier)
         expected = table.metadata_location if table is not None else None
-        change = _create(staging, identifier, rows, parquet) if table is None else _evolve(table, rows)
+        change = _create(staging, identifier, rows, parquet) if table is None else evolve(table, rows)
         metadata = change.table_metadata
         files = parts.write(metadata, evolution.align(metadata.schema(), rows), change._table.io, parquet)
         reach(Failpoint.FILES_WRITTEN)
@@ -164,7 +164,8 @@ def _create(staging: _Staging, identifier: Identifier, rows: pa.Table, parquet: 
     return _Creation(staging.stage_create(identifier, schema, spec, {**TABLE_DEFAULTS, **parquet}))
 
 
-def _evolve(table: Table, rows: pa.Table) -> Transaction:
+def evolve(table: Table, rows: pa.Table) -> Transaction:
+    """A change of this table, with the columns that the rows have and it lacks. Raises SchemaMismatch."""
     change = _Change(table)
     if columns := evolution.new_columns(table.schema(), rows.schema):
         with change.update_schema() as update:

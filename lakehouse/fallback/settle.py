@@ -3,6 +3,9 @@
 No lease is held, so fresh flushes go on beside it. What makes it exactly once is that `finish` belongs to the
 transaction that swaps the pointer, and that it deletes the very rows that were staged and counts them: of two
 recoveries of the same rows, however late one wakes up, the second finds some gone and nothing of it stays.
+
+Into a catalog that is not ours the rows move before that transaction (catalog.foreign). From the announcing on they are
+bound to their recovery, and whoever finds them bound goes on with it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 
 from django.db.models import F
 
+from lakehouse.catalog.lake import Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import LeaseLost
 from lakehouse.fallback.storage import WaitingRows
@@ -35,22 +39,51 @@ class Recovery:
     batches: frozenset[int]
     kept_by: frozenset[int]
     """The flushes that kept them; what else these kept may be of the same batches."""
+    lease_epoch: int
+    is_resumed: bool = False
+
+    def move(self, namespace: str) -> Move:
+        return Move(self.flush_id, self.parent_id, namespace, self.lease_epoch, self.is_resumed, self.stamps)
 
 
 def begin(parent_id: int, chunk: Sequence[WaitingRows], *, now_ms: int) -> Recovery:
     """Write down that these rows are on their way, which keeps nobody from trying the same."""
     abandon_dead(parent_id, now_ms=now_ms)
-    batches = frozenset(_ids(one.stored.batches for one in chunk))
     flush = Flush.objects.create(
         parent_id=parent_id,
         trigger=RECOVERY,
         lease_epoch=Parent.objects.values_list("lease_epoch", flat=True).get(pk=parent_id),
         started_ms=now_ms,
-        batches=len(batches),
+        batches=len(frozenset(_ids(one.stored.batches for one in chunk))),
         entries=sum(one.stored.rows for one in chunk),
     )
-    kept_by = frozenset(one.stored.flush_id for one in chunk if one.stored.flush_id is not None)
-    return Recovery(flush.pk, parent_id, tuple(one.stamp for one in chunk), batches, kept_by)
+    return _recovery(flush, chunk)
+
+
+def begun(parent_id: int, stamp: int) -> tuple[int, frozenset[int]] | None:
+    """The recovery that these rows are bound to, and the stamps of all that are; None when they are free."""
+    bound = FallbackBatch.objects.filter(parent_id=parent_id, moving__state=FlushState.OPEN)
+    flush_id = bound.filter(pk=stamp).values_list("moving_id", flat=True).first()
+    if flush_id is None:
+        return None
+    return flush_id, frozenset(bound.filter(moving_id=flush_id).values_list("pk", flat=True))
+
+
+def resume(flush_id: int, chunk: Sequence[WaitingRows]) -> Recovery:
+    """Somebody announced it and did not finish."""
+    return _recovery(Flush.objects.get(pk=flush_id), chunk, is_resumed=True)
+
+
+def _recovery(flush: Flush, chunk: Sequence[WaitingRows], *, is_resumed: bool = False) -> Recovery:
+    return Recovery(
+        flush.pk,
+        flush.parent_id,
+        tuple(one.stamp for one in chunk),
+        frozenset(_ids(one.stored.batches for one in chunk)),
+        frozenset(one.stored.flush_id for one in chunk if one.stored.flush_id is not None),
+        flush.lease_epoch,
+        is_resumed,
+    )
 
 
 def finish(recovery: Recovery, staged: Sequence[Staged], unreadable: Sequence[Unreadable], *, now_ms: int) -> int:
@@ -72,16 +105,16 @@ def finish(recovery: Recovery, staged: Sequence[Staged], unreadable: Sequence[Un
 
 
 def abandon(recovery: Recovery, *, error: str, now_ms: int) -> None:
-    """It failed; its rows are kept as before."""
-    Flush.objects.filter(pk=recovery.flush_id, state=FlushState.OPEN).update(
-        state=FlushState.ABANDONED, finished_ms=now_ms, error=error
-    )
+    """It failed; its rows are kept as before. One that is in doubt stays open, and its rows stay bound to it."""
+    found = Flush.objects.filter(pk=recovery.flush_id, state=FlushState.OPEN)
+    if not found.exclude(foreign=None).update(error=error):
+        found.update(state=FlushState.ABANDONED, finished_ms=now_ms, error=error)
 
 
 def abandon_dead(parent_id: int, *, now_ms: int) -> None:
     """Recoveries nobody will finish any more; one that does after all finds its flush closed."""
     began = Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN, trigger=RECOVERY)
-    began.filter(started_ms__lt=now_ms - DEAD_AFTER_MS).update(
+    began.filter(started_ms__lt=now_ms - DEAD_AFTER_MS, foreign=None).update(
         state=FlushState.ABANDONED, finished_ms=now_ms, error="its worker went silent"
     )
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from django.db import OperationalError, transaction
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import lakes
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.lake import Lake, Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LakehouseError, LeaseLost, StoreUnavailable
@@ -64,12 +65,16 @@ class Transfer:
     parent_id: int
     owner: str
     settings: Settings
-    catalog: DjangoCatalog
+    catalog: DjangoCatalog | Lake
     now_ms: Callable[[], int]
     accepts_letters: bool = False
     """However much is unreadable becomes dead letters; an operator says so."""
     rows: int = field(default=0, init=False)
     """In tables by now."""
+
+    @property
+    def lake(self) -> Lake:
+        return lakes.over(self.catalog)
 
     def manager(self) -> FallbackRecoveryManager:
         """It says when and in which order; a worker that went silent is followed by another one as with a lease."""
@@ -84,18 +89,23 @@ class Transfer:
         """Bring these rows into their table, and those kept behind them; they are kept no more when this returns."""
         fuse_box.ask(self.parent_id)
         patience = breaker_row.patience_of(self.settings)
-        chunk = self._chunk(TableName(namespace, table), stamp)
+        name = TableName(namespace, table)
+        bound = settle.begun(self.parent_id, stamp)
+        chunk = self._chunk(name, stamp) if bound is None else self._bound(name, bound[1])
         passage = breaker_row.enter(patience, owner=self.owner, now_ms=self.now_ms())
         if passage.way is Way.FALLBACK:
             raise StoreUnavailable("the breaker is open; nobody asks the object store now")
         with breaker_row.watched(passage, patience, now_ms=self.now_ms):
-            recovery = settle.begin(self.parent_id, chunk, now_ms=self.now_ms())
+            if bound is None:
+                recovery = settle.begin(self.parent_id, chunk, now_ms=self.now_ms())
+            else:
+                recovery = settle.resume(bound[0], chunk)
             try:
-                staged = self._persist(recovery, TableName(namespace, table), [one.read() for one in chunk])
+                staged = self._persist(recovery, name, [one.read() for one in chunk])
             except BaseException as exc:
                 settle.abandon(recovery, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
                 raise
-        tables.tidy(self.catalog, staged)
+        self.lake.tidy(staged)
         self.rows += sum(one.rows for one in staged)
 
     def _chunk(self, name: TableName, stamp: int) -> list[WaitingRows]:
@@ -119,22 +129,27 @@ class Transfer:
             raise LeaseLost(f"rows {stamp} of {name} are not the oldest any more; somebody else was faster")
         return chunk
 
+    def _bound(self, name: TableName, stamps: frozenset[int]) -> list[WaitingRows]:
+        """The rows of a recovery that is in doubt: these, all of them, and no others."""
+        chunk = [waiting for waiting in self._storage().oldest_first(name) if waiting.stamp in stamps]
+        if len(chunk) != len(stamps):
+            raise LeaseLost(f"{len(chunk)} of {len(stamps)} pieces of {name} are kept; somebody else was faster")
+        return chunk
+
     def _persist(self, recovery: Recovery, name: TableName, parts: Sequence[Any]) -> list[Staged]:
         kept = raw.kept(name.table, parts)
-        known = tables.known_schemas(self.catalog, name.namespace, [name.table]).get(name.table)
+        known = self.lake.known_schemas(name.namespace, [name.table]).get(name.table)
         rows, complaints = shred.type_rows(kept, known)
         self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]
         parquet = parquet_of(Parent.objects.get(pk=self.parent_id).settings)
         sums = digests.of_tables({name.table: rows})
+        move = recovery.move(name.namespace)
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = []
-            if len(rows):
-                flush_id = recovery.flush_id
-                staged = [tables.stage(self.catalog, *name, rows, flush_id=flush_id, parquet=parquet)]
+            staged = self.lake.land(move, {name.table: rows} if len(rows) else {}, parquet)
             reach(Failpoint.RECOVERY_STAGED)
             try:
-                number = self._commit(recovery, staged, unreadable, sums)
+                number = self._commit(recovery, move, staged, unreadable, sums)
             except CommitConflict as exc:
                 if attempt == self.settings.commit_attempts_max:
                     raise
@@ -167,12 +182,12 @@ class Transfer:
             )
 
     def _commit(
-        self, recovery: Recovery, staged: list[Staged], unreadable: list[Unreadable], sums: list[ChildSum]
+        self, recovery: Recovery, move: Move, staged: list[Staged], unreadable: list[Unreadable], sums: list[ChildSum]
     ) -> int:
         with transaction.atomic():
             number = settle.finish(recovery, staged, unreadable, now_ms=self.now_ms())
             child_tables.add(recovery.parent_id, recovery.flush_id, sums, unreadable)
-            tables.swap(staged)
+            self.lake.seal(move, staged)
             reach(Failpoint.RECOVERY_SWAPPED)
         return number
 

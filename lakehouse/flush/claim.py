@@ -10,16 +10,26 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
+from lakehouse.catalog.lake import Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import LeaseLost
 from lakehouse.flush import letters
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import StoredBatch, Unreadable
-from lakehouse.models import Batch, BatchPayload, BatchState, Flush, FlushState, FlushTable, Parent
+from lakehouse.models import (
+    Batch,
+    BatchPayload,
+    BatchState,
+    Flush,
+    FlushState,
+    FlushTable,
+    ForeignCommit,
+    Parent,
+)
 from rpc.batch import Encoding
 
 BATCHES_MAX = 20_000
@@ -41,6 +51,12 @@ class Claim:
     batches: int
     entries: int
     size_bytes: int
+    is_resumed: bool = False
+    """It was announced to a foreign catalog by somebody who did not finish it."""
+
+    @property
+    def move(self) -> Move:
+        return Move(self.flush_id, self.parent_id, self.namespace, self.epoch, self.is_resumed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +73,7 @@ class Terms:
 def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
     """Take the lease and the oldest batches, at least one; None when nothing waits or may, or somebody else is at it.
 
-    Batches of a flush whose worker went silent are taken back first.
+    Batches of a flush whose worker went silent are taken back first; but one that is in doubt is what is taken.
     """
     with transaction.atomic():
         taken = Parent.objects.filter(_is_free(terms, now_ms=now_ms), pk=parent_id, fuse_blown_ms=None).update(
@@ -66,6 +82,9 @@ def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
         if not taken:
             return None
         parent = Parent.objects.get(pk=parent_id)
+        unfinished = _in_doubt(parent_id).first()
+        if unfinished is not None:
+            return _resume(unfinished, parent)
         _release(parent_id, now_ms=now_ms, error="its worker went silent and lost the lease")
         batches, entries, size_bytes, last = _oldest(parent_id, terms)
         if not batches:
@@ -148,7 +167,10 @@ def finish_in_fallback(
 
 
 def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
-    """The flush failed: its batches wait again and the lease is free. Does nothing if somebody else took over."""
+    """The flush failed: its batches wait again and the lease is free. Does nothing if somebody else took over.
+
+    One that is in doubt keeps its batches, and the error is what can be seen of it.
+    """
     with transaction.atomic():
         if _leased(claim).update(lease_until_ms=0):
             _release(claim.parent_id, now_ms=now_ms, error=error)
@@ -213,8 +235,26 @@ def _oldest(parent_id: int, terms: Terms) -> tuple[int, int, int, int]:
     return batches, entries, size_bytes, last
 
 
+def _in_doubt(parent_id: int) -> QuerySet[Flush]:
+    """The flush that was announced to a foreign catalog and is not marked."""
+    announced = ForeignCommit.objects.filter(flush__parent=parent_id).values("flush")
+    open_ones = Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN, pk__in=announced)
+    return open_ones.exclude(trigger=RECOVERY)
+
+
+def _resume(flush: Flush, parent: Parent) -> Claim:
+    """The right to finish it, with the batches and in the namespace it was announced with."""
+    Flush.objects.filter(pk=flush.pk).update(lease_epoch=parent.lease_epoch, error="")
+    namespace = ForeignCommit.objects.filter(flush=flush).values_list("namespace", flat=True)[0]
+    size_bytes = Batch.objects.filter(flush=flush).aggregate(total=Sum("size_bytes"))["total"] or 0
+    counts = (flush.batches, flush.entries, size_bytes)
+    return Claim(flush.pk, parent.pk, namespace, parent.lease_epoch, *counts, is_resumed=True)
+
+
 def _release(parent_id: int, *, now_ms: int, error: str) -> None:
-    """Whatever a flush of this parent left behind waits again."""
+    """Whatever a flush of this parent left behind waits again, unless it is in doubt."""
+    if _in_doubt(parent_id).update(error=error):
+        return
     Batch.objects.filter(parent_id=parent_id, state=BatchState.FLUSHING).update(state=BatchState.PENDING, flush=None)
     Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN).exclude(trigger=RECOVERY).update(
         state=FlushState.ABANDONED, finished_ms=now_ms, error=error

@@ -1,7 +1,8 @@
 """One flush, walked from claim to commit. Read aloud, it is the specification.
 
 Files are written outside of any lock. Then one transaction swaps the pointers of all tables, marks the batches and
-numbers the commit: a death before it leaves files nobody points to, a death after it leaves nothing to do.
+numbers the commit: a death before it leaves files nobody points to, a death after it leaves nothing to do. In a catalog
+that is not ours the tables move before it, one by one, and whoever takes over finishes that flush (catalog.foreign).
 
 While the breaker says that the store is away, the rows are kept in the database instead, raw, because the schemas of
 their tables cannot be read: one transaction keeps them, marks the batches and frees the buffer. `fallback.transfer`
@@ -18,11 +19,12 @@ from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import lakes
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
-from lakehouse.errors import CommitConflict
+from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, memory, raw, room, shred
@@ -59,8 +61,12 @@ class Flusher:
 
     owner: str
     settings: Settings
-    catalog: DjangoCatalog
+    catalog: DjangoCatalog | Lake
     now_ms: Callable[[], int]
+
+    @property
+    def lake(self) -> Lake:
+        return lakes.over(self.catalog)
 
     def run(self, parent_id: int, *, trigger: FlushTrigger) -> Flushed | None:
         """Flush the oldest batches of a parent; None when nothing waits or somebody else is at it."""
@@ -83,12 +89,14 @@ class Flusher:
             claim.give_back(claimed, error=str(exc), now_ms=self.now_ms())
             return None
         except BaseException as exc:
+            if isinstance(exc, OutcomeUnknown):
+                fuse_box.blow(claimed, str(exc), now_ms=self.now_ms())
             claim.give_back(claimed, error=f"{type(exc).__name__}: {exc}", now_ms=self.now_ms())
             raise
         finally:
             memory.give_back()
         reach(Failpoint.COMMITTED)
-        tables.tidy(self.catalog, flushed.staged)
+        self.lake.tidy(flushed.staged)
         claim.forget_payloads(parent_id)
         reach(Failpoint.ANNOUNCED)
         where = f"commit {flushed.commit_number}" if flushed.commit_number else "in the fallback"
@@ -111,6 +119,8 @@ class Flusher:
         """Into the lake, or into the fallback when the breaker says so."""
         patience = breaker_row.patience_of(self.settings)
         passage = breaker_row.enter(patience, owner=self.owner, now_ms=self.now_ms())
+        if passage.way is Way.FALLBACK and claimed.is_resumed:
+            raise StoreUnavailable(f"flush {claimed.flush_id} is in doubt, and nobody asks the catalog now")
         if passage.way is Way.FALLBACK:
             return self._keep(claimed)
         with breaker_row.watched(passage, patience, now_ms=self.now_ms):
@@ -143,7 +153,7 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
-        known = tables.known_schemas(self.catalog, claimed.namespace, shred.table_names(batches))
+        known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # A flush of 62 MiB has them in memory twice until here.
         shredded = shred.typed_of(self._within(claimed, read, known), known)
@@ -151,8 +161,9 @@ class Flusher:
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
+        parquet = parquet_of(Parent.objects.get(pk=claimed.parent_id).settings)
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = self._stage(claimed, shredded)
+            staged = self.lake.land(claimed.move, shredded.tables, parquet)
             try:
                 number = self._commit(claimed, staged, shredded)
             except CommitConflict as exc:
@@ -166,16 +177,7 @@ class Flusher:
 
     def _within(self, claimed: Claim, read: raw.Raw, known: Mapping[str, object]) -> raw.Raw:
         tables_max = Parent.objects.get(pk=claimed.parent_id).settings.tables_max
-        return room.within(read, known, namespace=claimed.namespace, tables_max=tables_max)
-
-    def _stage(self, claimed: Claim, shredded: Shredded) -> list[Staged]:
-        parquet = parquet_of(Parent.objects.get(pk=claimed.parent_id).settings)
-        staged = []
-        for name, rows in shredded.tables.items():
-            staged.append(
-                tables.stage(self.catalog, claimed.namespace, name, rows, flush_id=claimed.flush_id, parquet=parquet)
-            )
-        return staged
+        return room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=tables_max)
 
     def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
         sums = digests.of_tables(shredded.tables)
@@ -183,7 +185,7 @@ class Flusher:
             number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
             child_tables.add(claimed.parent_id, claimed.flush_id, sums, shredded.unreadable)
             reach(Failpoint.MARKED)
-            tables.swap(staged)
+            self.lake.seal(claimed.move, staged)
             reach(Failpoint.SWAPPED)
         return number
 

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pyiceberg.catalog import Catalog
-
-from lakehouse.catalog.catalog import namespace_key
+from lakehouse.catalog.lake import Lake
 from lakehouse.flush.raw import Raw
-from lakehouse.models import IcebergTable
 
 
-def tables_in(namespace: str) -> int:
-    """How many tables a namespace has."""
-    return IcebergTable.objects.filter(namespace__name=namespace_key(Catalog.identifier_to_tuple(namespace))).count()
-
-
-def within(read: Raw, known: Collection[str], *, namespace: str, tables_max: int) -> Raw:
+def within(lake: Lake, read: Raw, known: Collection[str], *, namespace: str, tables_max: int) -> Raw:
     """The rows of known tables and of the first new ones; `known` are those that exist of all that are named."""
     new = [one for one in read.tables if one.table not in known]
-    if not new or len(new) <= (left := max(0, tables_max - tables_in(namespace))):
+    if not new or len(new) <= (left := max(0, tables_max - lake.tables_in(namespace))):
         return read
     reason = (
         f"a new table, and {namespace} has its {tables_max} tables (tables_max); raise it in the settings of the "

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from django.db import connections
 
@@ -27,7 +29,7 @@ def checks_of(settings: Settings) -> dict[str, Check]:
         "database": _with_connection(lambda: Parent.objects.exists()),
         "broker": broker,
         "object_store": partial(object_store, settings),
-        "catalog": _with_connection(lambda: IcebergTable.objects.values("metadata_location").first()),
+        "catalog": partial(foreign_catalog, settings) if settings.catalog else _with_connection(_own_catalog),
         "fuses": _with_connection(fuse_box.look),
     }
 
@@ -45,8 +47,25 @@ def broker() -> None:
             connection.connect()
 
 
+def foreign_catalog(settings: Settings) -> None:
+    """One of REST says something, if only that it wants a key; other kinds are asked by flushes, which have clients."""
+    uri = settings.resolved_catalog_properties.get("uri", "")
+    if settings.catalog != "rest" or not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urlopen(f"{uri.rstrip('/')}/v1/config", timeout=CONNECT_S).close()  # noqa: S310 - http and https only
+    except HTTPError as exc:
+        if exc.code >= 500:
+            raise
+
+
 def object_store(settings: Settings) -> None:
-    """A folder takes a file without a name; a bucket says whether it is there for our keys, which costs one read."""
+    """A folder takes a file without a name; a bucket says whether it is there for our keys, which costs one read.
+
+    Where a foreign catalog puts its tables is its own to know, unless EVODB_WAREHOUSE says it.
+    """
+    if settings.catalog and not settings.warehouse:
+        return
     warehouse = settings.resolved_warehouse
     scheme, found, rest = warehouse.partition("://")
     if not found:
@@ -77,6 +96,10 @@ def _s3(settings: Settings) -> Any:
             s3={"addressing_style": style},
         ),
     )
+
+
+def _own_catalog() -> None:
+    IcebergTable.objects.values("metadata_location").first()
 
 
 def _write_into(folder: Path) -> None:

@@ -9,6 +9,7 @@ from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
+from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
@@ -26,7 +27,9 @@ __all__ = [
     "Flush",
     "FlushState",
     "FlushTable",
+    "ForeignCommit",
     "IcebergTable",
+    "Installation",
     "Namespace",
     "Parent",
     "StoreBreaker",

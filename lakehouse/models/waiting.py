@@ -18,6 +18,13 @@ class FallbackBatch(models.Model):
     rows = models.PositiveIntegerField()
     payload = models.BinaryField()
     flush = models.ForeignKey(Flush, on_delete=models.PROTECT, null=True, related_name="kept")
+    moving = models.ForeignKey(
+        Flush,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="moved",
+        help_text="The recovery that has these rows on their way into a catalog that is not ours.",
+    )
     batches = models.BinaryField(default=b"", help_text="The batches these rows came in, n times u64, little-endian.")
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_ms = models.BigIntegerField(default=0)

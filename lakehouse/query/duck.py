@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
     """A connection that reads the lake of these settings; without them, one in a folder."""
     loads = tuple(f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS)
     connection = duckdb.connect(config={"allow_unsigned_extensions": str(_are_signed(loads))})
-    store = _store(settings) if settings and settings.resolved_warehouse.startswith("s3://") else []
+    store = _store(_reached(settings)) if settings and _is_in_a_bucket(settings) else []
     for statement in (*loads, *LOCKED, "SET TimeZone = 'UTC'", *store):
         connection.execute(statement)
     return connection
@@ -68,6 +69,24 @@ def _are_signed(loads: tuple[str, ...]) -> bool:
     return True
 
 
+def _is_in_a_bucket(settings: Settings) -> bool:
+    """Where the tables of a foreign catalog lie is said by their own metadata; keys say that it is a bucket."""
+    known = _reached(settings)
+    return known.resolved_warehouse.startswith("s3://") or bool(settings.catalog and known.s3_access_key_id)
+
+
+def _reached(settings: Settings) -> Settings:
+    """What is said of the store in the words of pyiceberg counts as if it were said in ours."""
+    said = settings.resolved_catalog_properties
+    return replace(
+        settings,
+        s3_endpoint=said.get("s3.endpoint", settings.s3_endpoint),
+        s3_region=said.get("s3.region", settings.s3_region),
+        s3_access_key_id=said.get("s3.access-key-id", settings.s3_access_key_id),
+        s3_secret_access_key=said.get("s3.secret-access-key", settings.s3_secret_access_key),
+    )
+
+
 def _extension(name: str) -> Path:
     """The extension's file inside its package, which carries one file for the version it belongs to."""
     spec = importlib.util.find_spec(f"duckdb_extension_{name}")
@@ -96,5 +115,6 @@ def _store(settings: Settings) -> list[str]:
     if not settings.s3_access_key_id:
         return [f"SET s3_{name.lower()} = {value}" for name, value in options.items()]
     options |= {"KEY_ID": quoted(settings.s3_access_key_id), "SECRET": quoted(settings.s3_secret_access_key)}
-    options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
+    if not settings.catalog:
+        options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
     return ["CREATE SECRET lake (TYPE s3, " + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"]

@@ -22,7 +22,9 @@ CHILD = (Failpoint.OUTBOX_WRITTEN, Failpoint.SENT, Failpoint.ACK_LOST)
 DAPHNE = (Failpoint.RECEIVED, Failpoint.JOURNALLED, Failpoint.ACKED)
 AWAY = (Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_STAGED, Failpoint.RECOVERY_SWAPPED)
 """While the store is away, and when it is back; see test_fallback_deaths."""
-WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY)
+FOREIGN = (Failpoint.FOREIGN_ANNOUNCED, Failpoint.FOREIGN_APPENDING, Failpoint.FOREIGN_APPENDED)
+"""Into a catalog that is not ours; see test_foreign_deaths."""
+WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY + FOREIGN)
 VISIT = 3
 """Not the first one: tables exist by then, and something was sent and acked."""
 WRITES_PER_S_MAX = 30

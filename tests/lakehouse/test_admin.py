@@ -28,7 +28,9 @@ from lakehouse.models import (
     FallbackBatch,
     Flush,
     FlushTable,
+    ForeignCommit,
     IcebergTable,
+    Installation,
     Namespace,
     Parent,
     StoreBreaker,
@@ -83,6 +85,8 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         delivery,
         BatchPayload.objects.create(batch=batch, payload=payload),
         FlushTable.objects.create(flush=flush, namespace="lake", table="orders", snapshot_id=1, **files),
+        ForeignCommit.objects.create(flush=flush, namespace="lake", table="orders", snapshot_id=1, **files),
+        Installation.objects.create(),
         IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json"),
         FallbackBatch.objects.create(parent=parent, table="orders", rows=3, payload=payload, created_ms=NOW_MS),
         DeadLetter.objects.create(

@@ -134,3 +134,31 @@ def test_a_warehouse_is_a_folder_or_a_url(warehouse: str, resolved: str) -> None
 
 def test_without_a_database_url_the_journal_is_a_file_in_the_data_folder() -> None:
     assert load({"EVODB_DATA_DIR": "/data"}).resolved_database_url == "sqlite:////data/evodb.sqlite3"
+
+
+REST = {"EVODB_CATALOG": "rest", "EVODB_CATALOG_PROPERTIES": '{"uri": "https://host/catalog", "token": "secret"}'}
+
+
+def test_a_foreign_catalog_is_given_what_its_client_wants() -> None:
+    assert load(REST).resolved_catalog_properties == {"uri": "https://host/catalog", "token": "secret"}
+    assert load({"EVODB_CATALOG": "glue"}).resolved_catalog_properties == {}
+    assert load({"EVODB_CATALOG": "rest", "PYICEBERG_CATALOG__EVODB__URI": "https://host"}).catalog == "rest"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"EVODB_CATALOG": "hudi"}, "EVODB_CATALOG is 'hudi', wanted nothing, or one of rest, glue, sql"),
+        ({"EVODB_CATALOG": "rest"}, 'EVODB_CATALOG_PROPERTIES has no "uri", wanted the address of the rest catalog'),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '{"token": "secret"'}, "EVODB_CATALOG_PROPERTIES is no JSON"),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '["secret"]'}, "EVODB_CATALOG_PROPERTIES is no object of texts"),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '{"uri": 1, "token": "secret"}'}, "is no object of texts"),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '{"type": "sql", "token": "secret"}'}, 'has "type" or "name"'),
+        (REST | {"EVODB_CATALOG": ""}, "EVODB_CATALOG_PROPERTIES is given and EVODB_CATALOG is empty"),
+    ],
+)
+def test_a_foreign_catalog_that_cannot_work_is_refused_at_the_start(given: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load(given)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.own import OwnLake
 from lakehouse.flush import raw, room, shred
 from lakehouse.flush.shred import Shredded, StoredBatch
 from lakehouse.models import IcebergTable, Namespace
@@ -13,6 +15,7 @@ from rpc.entries import RawEntry
 from tests.builders import NOW_MS, entry
 
 pytestmark = pytest.mark.django_db
+OWN = OwnLake(DjangoCatalog())
 
 
 def lake(*tables: str, namespace: str = "lake") -> set[str]:
@@ -23,7 +26,7 @@ def lake(*tables: str, namespace: str = "lake") -> set[str]:
 
 def bounded(entries: list[RawEntry], known: set[str], tables_max: int) -> Shredded:
     batch = StoredBatch(7, "shop-1", "", 1, 1, NOW_MS, Encoding.COLUMNS, columns.encode(entries))
-    read = room.within(raw.read([batch]), known, namespace="lake", tables_max=tables_max)
+    read = room.within(OWN, raw.read([batch]), known, namespace="lake", tables_max=tables_max)
     return shred.typed_of(read, {})
 
 

@@ -1,0 +1,52 @@
+"""The lake over our own catalog: files first, then one transaction for the pointers of all tables and the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+
+from lakehouse.catalog import tables
+from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
+from lakehouse.catalog.lake import Locations, Move
+from lakehouse.catalog.tables import Staged
+from lakehouse.errors import OutcomeUnknown
+from lakehouse.models import IcebergTable
+
+
+class OwnLake:
+    def __init__(self, catalog: DjangoCatalog) -> None:
+        self.catalog = catalog
+
+    def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
+        return tables.known_schemas(self.catalog, namespace, names)
+
+    def tables_in(self, namespace: str) -> int:
+        levels = Catalog.identifier_to_tuple(namespace)
+        return IcebergTable.objects.filter(namespace__name=namespace_key(levels)).count()
+
+    def land(self, move: Move, rows: Mapping[str, pa.Table], parquet: Mapping[str, str]) -> list[Staged]:
+        if move.is_resumed:
+            raise OutcomeUnknown(
+                f"flush {move.flush_id} was announced to another catalog; set EVODB_CATALOG to that one until it is "
+                "finished, `manage.py in_doubt` lists what is open"
+            )
+        return [
+            tables.stage(self.catalog, move.namespace, name, table, flush_id=move.flush_id, parquet=parquet)
+            for name, table in rows.items()
+        ]
+
+    def seal(self, move: Move, staged: Sequence[Staged]) -> None:
+        tables.swap(staged)
+
+    def tidy(self, staged: Sequence[Staged]) -> None:
+        tables.tidy(self.catalog, staged)
+
+    def locations(self, namespaces: Iterable[str]) -> Locations:
+        found: Locations = {}
+        wanted = set(namespaces)
+        for table in IcebergTable.objects.select_related("namespace"):
+            if str(table.namespace) in wanted:
+                found.setdefault(str(table.namespace), {})[table.name] = table.metadata_location
+        return found

@@ -1,0 +1,45 @@
+"""What EVODB_CATALOG and EVODB_CATALOG_PROPERTIES may say; nothing here tells what they said, for keys are among it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+TYPES = ("rest", "glue", "sql", "hive", "dynamodb", "bigquery")
+WITH_URI = ("rest", "sql", "hive")
+URI_ELSEWHERE = "PYICEBERG_CATALOG__EVODB__URI"
+"""pyiceberg's own variable."""
+VARIABLE = "EVODB_CATALOG_PROPERTIES"
+
+
+def types() -> Any:
+    """The check of the type, as a row of the settings' table has it."""
+    check = {"check": lambda value: not value or value in TYPES}
+    return check | {"wanted": f"nothing, or one of {', '.join(TYPES)}"}
+
+
+def properties_of(text: str) -> dict[str, str]:
+    """Raises ValueError."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as exc:
+        raise ValueError(f"no JSON ({exc})") from None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("no object of texts")
+    return found
+
+
+def complaint(catalog: str, text: str, environ: Mapping[str, str]) -> str | None:
+    """Why these two cannot work together, or None."""
+    try:
+        found = properties_of(text)
+    except ValueError as exc:
+        return f"{VARIABLE} is {exc}, wanted a JSON object of texts"
+    if found and not catalog:
+        return f"{VARIABLE} is given and EVODB_CATALOG is empty, wanted a type: {', '.join(TYPES)}"
+    if "type" in found or "name" in found:
+        return f'{VARIABLE} has "type" or "name", wanted neither: the type is EVODB_CATALOG, the name is evodb'
+    if catalog in WITH_URI and "uri" not in found and URI_ELSEWHERE not in environ:
+        return f'{VARIABLE} has no "uri", wanted the address of the {catalog} catalog'
+    return None
