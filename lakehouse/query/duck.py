@@ -20,10 +20,12 @@ EXTENSIONS = ("avro", "httpfs", "iceberg")
 """In this order: iceberg needs the two before it."""
 
 
-def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    settings: Settings | None = None, *, threads: int | None = None, session_token: str = ""
+) -> duckdb.DuckDBPyConnection:
     """A connection that reads the lake of these settings; without them, one in a folder."""
-    connection = duckdb.connect()
-    for statement in _preparation(settings):
+    connection = duckdb.connect(config={} if threads is None else {"threads": threads})
+    for statement in _preparation(settings, session_token):
         connection.execute(statement)
     return connection
 
@@ -50,9 +52,9 @@ def shell_script(metadata_location: str) -> str:
     return f"INSTALL iceberg; LOAD iceberg; FROM {scan(metadata_location)} LIMIT 20;"
 
 
-def _preparation(settings: Settings | None) -> list[str]:
+def _preparation(settings: Settings | None, session_token: str) -> list[str]:
     loads = [f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS]
-    store = _store(settings) if settings and settings.resolved_warehouse.startswith("s3://") else []
+    store = _store(settings, session_token) if settings and settings.resolved_warehouse.startswith("s3://") else []
     return ["SET autoinstall_known_extensions = false", *loads, "SET TimeZone = 'UTC'", *store]
 
 
@@ -69,7 +71,7 @@ def _extension(name: str) -> Path:
     return path
 
 
-def _store(settings: Settings) -> list[str]:
+def _store(settings: Settings, session_token: str) -> list[str]:
     """How the bucket of the warehouse is reached.
 
     Keys of the settings become a secret, which nobody can read back. Without them httpfs has already taken AWS_... of
@@ -84,5 +86,7 @@ def _store(settings: Settings) -> list[str]:
     if not settings.s3_access_key_id:
         return [f"SET s3_{name.lower()} = {value}" for name, value in options.items()]
     options |= {"KEY_ID": quoted(settings.s3_access_key_id), "SECRET": quoted(settings.s3_secret_access_key)}
+    if session_token:
+        options["SESSION_TOKEN"] = quoted(session_token)
     options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
     return ["CREATE SECRET lake (TYPE s3, " + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"]
