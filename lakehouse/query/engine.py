@@ -17,7 +17,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -153,8 +153,10 @@ class Engine:
         finally:
             for pid in pids:
                 self._forks.kill(pid)
-            writer.close()
+            with suppress(OSError):
+                writer.write_eof()
             await asyncio.wait([asyncio.create_task(_drained(reader))], timeout=END_S)
+            writer.close()
             self._idle = asyncio.get_running_loop().call_later(self._settings.query_idle_ms / 1000, self._rest_if_idle)
 
     async def _talk(

@@ -7,6 +7,7 @@ import csv
 import io
 
 import orjson
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -190,13 +191,18 @@ async def test_a_query_is_cancelled_by_its_id(asked):
     assert await asked.value("SELECT 1") == 1
 
 
-async def test_a_query_ends_when_its_caller_goes(asked):
+async def test_a_query_ends_when_its_caller_goes_and_its_process_with_it(asked):
     task = asyncio.create_task(asked.answer(ENDLESS, query_id="mine"))
     await running(asked, "mine")
+    server = psutil.Process(asked.engine._forks._process.pid)
+    while not server.children():
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not asked.engine._running
+    while server.children():
+        await asyncio.sleep(0.01)
     assert await asked.value("SELECT 1") == 1
 
 

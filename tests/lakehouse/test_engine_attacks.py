@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import duckdb
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -181,8 +182,8 @@ async def test_after_all_that_the_next_query_is_answered(asked):
 
 @pytest.mark.parametrize("sql", ENDLESS.values(), ids=ENDLESS)
 async def test_what_never_ends_is_ended(asked, sql):
-    with pytest.raises(QueryTimeout, match="longer than 1500 ms"):
-        await asked.answer(sql, timeout_ms=1500)
+    with pytest.raises(QueryTimeout, match="longer than 700 ms"):
+        await asked.answer(sql, timeout_ms=700)
     assert await asked.value("SELECT 2") == 2
 
 
@@ -243,7 +244,7 @@ async def test_the_password_of_the_database_is_not_in_the_environment_of_a_query
     monkeypatch.setenv("EVODB_DATABASE_URL", "postgresql://me:secret@host/db")
     forks = Forks(lake.settings, os.environ)
     (await forks.fork()).close()
-    environment = Path(f"/proc/{forks._process.pid}/environ").read_bytes()
+    environment = psutil.Process(forks._process.pid).environ()
     forks.stop()
-    assert b"PATH=" in environment
-    assert b"secret" not in environment
+    assert "PATH" in environment
+    assert not any("secret" in value for value in environment.values())
