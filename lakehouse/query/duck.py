@@ -20,12 +20,10 @@ EXTENSIONS = ("avro", "httpfs", "iceberg")
 """In this order: iceberg needs the two before it."""
 
 
-def connect(
-    settings: Settings | None = None, *, threads: int | None = None, session_token: str = ""
-) -> duckdb.DuckDBPyConnection:
+def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
     """A connection that reads the lake of these settings; without them, one in a folder."""
-    connection = duckdb.connect(config={} if threads is None else {"threads": threads})
-    for statement in _preparation(settings, session_token):
+    connection = duckdb.connect()
+    for statement in _preparation(settings):
         connection.execute(statement)
     return connection
 
@@ -33,6 +31,12 @@ def connect(
 def scan(metadata_location: str) -> str:
     """The rows of a table, to be put after FROM."""
     return f"iceberg_scan({quoted(metadata_location)})"
+
+
+def sign_in(connection: duckdb.DuckDBPyConnection, settings: Settings, *, session_token: str) -> None:
+    """With keys for the bucket, where the settings of the connection had none."""
+    for statement in _store(settings, session_token):
+        connection.execute(statement)
 
 
 def quoted(text: str) -> str:
@@ -52,9 +56,9 @@ def shell_script(metadata_location: str) -> str:
     return f"INSTALL iceberg; LOAD iceberg; FROM {scan(metadata_location)} LIMIT 20;"
 
 
-def _preparation(settings: Settings | None, session_token: str) -> list[str]:
+def _preparation(settings: Settings | None) -> list[str]:
     loads = [f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS]
-    store = _store(settings, session_token) if settings and settings.resolved_warehouse.startswith("s3://") else []
+    store = _store(settings) if settings and settings.resolved_warehouse.startswith("s3://") else []
     return ["SET autoinstall_known_extensions = false", *loads, "SET TimeZone = 'UTC'", *store]
 
 
@@ -71,7 +75,7 @@ def _extension(name: str) -> Path:
     return path
 
 
-def _store(settings: Settings, session_token: str) -> list[str]:
+def _store(settings: Settings, session_token: str = "") -> list[str]:
     """How the bucket of the warehouse is reached.
 
     Keys of the settings become a secret, which nobody can read back. Without them httpfs has already taken AWS_... of

@@ -1,7 +1,7 @@
 """Makes processes for queries: `python -m lakehouse.query.forkserver`, with a socket to the parent as stdin.
 
-DuckDB and its extensions take a second to load, half of it for checking their signatures; a fork of a process that has
-them takes 10 ms, and no query ever meets what an earlier one left. It runs nothing of a query itself. Its children are
+DuckDB and its extensions take 0.6 s of CPU to load, most of it for checking their signatures; a fork of a process that
+has them takes 10 ms, and no query ever meets what an earlier one left. It runs nothing of a query itself. Its children are
 its own to end, so an id never means another process. When the parent is gone, so are they.
 
     parent  config (length, JSON), once
@@ -18,6 +18,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,8 @@ Serve = Callable[[socket.socket], None]
 
 
 def main() -> None:
+    # DuckDB looks for it with every parameter, and it would bring 85 MiB and half a second that no query needs.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     with socket.socket(fileno=os.dup(0)) as control:
         with Path(os.devnull).open() as nothing:
             os.dup2(nothing.fileno(), 0)
@@ -117,16 +120,19 @@ def _end(children: set[int]) -> None:
 
 
 def _connection(config: dict[str, str]) -> duckdb.DuckDBPyConnection:
-    """With one thread, for no other survives a fork; the keys of the environment become a secret like any."""
+    """With one thread, for no other survives a fork. The keys of the environment become a secret, too, before DuckDB
+    makes settings of them, which a query could read."""
     key, secret, token = (os.environ.pop(name, "") for name in KEYS)
     settings = Settings(**config)  # type: ignore[arg-type]  # text, all of it
-    if settings.s3_access_key_id or not key:
-        return duck.connect(settings, threads=1)
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    if settings.s3_region != "auto" or settings.s3_endpoint:
+    connection = duck.connect(settings)
+    connection.execute("SET threads = 1")
+    if key and not settings.s3_access_key_id and settings.resolved_warehouse.startswith("s3://"):
         region = settings.s3_region
-    keyed = replace(settings, s3_access_key_id=key, s3_secret_access_key=secret, s3_region=region)
-    return duck.connect(keyed, threads=1, session_token=token)
+        if region == "auto" and not settings.s3_endpoint:
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        keyed = replace(settings, s3_access_key_id=key, s3_secret_access_key=secret, s3_region=region)
+        duck.sign_in(connection, keyed, session_token=token)
+    return connection
 
 
 def _config(control: socket.socket) -> dict[str, str]:

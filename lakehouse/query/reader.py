@@ -63,7 +63,7 @@ def serve(channel: Channel, connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def warm(connection: duckdb.DuckDBPyConnection) -> None:
-    """What DuckDB's Python loads when it is first used takes a second; every query would pay for it."""
+    """What DuckDB's Python loads when it is first used; every query would pay for it."""
     _parsed(connection, _worded("SELECT 1"))
     connection.execute("SELECT ?::VARCHAR, now(), 1.5, [1], {'a': DATE '2000-01-01'}", ["1"]).fetchall()
 

@@ -203,7 +203,7 @@ async def test_what_eats_memory_hears_so_and_harms_nobody(small, sql):
 @pytest.fixture(scope="module")
 def fenced(lake):
     """A connection as it is when a query runs, without any check of its text."""
-    with duck.connect(threads=1) as connection:
+    with duck.connect() as connection:
         location = lake.places["lake", "orders"]
         connection.execute(f"CREATE VIEW orders AS FROM {duck.scan(location)}")
         home = lake.settings.resolved_warehouse
