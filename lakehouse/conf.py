@@ -2,7 +2,8 @@
 
 A field `x_y` is read from the environment variable EVODB_X_Y and checked when the process starts; docs/settings.md
 must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
-`rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`.
+`rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`,
+those of a query in `lakehouse.query.config`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse import catalog_choice
-from lakehouse.limits.config import RateLimitConfig
+from lakehouse.query.config import QueryConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
 
 MIB = 1024 * 1024
@@ -34,7 +35,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(RateLimitConfig):
+class Settings(QueryConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",

@@ -9,12 +9,21 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "QUERY_ERRORS",
     "CommitConflict",
+    "ForbiddenQuery",
+    "InvalidQuery",
     "LakehouseError",
     "LeaseLost",
     "OutcomeUnknown",
+    "QueryCancelled",
+    "QueryError",
+    "QueryTimeout",
+    "QueryTooLarge",
+    "QueryUnavailable",
     "SchemaMismatch",
     "StoreUnavailable",
+    "TooManyQueries",
 ]
 
 
@@ -58,3 +67,76 @@ class StoreUnavailable(LakehouseError):
 
     code = "STORE_UNAVAILABLE"
     retryable = True
+
+
+class QueryError(LakehouseError):
+    """A query was not answered."""
+
+    code = "QUERY_FAILED"
+    http_status: ClassVar[int] = 500
+
+
+class InvalidQuery(QueryError):
+    """This is no query that can be answered."""
+
+    code = "INVALID_QUERY"
+    http_status = 400
+
+
+class ForbiddenQuery(QueryError):
+    """A query may read the tables of its key and nothing else."""
+
+    code = "FORBIDDEN"
+    http_status = 403
+
+
+class QueryTimeout(QueryError):
+    """The query took too long and was ended."""
+
+    code = "QUERY_TIMEOUT"
+    http_status = 422
+
+
+class QueryTooLarge(QueryError):
+    """The query needs more than it may have."""
+
+    code = "QUERY_TOO_LARGE"
+    http_status = 422
+
+
+class QueryCancelled(QueryError):
+    """Somebody cancelled this query."""
+
+    code = "QUERY_CANCELLED"
+    http_status = 409
+
+
+class TooManyQueries(QueryError):
+    """There are too many queries already."""
+
+    code = "TOO_MANY_QUERIES"
+    http_status = 429
+    retryable = True
+
+
+class QueryUnavailable(QueryError):
+    """Queries cannot be answered at the moment."""
+
+    code = "QUERY_UNAVAILABLE"
+    http_status = 503
+    retryable = True
+
+
+QUERY_ERRORS: dict[str, type[QueryError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidQuery,
+        ForbiddenQuery,
+        QueryTimeout,
+        QueryTooLarge,
+        QueryCancelled,
+        TooManyQueries,
+        QueryUnavailable,
+    )
+}
+"""By what they are called between processes."""

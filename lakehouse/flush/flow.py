@@ -155,7 +155,7 @@ class Flusher:
         batches = claim.read(claimed)
         known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
         counted, read = fuse.counted(batches), raw.read(batches)
-        del batches  # A flush of 62 MiB has them in memory twice until here.
+        del batches  # They are in memory twice until here.
         shredded = shred.typed_of(self._within(claimed, read, known), known)
         memory.give_back()
         reach(Failpoint.SHREDDED)

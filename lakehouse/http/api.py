@@ -17,9 +17,9 @@ from ninja import NinjaAPI, Query, Status
 from ninja.errors import ValidationError
 
 from lakehouse import metrics as series
-from lakehouse.http import answers, cdc, flushes, openapi, rows
+from lakehouse.http import answers, cdc, flushes, openapi, queries, rows
 from lakehouse.http import status as statuses
-from lakehouse.http.documents import CheckResult, Flushed, ParentQuery, Ready, StatusQuery, Stored
+from lakehouse.http.documents import Answered, CheckResult, Flushed, ParentQuery, Ready, StatusQuery, Stored
 from lakehouse.http.documents import Status as StatusDocument
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.http.readiness import readiness_of
@@ -182,6 +182,24 @@ async def store(request: HttpRequest) -> HttpResponse:
         return request.read(bytes_max + 1)
 
     return _http(await cdc.answer(request.scope, read_body, house()))  # type: ignore[attr-defined]
+
+
+@endpoint(
+    "POST",
+    "/query",
+    summary="Ask the tables in SQL",
+    auth=AccessKeyAuth(QUERY, ADMIN, of_all_parents=True),
+    response={200: Answered, **openapi.OF_QUERY},
+    openapi_extra=openapi.query_extra(),
+)
+async def query(request: HttpRequest) -> HttpResponse:
+    """One SELECT, within bounds of time, memory, rows and bytes; who hangs up ends it. Needs the scope `query` or
+    `admin`, and sees the tables of the key's namespaces."""
+    opened, grant = house(), request.auth  # type: ignore[attr-defined]  # the grant
+    address = opened.doorman.address_of(request.scope)  # type: ignore[attr-defined]  # an ASGI request
+    caller = f"key {grant.key_id}" if grant.key_id is not None else f"address {address and address.ip}"
+    body, accept = request.read(queries.BODY_BYTES_MAX + 1), request.headers.get("accept", "")
+    return _http(await queries.answer(body, accept, grant=grant, caller=caller, house=opened))
 
 
 @api.exception_handler(SentAway)

@@ -108,6 +108,39 @@ class Ready(Schema):
     checks: dict[str, CheckResult]
 
 
+class QueryRefused(Schema):
+    """A query that was not answered, and why."""
+
+    model_config = _config({"error": "there is no table lake.ordrs; in lake there is orders", "code": "INVALID_QUERY"})
+    error: str
+    code: str | None = None
+
+
+class ColumnSaid(Schema):
+    name: str
+    type: str = Field(description="As DuckDB calls it.")
+
+
+class Answered(Schema):
+    """What JSON has no kind for is text: decimals, times, and integers beyond 2^53 - 1 (docs/query.md)."""
+
+    model_config = _config(
+        {
+            "columns": [{"name": "_ts", "type": "TIMESTAMP WITH TIME ZONE"}, {"name": "total", "type": "DECIMAL(9,2)"}],
+            "rows": [["2026-01-31T12:00:00Z", "4.50"]],
+            "rowCount": 1,
+            "truncated": False,
+            "executionTimeMs": 42,
+        }
+    )
+    columns: list[ColumnSaid]
+    rows: list[list[Any]]
+    row_count: int
+    truncated: bool = Field(description="There were more rows than the answer may have.")
+    truncated_by: str | None = Field(None, description="rows or bytes.")
+    execution_time_ms: int
+
+
 class Buffer(Schema):
     """What is durable and in no table yet."""
 

@@ -8,7 +8,8 @@ import msgspec
 from ninja.openapi.docs import Swagger
 
 from lakehouse.http.cdc_request import KEY_CHARS_MAX, CdcBody
-from lakehouse.http.documents import NOW_MS, Error, Refused
+from lakehouse.http.documents import NOW_MS, Error, QueryRefused, Refused
+from lakehouse.http.queries import QueryBody
 
 DOCS = Swagger(settings={"validatorUrl": None, "tryItOutEnabled": True})
 """Nothing of it comes from another host: the page and its scripts are django-ninja's static files."""
@@ -16,6 +17,8 @@ ERRORS = {401: Error, 403: Error, 405: Error, 429: Error, 503: Error}
 """What every request that needs a key may hear."""
 OF_PARENT = ERRORS | {400: Error, 404: Error}
 OF_CDC = {400: Refused, 401: Error, 403: Error, 405: Error, 409: Refused, 413: Refused, 429: Refused, 503: Refused}
+OF_QUERY = {400: QueryRefused, 401: Error, 403: QueryRefused, 405: Error, 413: QueryRefused, 422: QueryRefused}
+OF_QUERY |= dict.fromkeys((409, 429, 500, 503), QueryRefused)
 EVENT = {
     "sequence": 1,
     "timestamp": NOW_MS,
@@ -71,6 +74,17 @@ def cdc_extra() -> dict[str, Any]:
         },
         "responses": {status: {"headers": headers} for status, headers in answers.items()},
     }
+
+
+def query_extra() -> dict[str, Any]:
+    schema, parts = msgspec.json.schema_components([QueryBody], ref_template="{name}")
+    example = {"sql": "SELECT count(*) FROM orders WHERE _ts >= $1", "parameters": ["2026-01-31"], "limit": 100}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(schema[0], parts), "example": example}},
+        },
+    } | retry_after(429, 503)
 
 
 def _parameter(where: str, name: str, said: str, example: str, chars_max: int = 500) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class RateLimitConfig:
     requests_per_second: int = setting(
         100,
         unit="requests/s",
-        why="GET /status, GET /metrics and POST /flush of everybody together; so many may come at once.",
+        why="GET /status, GET /metrics, POST /flush and POST /query of everybody together; so many may come at once.",
         **at_least(1),
     )
     catalog_requests_per_second: int = setting(

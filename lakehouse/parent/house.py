@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -46,6 +46,8 @@ class House:
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
+    goodbyes: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What has to end with the house, said by whoever began it."""
     is_closing: bool = False
     """Whoever comes now is asked to come back, to another process or to this one when it is up again."""
 
@@ -67,6 +69,8 @@ class House:
     async def close(self) -> None:
         """Journal and answer what was handed in; ask for a last flush."""
         self.is_closing = True
+        for goodbye in self.goodbyes:
+            await goodbye()
         await self.persisted.stop()
         await self.flush_watch.stop()
         await self.dormitory.stop()

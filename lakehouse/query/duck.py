@@ -39,6 +39,12 @@ def scan(metadata_location: str) -> str:
     return f"iceberg_scan({quoted(metadata_location)})"
 
 
+def sign_in(connection: duckdb.DuckDBPyConnection, settings: Settings, *, session_token: str) -> None:
+    """With keys for the bucket, where the settings of the connection had none."""
+    for statement in _store(settings, session_token):
+        connection.execute(statement)
+
+
 def quoted(text: str) -> str:
     """The text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
@@ -100,7 +106,7 @@ def _extension(name: str) -> Path:
     return path
 
 
-def _store(settings: Settings) -> list[str]:
+def _store(settings: Settings, session_token: str = "") -> list[str]:
     """How the bucket of the warehouse is reached.
 
     Keys of the settings become a secret, which nobody can read back. Without them httpfs has already taken AWS_... of
@@ -115,6 +121,8 @@ def _store(settings: Settings) -> list[str]:
     if not settings.s3_access_key_id:
         return [f"SET s3_{name.lower()} = {value}" for name, value in options.items()]
     options |= {"KEY_ID": quoted(settings.s3_access_key_id), "SECRET": quoted(settings.s3_secret_access_key)}
+    if session_token:
+        options["SESSION_TOKEN"] = quoted(session_token)
     if not settings.catalog:
         options["SCOPE"] = quoted("s3://" + urlsplit(settings.resolved_warehouse).netloc)
     return ["CREATE SECRET lake (TYPE s3, " + ", ".join(f"{name} {value}" for name, value in options.items()) + ")"]

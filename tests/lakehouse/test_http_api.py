@@ -26,6 +26,7 @@ ENDPOINTS = {
     "/verify": ("GET", "HEAD"),
     "/flush": ("POST",),
     "/cdc": ("POST",),
+    "/query": ("POST",),
 }
 WRONG = [(method, path) for path, allowed in ENDPOINTS.items() for method in METHODS if method not in allowed]
 
@@ -163,6 +164,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
         "/metrics": {"200", "401", "403", "405", "429", "503"},
         "/flush": of_parent,
         "/cdc": {"200", "400", "401", "403", "405", "409", "413", "429", "503"},
+        "/query": {"200", "400", "401", "403", "405", "409", "413", "422", "429", "500", "503"},
     }
 
 
@@ -195,7 +197,16 @@ async def test_every_reference_of_openapi_leads_somewhere_and_every_name_is_ther
 
 
 @pytest.mark.parametrize(
-    "kind", [documents.Stored, documents.Refused, documents.Flushed, documents.Ready, documents.Status]
+    "kind",
+    [
+        documents.Answered,
+        documents.QueryRefused,
+        documents.Stored,
+        documents.Refused,
+        documents.Flushed,
+        documents.Ready,
+        documents.Status,
+    ],
 )
 def test_an_example_is_one_of_its_kind(kind):
     (example,) = kind.model_config["json_schema_extra"]["examples"]

@@ -1,0 +1,134 @@
+"""POST /query: one SELECT over the tables of a key's namespaces, as JSON, CSV or an Arrow stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+import orjson
+from asgiref.sync import sync_to_async
+from msgspec import UNSET, UnsetType
+
+from lakehouse.errors import InvalidQuery, QueryError
+from lakehouse.http import answers
+from lakehouse.journal.intake import Intake
+from lakehouse.limits.refusal import Headers, Response
+from lakehouse.parent.grants import Grant, fits
+from lakehouse.parent.house import House
+from lakehouse.query import lake_tables
+from lakehouse.query.engine import DEFAULT_NAMESPACE, Engine, Query
+from lakehouse.query.messages import Answer, Name, Place
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX = 512 * 1024
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+TYPES = {"arrow": ARROW_TYPE, "csv": "text/csv; charset=utf-8"}
+RETRY_S = b"1"
+
+Scalar = bool | int | float | str | None
+
+
+class QueryBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True, forbid_unknown_fields=True):
+    sql: str
+    parameters: list[Scalar] | dict[str, Scalar] = []
+    namespace: str | UnsetType = UNSET
+    as_of: str | int = ""
+    limit: int | UnsetType = UNSET
+    timeout_ms: int | None = None
+    format: str | UnsetType = UNSET
+
+
+_json = msgspec.json.Decoder(QueryBody)
+
+
+async def answer(data: bytes, accept: str, *, grant: Grant, caller: str, house: House) -> Response:
+    """`caller` is whose queries are counted together. Cancelling this ends the query."""
+    try:
+        if len(data) > BODY_BYTES_MAX:
+            return _refused(413, "PAYLOAD_TOO_LARGE", f"the body has more than {BODY_BYTES_MAX} bytes")
+        query = _query(data, accept, grant, rows_max=house.settings.query_rows_max)
+        found = await engine_of(house).run(query, find=partial(_find, grant), caller=caller)
+    except QueryError as exc:
+        log.info("a query of %s was not answered (%s): %s", caller, exc.code, exc)
+        headers: Headers = [(b"retry-after", RETRY_S)] if exc.retryable else []
+        return _refused(exc.http_status, exc.code, str(exc), *headers)
+    log.info("a query of %s: %d rows, %d bytes, %d ms", caller, found.rows, len(found.body), found.elapsed_ms)
+    return _answered(found, query.format)
+
+
+def engine_of(house: House) -> Engine:
+    found = _engines.get(house.intake)
+    if found is None:
+        found = _engines[house.intake] = Engine(house.settings)
+        house.goodbyes.append(found.close)
+    return found
+
+
+def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
+    """Raises InvalidQuery."""
+    try:
+        body = _json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise InvalidQuery(f"the body cannot be used: {exc}"[:1000]) from None
+    limit = rows_max if body.limit is UNSET else body.limit
+    if not 1 <= limit <= rows_max:
+        raise InvalidQuery(f"limit: is {limit}, wanted 1 to {rows_max} (EVODB_QUERY_ROWS_MAX)")
+    if body.timeout_ms is not None and body.timeout_ms < 1:
+        raise InvalidQuery(f"timeoutMs: is {body.timeout_ms}, wanted at least 1")
+    wanted = "arrow" if ARROW_TYPE in accept else "csv" if "text/csv" in accept else "json"
+    return Query(
+        sql=body.sql,
+        parameters=body.parameters,
+        namespace=_namespace(grant) if body.namespace is UNSET else body.namespace,
+        as_of=str(body.as_of),
+        rows_max=limit,
+        timeout_ms=body.timeout_ms,
+        format=wanted if body.format is UNSET else body.format,
+    )
+
+
+def _namespace(grant: Grant) -> str:
+    """Of tables without one: a key for one namespace means that one."""
+    if len(grant.namespaces) == 1 and not set(grant.namespaces[0]) & set("*?["):
+        return grant.namespaces[0]
+    return DEFAULT_NAMESPACE
+
+
+async def _find(grant: Grant, names: Sequence[Name]) -> list[Place]:
+    places = partial(lake_tables.places, names, allows=lambda namespace: fits(namespace, grant.namespaces))
+    return await sync_to_async(places)()
+
+
+def _answered(found: Answer, form: str) -> Response:
+    if form != "json":
+        headers = [
+            (b"content-type", TYPES[form].encode()),
+            (b"content-length", b"%d" % len(found.body)),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-row-count", b"%d" % found.rows),
+            (b"x-execution-time-ms", b"%d" % found.elapsed_ms),
+        ]
+        if found.cut_at:
+            headers.append((b"x-truncated", found.cut_at.encode()))
+        return Response(200, headers, found.body)
+    said: dict[str, Any] = {
+        "columns": [{"name": one.name, "type": one.type} for one in found.columns],
+        "rows": orjson.Fragment(found.body),
+        "rowCount": found.rows,
+        "truncated": bool(found.cut_at),
+        **({"truncatedBy": found.cut_at} if found.cut_at else {}),
+        "executionTimeMs": found.elapsed_ms,
+    }
+    return answers.answer(200, said)
+
+
+def _refused(status: int, code: str, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    return answers.answer(status, {"error": text, "code": code}, *headers)
+
+
+_engines: WeakKeyDictionary[Intake, Engine] = WeakKeyDictionary()

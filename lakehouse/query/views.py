@@ -1,0 +1,147 @@
+"""The tables of a query as views of DuckDB, each over the files of one snapshot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from lakehouse.errors import InvalidQuery
+from lakehouse.query import snapshots
+from lakehouse.query.duck import quoted
+from lakehouse.query.messages import Place
+from lakehouse.query.statement import Reference
+
+
+@dataclass(slots=True)
+class Opened:
+    folders: list[str] = field(default_factory=list)
+    """What may be read from now on."""
+    is_renamed: bool = False
+    """The tree names other tables than the text of the query."""
+
+
+def open_tables(
+    connection: duckdb.DuckDBPyConnection,
+    named: Sequence[Reference],
+    places: Sequence[Place],
+    *,
+    namespace: str,
+    as_of: str,
+) -> Opened:
+    """`places` has one for each name of the query, as the query calls it. Raises InvalidQuery and duckdb.Error."""
+    opened, views = Opened(), _Views(connection)
+    metadata: dict[str, dict[str, Any]] = {}
+    found = {(one.namespace, one.table): one.metadata_location for one in places}
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(namespace)}")
+    connection.execute(f"USE memory.{_name(namespace)}")
+    for one in named:
+        location = found[one.namespace or namespace, one.table]
+        if location not in metadata:
+            metadata[location] = _read(connection, location)
+            opened.folders += snapshots.folders(metadata[location], location)
+        snapshot_id = _snapshot(connection, one, metadata[location], as_of)
+        wanted = (one.namespace or namespace, one.table)
+        view = views.open(wanted, location, snapshot_id)
+        if view != wanted or one.at or one.node["catalog_name"]:
+            one.rename(*view)
+            opened.is_renamed = True
+    return opened
+
+
+class _Views:
+    """A name is one snapshot; whoever comes later under the same name, seen by DuckDB, has a number behind it."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._taken: dict[tuple[str, str], tuple[str, int | None]] = {}
+
+    def open(self, wanted: tuple[str, str], location: str, snapshot_id: int | None) -> tuple[str, str]:
+        content = (location, snapshot_id)
+        view, number = wanted, 1
+        while (there := self._taken.get(_folded(view), content)) != content:
+            number += 1
+            view = (wanted[0], f"{wanted[1]}@{number}")
+        if _folded(view) not in self._taken:
+            self._taken[_folded(view)] = content
+            snapshot = "" if snapshot_id is None else f", snapshot_from_id => {snapshot_id}::UBIGINT"
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(view[0])}")
+            self._connection.execute(
+                f"CREATE VIEW {_name(view[0])}.{_name(view[1])} AS FROM iceberg_scan({quoted(location)}{snapshot})"
+            )
+        assert there == content
+        return view
+
+
+def _snapshot(
+    connection: duckdb.DuckDBPyConnection, one: Reference, metadata: dict[str, Any], as_of: str
+) -> int | None:
+    """Which snapshot is meant; None: the newest."""
+    if one.at is None and not as_of:
+        return None
+    if one.at is None:
+        return _by_text(connection, as_of, metadata, one.table)
+    expression = json.dumps(_selected(one.at["expr"]))
+    ((sql,),) = connection.execute("SELECT json_deserialize_sql(?::JSON)", [expression]).fetchall()
+    kind = "VARCHAR" if one.at["unit"].upper() == "VERSION" else "TIMESTAMPTZ"
+    ((value,),) = connection.execute(f"SELECT CAST(CAST(({sql}) AS {kind}) AS VARCHAR)").fetchall()
+    if kind == "TIMESTAMPTZ":
+        return snapshots.as_of(metadata, _moment_ms(connection, str(value)), table=one.table, moment=str(value))
+    if not str(value).isdecimal():
+        raise InvalidQuery(f"the version of {one.table} is {value!r}, wanted the id of a snapshot, which is a number")
+    return snapshots.by_id(metadata, int(value), table=one.table)
+
+
+def _by_text(connection: duckdb.DuckDBPyConnection, text: str, metadata: dict[str, Any], table: str) -> int:
+    if text.isdecimal():
+        return snapshots.by_id(metadata, int(text), table=table)
+    return snapshots.as_of(metadata, _moment_ms(connection, text), table=table, moment=text)
+
+
+def _moment_ms(connection: duckdb.DuckDBPyConnection, text: str) -> int:
+    try:
+        ((found,),) = connection.execute("SELECT epoch_ms(CAST(? AS TIMESTAMPTZ))", [text]).fetchall()
+    except duckdb.Error:
+        raise InvalidQuery(
+            f"as of {text[:100]!r} is no time, wanted one such as 2026-01-31 12:00:00+00, or the id of a snapshot"
+        ) from None
+    return int(found)
+
+
+def _selected(expression: dict[str, Any]) -> dict[str, Any]:
+    """A statement that computes this and nothing else."""
+    empty = {"type": "EMPTY", "alias": "", "sample": None, "query_location": 0}
+    node: dict[str, Any] = {
+        "type": "SELECT_NODE",
+        "modifiers": [],
+        "cte_map": {"map": []},
+        "select_list": [expression],
+        "from_table": empty,
+        "where_clause": None,
+        "group_expressions": [],
+        "group_sets": [],
+        "aggregate_handling": "STANDARD_HANDLING",
+        "having": None,
+        "sample": None,
+        "qualify": None,
+    }
+    return {"error": False, "statements": [{"node": node, "named_param_map": []}]}
+
+
+def _read(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any]:
+    rows = connection.execute("SELECT content FROM read_text(?)", [location]).fetchall()
+    if not rows:
+        raise OSError(f"{location} is not there")
+    found: dict[str, Any] = json.loads(rows[0][0])
+    return found
+
+
+def _folded(view: tuple[str, str]) -> tuple[str, str]:
+    return view[0].lower(), view[1].lower()
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

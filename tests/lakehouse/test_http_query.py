@@ -1,0 +1,148 @@
+"""POST /query: the rows, the errors with their codes, and who may ask for which namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pyarrow as pa
+import pytest
+
+from lakehouse.conf import Settings
+from lakehouse.http import queries
+from lakehouse.parent import access
+from tests.builders import NOW_MS
+from tests.lakehouse.http_site import ask, home
+from tests.lakehouse.query_site import Lake, day
+from tests.lakehouse.test_intake import in_thread
+from tests.server import serving
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
+
+
+@pytest.fixture
+def lake(tmp_path):
+    found = Lake(Settings(data_dir=tmp_path))
+    found.commit("lake", "orders", day(0))
+    found.commit("eu", "orders", day(1).slice(0, 5))
+    return found
+
+
+def key(**bindings):
+    return access.new_key("reader", **{"scopes": ["query"], "now_ms": NOW_MS} | bindings)[1]
+
+
+async def test_a_query_is_answered_with_columns_and_rows(lake):
+    async with home(data_dir=lake.settings.data_dir):
+        sql = "SELECT _ts, sum(_seq) AS total FROM orders WHERE _seq < $1 GROUP BY ALL ORDER BY _ts"
+        heard = await ask("POST", "/query", {"sql": sql, "parameters": [2], "limit": 1})
+        assert heard.status == 200
+        found = heard.json
+        assert found.pop("executionTimeMs") >= 0
+        assert found == {
+            "columns": [{"name": "_ts", "type": "TIMESTAMP WITH TIME ZONE"}, {"name": "total", "type": "HUGEINT"}],
+            "rows": [["2026-01-01T00:00:00Z", 0]],
+            "rowCount": 1,
+            "truncated": True,
+            "truncatedBy": "rows",
+        }
+        accept = {"accept": "application/vnd.apache.arrow.stream"}
+        heard = await ask("POST", "/query", {"sql": "FROM orders"}, headers=accept)
+        assert (heard.headers["content-type"], heard.headers["x-row-count"]) == (queries.ARROW_TYPE, "24")
+        assert pa.ipc.open_stream(heard.body).read_all().num_rows == 24
+        heard = await ask("POST", "/query", {"sql": "FROM range(3)", "format": "csv", "limit": 2})
+        assert (heard.body, heard.headers["x-truncated"]) == (b"range\n0\n1\n", "rows")
+
+
+REFUSED = [
+    (b"{", 400, "INVALID_QUERY", "the body cannot be used"),
+    (b"", 400, "INVALID_QUERY", "the body cannot be used"),
+    ({}, 400, "INVALID_QUERY", "sql"),
+    ({"sql": 1}, 400, "INVALID_QUERY", "sql"),
+    ({"sql": "SELECT 1", "limits": 1}, 400, "INVALID_QUERY", "limits"),
+    ({"sql": "SELECT 1", "limit": 0}, 400, "INVALID_QUERY", "wanted 1 to 10000"),
+    ({"sql": "SELECT 1", "limit": 10_001}, 400, "INVALID_QUERY", "wanted 1 to 10000"),
+    ({"sql": "SELECT 1", "timeoutMs": 0}, 400, "INVALID_QUERY", "timeoutMs"),
+    ({"sql": "SELECT 1", "format": "xml"}, 400, "INVALID_QUERY", "'xml', wanted json, csv, arrow"),
+    ({"sql": "SELECT 1", "parameters": [[1]]}, 400, "INVALID_QUERY", "parameters"),
+    ({"sql": " " * 600_000}, 413, "PAYLOAD_TOO_LARGE", "more than 524288 bytes"),
+    ({"sql": " " * 200_000}, 400, "INVALID_QUERY", "at most 100000"),
+    ({"sql": "SELEC 1"}, 400, "INVALID_QUERY", "syntax error"),
+    ({"sql": "SELECT * FROM ordrs"}, 400, "INVALID_QUERY", "in lake there is orders"),
+    ({"sql": "DROP TABLE orders"}, 403, "FORBIDDEN", "found DROP, wanted one SELECT"),
+    ({"sql": "FROM read_csv('/etc/passwd')"}, 403, "FORBIDDEN", "read_csv is not allowed"),
+    ({"sql": ENDLESS, "timeoutMs": 300}, 422, "QUERY_TIMEOUT", "longer than 300 ms"),
+]
+
+
+async def test_what_cannot_be_answered_has_a_code_and_says_why(lake):
+    async with home(data_dir=lake.settings.data_dir):
+        for body, status, code, said in REFUSED:
+            heard = await ask("POST", "/query", body)
+            assert (heard.status, heard.json["code"]) == (status, code), body
+            assert said in heard.json["error"], body
+
+
+async def test_a_key_of_one_namespace_asks_its_tables_and_no_other(lake):
+    async with home(open=False, data_dir=lake.settings.data_dir):
+        of_eu = await in_thread(lambda: key(namespaces="eu"))
+
+        async def rows(sql, token, **body):
+            return await ask("POST", "/query", {"sql": sql, **body}, token=token)
+
+        assert (await rows("SELECT count(*) FROM orders", of_eu)).json["rows"] == [[5]]
+        assert (await rows("SELECT count(*) FROM eu.orders", of_eu)).json["rows"] == [[5]]
+        for sql in ("FROM lake.orders", "FROM nothing.x", "FROM orders JOIN lake.orders o USING (_seq)"):
+            heard = await rows(sql, of_eu)
+            assert (heard.status, heard.json["code"]) == (403, "FORBIDDEN")
+        assert (await rows("FROM orders", of_eu, namespace="lake")).status == 403
+        of_all = await in_thread(lambda: key(namespaces=["lake", "e*"]))
+        sql = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM eu.orders)"
+        assert (await rows(sql, of_all)).json["rows"] == [[24, 5]]
+
+
+async def test_without_the_scope_query_nothing_is_asked(lake):
+    async with home(open=False, data_dir=lake.settings.data_dir):
+        assert (await ask("POST", "/query", {"sql": "SELECT 1"})).status == 401
+        writer = await in_thread(lambda: key(scopes=["ingest"]))
+        assert (await ask("POST", "/query", {"sql": "SELECT 1"}, token=writer)).status == 403
+
+
+async def test_too_many_queries_of_one_key_are_429_with_a_time_to_come_back(lake):
+    async with home(data_dir=lake.settings.data_dir, query_per_key_max=1) as (house, _):
+        first = asyncio.create_task(ask("POST", "/query", {"sql": ENDLESS, "timeoutMs": 2000}))
+        engine = queries.engine_of(house)
+        while not engine._running:
+            await asyncio.sleep(0.01)
+        heard = await ask("POST", "/query", {"sql": "SELECT 1"})
+        assert (heard.status, heard.json["code"], heard.headers["retry-after"]) == (429, "TOO_MANY_QUERIES", "1")
+        assert (await first).status == 422
+
+
+async def test_who_hangs_up_ends_his_query(lake):
+    async with serving(data_dir=lake.settings.data_dir) as server:
+        place = server.listener.getsockname()
+        _, writer = await asyncio.open_connection(*place)
+        body = json.dumps({"sql": ENDLESS}).encode()
+        head = f"POST /query HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        engine = queries.engine_of(server.house)
+        async with asyncio.timeout(30):
+            while not engine._running:
+                await asyncio.sleep(0.01)
+            writer.close()
+            while engine._running:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_process_that_stops_ends_its_queries(lake):
+    async with home(data_dir=lake.settings.data_dir) as (house, _):
+        task = asyncio.create_task(ask("POST", "/query", {"sql": ENDLESS}))
+        engine = queries.engine_of(house)
+        while not engine._running:
+            await asyncio.sleep(0.01)
+        await house.close()
+        assert (await task).json["code"] == "QUERY_CANCELLED"
+        assert (await ask("POST", "/query", {"sql": "SELECT 1"})).status == 503
