@@ -30,6 +30,11 @@ def properties_of(text: str) -> dict[str, str]:
     return found
 
 
+def elsewhere(catalog: str) -> str:
+    """What somebody hears who asks here for tables that a catalog of this type keeps."""
+    return f"the tables of this house are in the {catalog} catalog of EVODB_CATALOG; ask that one"
+
+
 def complaint(catalog: str, text: str, environ: Mapping[str, str]) -> str | None:
     """Why these two cannot work together, or None."""
     try:

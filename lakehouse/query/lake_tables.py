@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from django.conf import settings as site
+
 from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog_choice import elsewhere
 from lakehouse.errors import ForbiddenQuery, InvalidQuery
 from lakehouse.models import IcebergTable
 from lakehouse.query.messages import Name, Place
@@ -14,6 +17,8 @@ SHOWN_MAX = 20
 
 def places(names: Sequence[Name], *, allows: Callable[[str], bool]) -> list[Place]:
     """`allows` says whether a namespace may be read. Raises ForbiddenQuery before it looks, else InvalidQuery."""
+    if site.EVODB.catalog:
+        raise InvalidQuery(elsewhere(site.EVODB.catalog))
     return [_place(name, allows) for name in names]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from functools import partial
 
 import orjson
@@ -126,3 +127,9 @@ def test_a_key_of_one_namespace_sees_no_other_nor_hears_what_is_there(some_table
 def test_a_name_that_no_table_can_have_is_unknown(some_tables, name):
     with pytest.raises(InvalidQuery, match="there is no table"):
         places(name)
+
+
+def test_tables_of_another_catalog_are_asked_there(settings):
+    settings.EVODB = dataclasses.replace(settings.EVODB, catalog="glue")
+    with pytest.raises(InvalidQuery, match="in the glue catalog of EVODB_CATALOG; ask that one"):
+        lake_tables.places([Name("lake", "orders")], allows=everybody)

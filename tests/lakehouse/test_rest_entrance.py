@@ -32,6 +32,13 @@ async def test_who_finds_no_seat_and_no_place_to_wait_comes_back(monkeypatch):
         assert error_of(await ask("GET", "/v1/config")) == (503, "ServiceUnavailableException")
 
 
+async def test_who_asks_here_for_tables_that_another_catalog_keeps_hears_where_they_are():
+    async with home(catalog="sql", catalog_properties='{"uri": "sqlite://"}'):
+        heard = await ask("GET", "/iceberg/v1/namespaces")
+        assert error_of(heard) == (404, "NotFoundException")
+        assert "are in the sql catalog of EVODB_CATALOG" in heard.json["error"]["message"]
+
+
 async def test_a_path_that_only_begins_like_ours_is_not_ours():
     async with home():
         for path in ("/iceberg", "/v2/config", "/xv1/config", "/iceberg/v2/config"):

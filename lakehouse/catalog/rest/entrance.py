@@ -24,6 +24,7 @@ from django.views.decorators.csrf import csrf_exempt
 from lakehouse.catalog.rest import routes, tokens
 from lakehouse.catalog.rest.problems import Answer, Problem, unavailable
 from lakehouse.catalog.rest.routes import Operation, Route
+from lakehouse.catalog_choice import elsewhere
 from lakehouse.http.answers import KEY_SAID
 from lakehouse.http.keys import weigh
 from lakehouse.http.visits import at_the_door
@@ -76,6 +77,8 @@ async def entrance(request: HttpRequest) -> HttpResponse:
 
 async def _serve(request: HttpRequest, opened: House) -> Answer:
     route = routes.find(request.method or "", _raw_path(request))
+    if opened.settings.catalog:
+        raise Problem(404, "NotFoundException", elsewhere(opened.settings.catalog))
     headers = {name.lower(): value for name, value in request.headers.items()}
     if route.operation is Operation.TOKEN:
         return await _token(request, opened, headers)
