@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,15 +41,16 @@ def tasks(tmp_path: Path) -> Iterator[SimpleQueue]:
         yield queue
 
 
-def received(queue: SimpleQueue) -> list[object]:
-    found = []
-    while True:
+def received(queue: SimpleQueue, most: int = 1000) -> list[object]:
+    found: list[object] = []
+    while len(found) < most:
         try:
             message = queue.get(block=False)
         except Empty:
             return found
         message.ack()
         found.append(message.payload)
+    return found
 
 
 def test_what_is_sent_arrives_once_and_in_order(tasks: SimpleQueue) -> None:
@@ -89,8 +88,9 @@ from pathlib import Path
 from tests.lakehouse.test_folder_broker import connection
 with connection(Path(sys.argv[1])) as opened, opened.SimpleQueue("tasks") as tasks:
     print("writes", flush=True)
-    while True:
+    for _ in range(2000):
         tasks.put("x" * 10_000)
+    sys.stdin.read()
 """
 
 
@@ -100,16 +100,15 @@ def test_a_reader_beside_a_writer_that_is_killed_reads_whole_messages_only(
     found: list[object] = []
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-            assert writer.stdout is not None
-            with writer.stdout as said:
-                said.readline()
+            command = [sys.executable, "-c", WRITER, str(tmp_path)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+                assert writer.stdout is not None
+                writer.stdout.readline()
                 wanted = len(found) + 50
                 while len(found) < wanted:
-                    found += received(tasks)
-                os.kill(writer.pid, signal.SIGKILL)
-            writer.wait()
-    found += received(tasks)
+                    found += received(tasks, wanted - len(found))
+                writer.kill()
+    found += received(tasks, 3 * 2000)
     assert set(found) == {"x" * 10_000}
     assert "torn" not in caplog.text
 
