@@ -48,14 +48,15 @@ while flusher().run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL) is Non
 class ForeignHouse(House):
     """Its tables are found where they are."""
 
-    def lake(self) -> list[dict[str, Any]]:
+    def lake(self, source: str | None = None) -> list[dict[str, Any]]:
+        wanted, values = ("WHERE _source = ?", [source]) if source is not None else ("", [])
         opened = foreign.of(self.settings)
         found: list[dict[str, Any]] = []
         with duck.connect(self.settings) as connection:
             for name, location in opened.locations(["lake"]).get("lake", {}).items():
-                cursor = connection.execute(f"SELECT * FROM {duck.scan(location)}")
+                cursor = connection.execute(f"SELECT * FROM {duck.scan(location)} {wanted}", values)
                 columns = [column[0] for column in cursor.description]
-                found += [{"_table": name, **dict(zip(columns, values, strict=True))} for values in cursor.fetchall()]
+                found += [{"_table": name, **dict(zip(columns, row, strict=True))} for row in cursor.fetchall()]
         opened.catalog.close()
         return found
 

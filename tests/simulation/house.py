@@ -11,15 +11,14 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 from django.db import connection
 
-from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
 from lakehouse.fallback.transfer import Transfer
@@ -44,7 +43,6 @@ from lakehouse.models import (
 from lakehouse.models.parents import PastFlushes
 from rpc import columns
 from rpc.failpoints import Failpoint, FailpointFailed
-from tests.simulation import lake
 from tests.simulation.lake import SOMEBODY, Row, Store
 from tests.simulation.strikes import AFTER_THE_COMMIT, IN_TRANSACTION, Death, End, Killed, Mishap, armed
 
@@ -94,27 +92,22 @@ class House:
         self._pieces: dict[int, list[Row]] = {}
         self._checked_at: object = None
         self._looked_at: object = None
-        self._patches = ExitStack()
-        self._patches.enter_context(lake.simulated())
         word.forget()
 
     def close(self) -> None:
-        self._patches.close()
         word.forget()
 
     def flush(self, owner: str, mishap: Mishap | None = None) -> Flushed | None:
         """None: nothing waits or may, or it did not come to its end."""
         self.look()
-        flusher = Flusher(owner, self._settings, cast(DjangoCatalog, self.store), lambda: self._clock(owner))
+        flusher = Flusher(owner, self._settings, self.store, lambda: self._clock(owner))
         return self._walk(lambda: flusher.run(self.parent_id, trigger=FlushTrigger.MANUAL), mishap)
 
     def recover(self, owner: str, mishap: Mishap | None = None, *, reset: bool = False) -> int:
         """As the beat asks for it; returns how many rows are in their tables since."""
         if not breaker_row.is_asked(now_ms=self._clock(owner)):
             return 0
-        moving = Transfer(
-            self.parent_id, owner, self._settings, cast(DjangoCatalog, self.store), lambda: self._clock(owner)
-        )
+        moving = Transfer(self.parent_id, owner, self._settings, self.store, lambda: self._clock(owner))
         if reset:
             moving.manager().reset()
         self._walk(moving.recover, mishap)

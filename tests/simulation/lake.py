@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from lakehouse.catalog import pointers
+from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.catalog import namespace_key
+from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import StoreUnavailable
 from lakehouse.models import IcebergTable
@@ -50,7 +49,7 @@ class Metadata(NamedTuple):
 
 @dataclass
 class Store:
-    """Stands for the catalog too, where a worker brings one."""
+    """The lake that a worker brings."""
 
     is_away: bool = False
     foreign: list[Row] = field(default_factory=list)
@@ -77,7 +76,7 @@ class Store:
         self._ask()
         return {name: SCHEMA for name in names if pointers.find(_key(namespace), name) is not None}
 
-    def stage(self, namespace: str, name: str, rows: pa.Table, **_: object) -> Staged:
+    def stage(self, namespace: str, name: str, rows: pa.Table) -> Staged:
         assert len(rows), f"a stage of no rows for {namespace}.{name}"
         self._ask()
         expected = pointers.find(_key(namespace), name)
@@ -100,6 +99,18 @@ class Store:
             obsolete=tuple(old for old in found.log if old not in kept),
         )
 
+    def tables_in(self, namespace: str) -> int:
+        return IcebergTable.objects.filter(namespace__name=_key(namespace)).count()
+
+    def land(self, move: Move, rows: Mapping[str, pa.Table], parquet: Mapping[str, str]) -> list[Staged]:
+        return [self.stage(move.namespace, name, table) for name, table in rows.items()]
+
+    def seal(self, move: Move, staged: Sequence[Staged]) -> None:
+        tables.swap(staged)
+
+    def locations(self, namespaces: Iterable[str]) -> Locations:
+        raise AssertionError("nobody reads these tables but by `rows`")
+
     def tidy(self, staged: Sequence[Staged]) -> None:
         for one in staged:
             for location in one.obsolete:
@@ -118,23 +129,6 @@ class Store:
 
 COLUMNS = ("_source", "_epoch", "_batch_seq", "n")
 """Of a row as it comes to a stage, in the order of Row."""
-
-
-@contextmanager
-def simulated() -> Iterator[None]:
-    """Within this a worker writes to the Store that it brings as its catalog."""
-
-    def known_schemas(store: Store, *arguments: Any) -> Mapping[str, pa.Schema]:
-        return store.known_schemas(*arguments)
-
-    def stage(store: Store, *arguments: Any, **options: Any) -> Staged:
-        return store.stage(*arguments, **options)
-
-    def tidy(store: Store, staged: Sequence[Staged]) -> None:
-        store.tidy(staged)
-
-    with mock.patch.multiple("lakehouse.catalog.tables", known_schemas=known_schemas, stage=stage, tidy=tidy):
-        yield
 
 
 def _key(namespace: str) -> str:
