@@ -24,6 +24,7 @@ TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
 RECOVER_EVERY_MS = 10_000
 RECOVERY_MS = 5000
+UPKEEP_MS = 5000
 
 
 @cache
@@ -97,6 +98,20 @@ def transfer(parent_id: int) -> Transfer:
 def forget_history() -> int:
     """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())
+
+
+@shared_task
+def upkeep() -> int:
+    """Keep tables in order, those first that waited longest, as long as UPKEEP_MS. Returns how many were looked at.
+
+    For no longer, since the only worker of a laptop has flushes to do as well; the beat asks again.
+    """
+    from lakehouse.catalog.upkeep import rounds
+
+    if not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    until_ms = now_ms() + UPKEEP_MS
+    return rounds.go(flusher().catalog, settings.EVODB, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

@@ -80,6 +80,7 @@ FLOORS = {
         "lakehouse.urls",
     ],
     "flow": [
+        "lakehouse.catalog.upkeep.rounds",
         "lakehouse.fallback.recovery",
         "lakehouse.fallback.transfer",
         "lakehouse.flush.flow",

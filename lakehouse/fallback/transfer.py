@@ -17,7 +17,7 @@ from typing import Any
 
 from django.db import OperationalError, transaction
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import retention, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
@@ -109,13 +109,16 @@ class Transfer:
         known = tables.known_schemas(self.catalog, name.namespace, [name.table]).get(name.table)
         rows, complaints = shred.type_rows(kept, known)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]
-        parquet = parquet_of(Parent.objects.get(pk=self.parent_id).settings)
+        terms: tables.Terms = {
+            "flush_id": recovery.flush_id,
+            "parquet": parquet_of(Parent.objects.get(pk=self.parent_id).settings),
+            "retention": retention.from_settings(self.settings),
+        }
         sums = digests.of_tables({name.table: rows})
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = []
             if len(rows):
-                flush_id = recovery.flush_id
-                staged = [tables.stage(self.catalog, *name, rows, flush_id=flush_id, parquet=parquet)]
+                staged = [tables.stage(self.catalog, *name, rows, **terms)]
             reach(Failpoint.RECOVERY_STAGED)
             try:
                 number = self._commit(recovery, staged, unreadable, sums)

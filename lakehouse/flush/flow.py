@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import retention, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
@@ -155,13 +155,14 @@ class Flusher:
         return room.within(read, known, namespace=claimed.namespace, tables_max=tables_max)
 
     def _stage(self, claimed: Claim, shredded: Shredded) -> list[Staged]:
-        parquet = parquet_of(Parent.objects.get(pk=claimed.parent_id).settings)
-        staged = []
-        for name, rows in shredded.tables.items():
-            staged.append(
-                tables.stage(self.catalog, claimed.namespace, name, rows, flush_id=claimed.flush_id, parquet=parquet)
-            )
-        return staged
+        terms: tables.Terms = {
+            "flush_id": claimed.flush_id,
+            "parquet": parquet_of(Parent.objects.get(pk=claimed.parent_id).settings),
+            "retention": retention.from_settings(self.settings),
+        }
+        return [
+            tables.stage(self.catalog, claimed.namespace, name, rows, **terms) for name, rows in shredded.tables.items()
+        ]
 
     def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
         sums = digests.of_tables(shredded.tables)

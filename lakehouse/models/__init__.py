@@ -10,6 +10,7 @@ from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.upkeep import ForgottenSnapshot, TableUpkeep
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "Flush",
     "FlushState",
     "FlushTable",
+    "ForgottenSnapshot",
     "IcebergTable",
     "Namespace",
     "Parent",
     "StoreBreaker",
+    "TableUpkeep",
 ]

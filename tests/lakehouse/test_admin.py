@@ -28,10 +28,12 @@ from lakehouse.models import (
     FallbackBatch,
     Flush,
     FlushTable,
+    ForgottenSnapshot,
     IcebergTable,
     Namespace,
     Parent,
     StoreBreaker,
+    TableUpkeep,
 )
 from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import access
@@ -73,6 +75,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
     namespace = Namespace.objects.create(name=f"lake-{number}")
     subscription = Subscription.objects.create(parent=parent, name="hook", pattern="*", target_kind="webhook")
     delivery = Delivery.objects.create(subscription=subscription, commit_number=1, entry_key="orders/1")
+    table = IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json")
     rows: list[Model] = [
         parent,
         child,
@@ -83,7 +86,9 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         delivery,
         BatchPayload.objects.create(batch=batch, payload=payload),
         FlushTable.objects.create(flush=flush, namespace="lake", table="orders", snapshot_id=1, **files),
-        IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json"),
+        table,
+        ForgottenSnapshot.objects.create(table=table, snapshot_id=1, manifest_list="lake/1", forgotten_ms=NOW_MS),
+        TableUpkeep.objects.create(table=table, looked_ms=NOW_MS),
         FallbackBatch.objects.create(parent=parent, table="orders", rows=3, payload=payload, created_ms=NOW_MS),
         DeadLetter.objects.create(
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS
