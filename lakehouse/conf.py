@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lakehouse.keeping import UpkeepConfig
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
 
@@ -33,7 +34,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(RateLimitConfig):
+class Settings(RateLimitConfig, UpkeepConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",
@@ -144,31 +145,6 @@ class Settings(RateLimitConfig):
         1024 * MIB,
         unit="bytes",
         why="What the fallback of one parent may hold; beyond it batches wait in the journal. 0: no fallback.",
-        **at_least(0),
-    )
-    snapshot_hours: int = setting(
-        120,
-        unit="hours",
-        why="Older snapshots are forgotten; a table's history.expire.max-snapshot-age-ms counts instead.",
-        **at_least(0),
-    )
-    snapshots_newest: int = setting(
-        20,
-        unit="snapshots",
-        why="The newest of a table stay, however old; a table's history.expire.min-snapshots-to-keep counts instead.",
-        **at_least(1),
-    )
-    snapshots_max: int = setting(
-        60,
-        unit="snapshots",
-        why="More are thinned, evenly over snapshot_hours, for each makes a commit longer; a table's "
-        "evodb.history.max-snapshots counts instead.",
-        **at_least(1),
-    )
-    forgotten_hours: int = setting(
-        1,
-        unit="hours",
-        why="Files of forgotten snapshots are deleted so much later; a reader may hold an older metadata file.",
         **at_least(0),
     )
     history_days: int = setting(

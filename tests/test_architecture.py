@@ -167,6 +167,7 @@ FLOORS = {
         "lakehouse.clock",
         "lakehouse.conf",
         "lakehouse.errors",
+        "lakehouse.keeping",
         "lakehouse.key_limits",
         "lakehouse.limits.config",
         "lakehouse.migrations.*",

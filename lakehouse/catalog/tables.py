@@ -38,6 +38,8 @@ TABLE_DEFAULTS = {
     # Without merging every commit adds a manifest that every later commit has to list.
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "20",
+    # A manifest is in memory whole whenever it is merged, 20 KB of it for each file of 31 columns.
+    "commit.manifest.target-size-bytes": str(2**20),
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "50",
 }

@@ -33,6 +33,7 @@ class TableUpkeep(models.Model):
     lease_epoch = models.PositiveBigIntegerField(default=0)
     lease_until_ms = models.BigIntegerField(default=0)
     version = models.PositiveBigIntegerField(null=True, help_text="Of the table, when it was looked at last.")
+    compacted_version = models.PositiveBigIntegerField(default=0, help_text="When small files were looked for last.")
     looked_ms = models.BigIntegerField(default=0)
     swept_ms = models.BigIntegerField(default=0)
     orphans = models.PositiveBigIntegerField(

@@ -32,6 +32,13 @@ def homes(metadata: TableMetadata) -> list[str]:
     ]
 
 
+def data_and_metadata(metadata: TableMetadata) -> list[str]:
+    """The folders that hold nothing but a table's files; beside them another namespace may have its tables."""
+    home = metadata.location.rstrip("/")
+    asked = {"data": TableProperties.WRITE_DATA_PATH, "metadata": TableProperties.WRITE_METADATA_PATH}
+    return [metadata.properties.get(name, f"{home}/{folder}").rstrip("/") for folder, name in asked.items()]
+
+
 def is_inside(path: str, table: Table) -> bool:
     """Whether a file lies in the table's own folders."""
     return any(_is_below(path, home) for home in homes(table.metadata))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
@@ -42,6 +42,10 @@ class Keeper:
         if table is None:
             raise LeaseLost(f"table {self.row} was dropped")
         return table
+
+    def of(self, row: IcebergTable) -> Keeper:
+        """To look at another table; without its lease."""
+        return replace(self, row=row, epoch=-1)
 
     def renew(self) -> None:
         """Raises LeaseLost."""

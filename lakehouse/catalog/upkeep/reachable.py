@@ -6,24 +6,21 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pyiceberg.avro.decoder import new_decoder
 from pyiceberg.avro.file import AvroFile
 from pyiceberg.avro.resolver import ReadSchemaResolver, SchemaPartnerAccessor
-from pyiceberg.io import FileIO
+from pyiceberg.io import FileIO, InputFile
 from pyiceberg.manifest import ManifestEntryStatus, ManifestFile, read_manifest_list
 from pyiceberg.schema import Schema, visit_with_partner
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
-from pyiceberg.types import IcebergType, IntegerType, NestedField, StringType, StructType
+from pyiceberg.types import IcebergType, NestedField, StructType
 
-_PATH = NestedField(100, "file_path", StringType(), required=True)
-_PATHS = Schema(
-    NestedField(0, "status", IntegerType(), required=True),
-    NestedField(2, "data_file", StructType(_PATH), required=True),
-)
+STATUS, DATA_FILE = 0, 2
+PATH = 100
 
 
 class _Unread(SchemaPartnerAccessor):
@@ -42,17 +39,26 @@ class _Unread(SchemaPartnerAccessor):
         return None
 
 
-class _Paths(AvroFile[Record]):
-    """Status and path of each entry of a manifest."""
+class _Projected(AvroFile[Record]):
+    """Of each entry of a manifest its status and these fields of its file, in this order."""
 
-    def __enter__(self) -> _Paths:
+    def __init__(self, input_file: InputFile, fields: Sequence[int]) -> None:
+        super().__init__(input_file)
+        self._fields = fields
+
+    def __enter__(self) -> _Projected:
         with self.input_file.open() as file:
             self.decoder = new_decoder(file.read())
         self.header = self._read_header()
         self.schema = self.header.get_schema()
         resolve: Any = visit_with_partner
-        self.reader = resolve(self.schema, _PATHS, ReadSchemaResolver(), _Unread())
+        self.reader = resolve(self.schema, self._wanted(), ReadSchemaResolver(), _Unread())
         return self
+
+    def _wanted(self) -> Schema:
+        found: Any = self.schema.find_field(DATA_FILE)
+        struct = StructType(*(found.field_type.field(number) for number in self._fields))
+        return Schema(self.schema.find_field(STATUS), NestedField(DATA_FILE, "data_file", struct, required=True))
 
 
 class Entry(NamedTuple):
@@ -90,9 +96,15 @@ def manifests(io: FileIO, lists: Iterable[str], *, missing_ok: bool = False) -> 
 
 def entries(io: FileIO, manifest: str) -> Iterator[Entry]:
     """Data and delete files that a manifest names. Raises FileNotFoundError."""
-    with _Paths(io.new_input(manifest)) as reader:
+    for is_live, (path,) in fields(io, manifest, (PATH,)):
+        yield Entry(path, is_live)
+
+
+def fields(io: FileIO, manifest: str, wanted: Sequence[int]) -> Iterator[tuple[bool, Sequence[Any]]]:
+    """Of each entry whether it is live, and these fields of its file. Raises FileNotFoundError."""
+    with _Projected(io.new_input(manifest), wanted) as reader:
         for entry in reader:
-            yield Entry(entry[1][0], entry[0] != ManifestEntryStatus.DELETED)
+            yield entry[0] != ManifestEntryStatus.DELETED, [entry[1][at] for at in range(len(wanted))]
 
 
 def unreached(io: FileIO, asked: set[str], kept: Iterable[str]) -> set[str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from django.db.models import Exists, F, OuterRef, Q
 
 from lakehouse.catalog import retention
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.retention import HOUR_MS
-from lakehouse.catalog.upkeep import expiry, lease
+from lakehouse.catalog.upkeep import compaction, expiry, lease, orphans
+from lakehouse.catalog.upkeep.compaction import Compacted, Terms
 from lakehouse.catalog.upkeep.expiry import Expired
 from lakehouse.catalog.upkeep.lease import Keeper
+from lakehouse.catalog.upkeep.orphans import Swept
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
 from lakehouse.models import ForgottenSnapshot, IcebergTable, TableUpkeep
@@ -20,6 +23,8 @@ from lakehouse.models import ForgottenSnapshot, IcebergTable, TableUpkeep
 log = logging.getLogger(__name__)
 
 TABLES_AT_ONCE = 1000
+MANIFESTS_MIN = 20
+DAY_MS = 24 * HOUR_MS
 LATER = (CommitConflict, LeaseLost, StoreUnavailable)
 Now = Callable[[], int]
 
@@ -45,13 +50,57 @@ def go(catalog: DjangoCatalog, settings: Settings, *, now_ms: Now, until: Callab
     return looked
 
 
-def keep(keeper: Keeper, settings: Settings, until: Callable[[], bool] = lambda: False) -> Expired:
-    """All that one table needs. Raises what LATER names."""
-    done = expiry.forget(keeper, retention.from_settings(settings))
-    done += expiry.delete(keeper, before_ms=forgotten_before(settings, keeper.now_ms()), until=until)
-    if done:
-        log.info("%s: %s", keeper.row, done)
-    return done
+@dataclass(slots=True)
+class Kept:
+    """What was done to a table."""
+
+    expired: Expired
+    compacted: Compacted
+    manifests: int = 0
+    swept: Swept | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.expired or self.compacted or self.manifests or (self.swept and self.swept.found))
+
+    def __str__(self) -> str:
+        said = [str(self.expired), str(self.compacted), f"{self.manifests} manifests merged away"]
+        return "; ".join(said + ([str(self.swept)] if self.swept else []))
+
+
+def keep(keeper: Keeper, settings: Settings, until: Callable[[], bool] = lambda: False) -> Kept:
+    """All that one table needs; nothing is begun after `until`. Raises what LATER names."""
+    expired = expiry.forget(keeper, retention.from_settings(settings))
+    expired += expiry.delete(keeper, before_ms=forgotten_before(settings, keeper.now_ms()), until=until)
+    upkeep = TableUpkeep.objects.get(pk=keeper.row.pk)
+    kept = Kept(expired, Compacted())
+    if settings.compact_files_min and keeper.row.version >= upkeep.compacted_version + settings.compact_files_min:
+        kept.compacted = compaction.compact(keeper, terms_of(settings), until=until)
+        if not until():
+            TableUpkeep.objects.filter(pk=keeper.row.pk).update(compacted_version=keeper.row.version)
+    if not until():
+        kept.manifests = compaction.merge_manifests(keeper, count_min=MANIFESTS_MIN)
+    if not until() and upkeep.swept_ms < keeper.now_ms() - DAY_MS:
+        kept.swept = sweep(keeper, settings, is_dry_run=not settings.orphan_delete)
+    if kept:
+        log.info("%s: %s", keeper.row, kept)
+    return kept
+
+
+def sweep(keeper: Keeper, settings: Settings, *, is_dry_run: bool) -> Swept:
+    """Look for orphans, and write down how many are there."""
+    now_ms = keeper.now_ms()
+    swept = orphans.sweep(keeper, before_ms=now_ms - settings.orphan_hours * HOUR_MS, is_dry_run=is_dry_run)
+    left = (swept.found, swept.size_bytes) if is_dry_run else (0, 0)
+    TableUpkeep.objects.filter(pk=keeper.row.pk).update(swept_ms=now_ms, orphans=left[0], orphan_bytes=left[1])
+    return swept
+
+
+def terms_of(settings: Settings) -> Terms:
+    return Terms(
+        target_bytes=settings.target_file_bytes,
+        files_min=settings.compact_files_min,
+        attempts_max=settings.commit_attempts_max,
+    )
 
 
 def forgotten_before(settings: Settings, now_ms: int) -> int:

@@ -13,7 +13,7 @@ from django.db.models import QuerySet, Sum
 
 from lakehouse.catalog import retention
 from lakehouse.catalog.storage import from_settings
-from lakehouse.catalog.upkeep import expiry, lease, rounds
+from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
@@ -24,8 +24,32 @@ from lakehouse.query import duck
 ACTIONS = """
 stats     tables, rows, commits, and how to look at them
 upkeep    all that follows, as the beat does it
+compact   merge small files of a partition into large ones, sorted by row
 expire    forget old snapshots, and delete the files of those forgotten EVODB_FORGOTTEN_HOURS ago
+orphans   tell which files no snapshot names, and delete them when told to
 """
+
+
+OPTIONS = {
+    "expire": {
+        "hours": "forget snapshots older than that",
+        "keep": "but never the newest so many of a table",
+        "grace-hours": "delete files of snapshots forgotten so long ago",
+    },
+    "orphans": {"older-hours": "only files older than that"},
+    "compact": {"files": "where there are so many of about one size"},
+}
+FLAGS = {
+    "orphans": {"delete": "delete them; without it they are only told"},
+    "compact": {"all": "whatever is smaller than the target, however few"},
+}
+SETTINGS = {
+    "hours": "snapshot_hours",
+    "keep": "snapshots_newest",
+    "grace_hours": "forgotten_hours",
+    "older_hours": "orphan_hours",
+    "files": "compact_files_min",
+}
 
 
 class Command(BaseCommand):
@@ -37,19 +61,24 @@ class Command(BaseCommand):
             name, what = line.split(maxsplit=1)
             action = actions.add_parser(name, help=what, description=what)
             action.add_argument("--table", help="NAMESPACE.TABLE; without it all of them")
-            if name == "expire":
-                action.add_argument("--hours", type=int, help="forget snapshots older than that")
-                action.add_argument("--keep", type=int, help="but never the newest so many of a table")
-                action.add_argument("--grace-hours", type=int, help="delete files of snapshots forgotten so long ago")
+            for option, what in OPTIONS.get(name, {}).items():
+                action.add_argument(f"--{option}", type=int, help=what)
+            for flag, what in FLAGS.get(name, {}).items():
+                action.add_argument(f"--{flag}", action="store_true", help=what)
 
     def handle(self, *, action: str, table: str | None, **options: Any) -> None:
         rows = list(_tables(table))
         if table and not rows:
             known = ", ".join(map(str, _tables(None)[:10])) or "none"
             raise CommandError(f"there is no table {table}; tables are {known}")
-        {"stats": self._stats, "upkeep": self._upkeep, "expire": self._expire}[action](rows, options)
+        asked = _asked(settings.EVODB, options)
+        if action == "stats":
+            self._stats(rows)
+        else:
+            work = {"upkeep": _upkeep, "compact": _compact, "expire": _expire, "orphans": _orphans}[action]
+            self._each(rows, lambda keeper: work(keeper, asked, options))
 
-    def _stats(self, rows: list[IcebergTable], _: dict[str, Any]) -> None:
+    def _stats(self, rows: list[IcebergTable]) -> None:
         if not rows:
             self.stdout.write("The lake is empty: nothing was flushed yet. Try manage.py flush_buffers")
         for table in rows:
@@ -57,19 +86,6 @@ class Command(BaseCommand):
             count = flushed.aggregate(rows=Sum("rows"))["rows"] or 0
             self.stdout.write(f"{table}: {count} rows in {table.version + 1} commits")
             self.stdout.write(f"  {duck.shell_command(table.metadata_location)}")
-
-    def _upkeep(self, rows: list[IcebergTable], _: dict[str, Any]) -> None:
-        self._each(rows, lambda keeper: rounds.keep(keeper, settings.EVODB))
-
-    def _expire(self, rows: list[IcebergTable], options: dict[str, Any]) -> None:
-        asked = _expiry_of(settings.EVODB, options)
-
-        def expire(keeper: Keeper) -> str:
-            done = expiry.forget(keeper, retention.from_settings(asked))
-            done += expiry.delete(keeper, before_ms=rounds.forgotten_before(asked, now_ms()))
-            return str(done)
-
-        self._each(rows, expire)
 
     def _each(self, rows: list[IcebergTable], work: Callable[[Keeper], object]) -> None:
         """Do this to each table; a table where it fails does not keep it from the others."""
@@ -98,13 +114,35 @@ def _tables(name: str | None) -> QuerySet[IcebergTable]:
     return tables.filter(pk__in=[one.pk for one in tables.filter(name__endswith=last) if str(one) == name])
 
 
-def _expiry_of(found: Settings, options: dict[str, Any]) -> Settings:
+def _upkeep(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
+    return rounds.keep(keeper, asked)
+
+
+def _expire(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
+    done = expiry.forget(keeper, retention.from_settings(asked))
+    return done + expiry.delete(keeper, before_ms=rounds.forgotten_before(asked, now_ms()))
+
+
+def _compact(keeper: Keeper, asked: Settings, options: dict[str, Any]) -> object:
+    terms = rounds.terms_of(asked)
+    if options["all"]:
+        terms = dataclasses.replace(terms, files_min=2, is_tiered=False)
+    done = compaction.compact(keeper, terms)
+    return f"{done}; {compaction.merge_manifests(keeper)} manifests merged away"
+
+
+def _orphans(keeper: Keeper, asked: Settings, options: dict[str, Any]) -> object:
+    swept = rounds.sweep(keeper, asked, is_dry_run=not options["delete"])
+    more = ["  ..."] if swept.found > len(swept.named) else []
+    return "\n".join([str(swept), *(f"  {path}" for path in swept.named), *more])
+
+
+def _asked(found: Settings, options: dict[str, Any]) -> Settings:
     """The settings, with what was asked for in their place. Raises CommandError."""
-    asked = {"snapshot_hours": "hours", "snapshots_newest": "keep", "forgotten_hours": "grace_hours"}
-    given = {name: options[option] for name, option in asked.items() if options[option] is not None}
+    given = {option: options[option] for option in SETTINGS if options.get(option) is not None}
     rows = {row.name: row.metadata for row in dataclasses.fields(Settings)}
-    for name, value in given.items():
-        if not rows[name]["check"](value):
-            option = asked[name].replace("_", "-")
-            raise CommandError(f"--{option} is {value}, wanted {rows[name]['wanted']} ({rows[name]['unit']})")
-    return dataclasses.replace(found, **given)
+    for option, value in given.items():
+        row = rows[SETTINGS[option]]
+        if not row["check"](value):
+            raise CommandError(f"--{option.replace('_', '-')} is {value}, wanted {row['wanted']} ({row['unit']})")
+    return dataclasses.replace(found, **{SETTINGS[option]: value for option, value in given.items()})
