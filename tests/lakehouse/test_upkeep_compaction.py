@@ -331,3 +331,23 @@ def test_the_beat_compacts_by_tiers_when_enough_was_written(lake: Lake, monkeypa
     go()
     assert len(data_files(lake.table())) == 3
     assert lake.rows().total() == 14
+
+
+def test_a_table_of_another_shape_is_compacted_too(lake: Lake) -> None:
+    """Not made by a flush: nested columns, none of ours, and partitioned by a text or not at all."""
+    lake.catalog.create_namespace("lake")
+    deep = pa.array([{"a": [1, 2], "b": {"x": "y"}}, None])
+    rows = pa.table({"kind": ["a/b c", None], "deep": deep, "number": pa.array([1, 2], pa.int32())})
+    for name, is_partitioned in (("flights", False), ("parts", True)):
+        table = lake.catalog.create_table(f"lake.{name}", rows.schema)
+        if is_partitioned:
+            with table.update_spec() as spec:
+                spec.add_identity("kind")
+        for _ in range(3):
+            table.append(rows)
+        before = lake.rows(name, "kind, number, deep::VARCHAR")
+        with lake.keeper(name=name) as keeper:
+            done = compaction.compact(keeper, ALL)
+        assert (done.old, done.new) == ((6, 2) if is_partitioned else (3, 1))
+        assert lake.rows(name, "kind, number, deep::VARCHAR") == before
+        assert lake.table(name).scan(row_filter="kind = 'a/b c'").to_arrow()["number"].to_pylist() == [1, 1, 1]

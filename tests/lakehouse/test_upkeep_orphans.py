@@ -188,4 +188,8 @@ def test_the_command_compacts_and_says_so(settings: Any, lake: Lake) -> None:
     lake.commit(4)
     assert "0 files became 0" in command("compact", "--files", "9")
     assert "4 files became 1 with 8 rows" in command("compact", "--all")
+    assert "not looked for orphans yet" in command("stats")
     assert "0 orphans" in command("upkeep")
+    said = command("stats")
+    assert "1 files, " in said
+    assert "7 snapshots, 0 more forgotten; 0 orphans" in said

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
@@ -75,6 +76,7 @@ def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda:
             _exchange(keeper, old, new, terms)
             done.old, done.new = done.old + len(old), done.new + len(new)
             done.rows += sum(file.record_count for file in new)
+            pa.default_memory_pool().release_unused()
     except OSError as exc:
         raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
     return done

@@ -23,11 +23,13 @@ from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.evolution import ALIASES
-from lakehouse.catalog.parts import ROW_GROUP, ROW_GROUP_BYTES
+from lakehouse.catalog.parts import ROW_GROUP
 from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
 READ_BYTES = 4 * 2**20
+ROW_GROUP_BYTES = 16 * 2**20
+"""Of the rows in memory, half of what a flush holds: there is the sorting beside it."""
 
 
 def rewrite(metadata: TableMetadata, files: Sequence[DataFile], io: FileIO, *, target_bytes: int) -> Iterator[DataFile]:

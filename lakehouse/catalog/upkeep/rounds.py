@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 TABLES_AT_ONCE = 1000
 MANIFESTS_MIN = 20
+FORGOTTEN_MIN = 50
 DAY_MS = 24 * HOUR_MS
 LATER = (CommitConflict, LeaseLost, StoreUnavailable)
 Now = Callable[[], int]
@@ -70,7 +71,9 @@ class Kept:
 def keep(keeper: Keeper, settings: Settings, until: Callable[[], bool] = lambda: False) -> Kept:
     """All that one table needs; nothing is begun after `until`. Raises what LATER names."""
     expired = expiry.forget(keeper, retention.from_settings(settings))
-    expired += expiry.delete(keeper, before_ms=forgotten_before(settings, keeper.now_ms()), until=until)
+    before_ms = forgotten_before(settings, keeper.now_ms())
+    if _is_worth_deleting(keeper.row, before_ms):
+        expired += expiry.delete(keeper, before_ms=before_ms, until=until)
     upkeep = TableUpkeep.objects.get(pk=keeper.row.pk)
     kept = Kept(expired, Compacted())
     if settings.compact_files_min and keeper.row.version >= upkeep.compacted_version + settings.compact_files_min:
@@ -84,6 +87,12 @@ def keep(keeper: Keeper, settings: Settings, until: Callable[[], bool] = lambda:
     if kept:
         log.info("%s: %s", keeper.row, kept)
     return kept
+
+
+def _is_worth_deleting(row: IcebergTable, before_ms: int) -> bool:
+    """All lists of manifests are read for it, so it waits until there is enough, for an hour at most."""
+    due = row.forgotten.filter(forgotten_ms__lte=before_ms)
+    return due.filter(forgotten_ms__lte=before_ms - HOUR_MS).exists() or due.count() >= FORGOTTEN_MIN
 
 
 def sweep(keeper: Keeper, settings: Settings, *, is_dry_run: bool) -> Swept:
@@ -111,7 +120,7 @@ def forgotten_before(settings: Settings, now_ms: int) -> int:
 def _due(settings: Settings, now_ms: int) -> list[int]:
     """The one that waits longest first."""
     forgotten = ForgottenSnapshot.objects.filter(
-        table=OuterRef("pk"), forgotten_ms__lte=forgotten_before(settings, now_ms)
+        table=OuterRef("pk"), forgotten_ms__lte=forgotten_before(settings, now_ms) - HOUR_MS
     )
     changed = Q(upkeep=None) | Q(upkeep__version=None) | ~Q(upkeep__version=F("version"))
     old = Q(upkeep__looked_ms__lt=now_ms - HOUR_MS)

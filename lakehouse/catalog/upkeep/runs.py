@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
-RUN_BYTES = 32 * 2**20
+RUN_BYTES = 16 * 2**20
 """Of rows in memory; sorting has them there twice."""
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2**19
 LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 

@@ -10,19 +10,22 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet, Sum
+from django.template.defaultfilters import filesizeformat
 
 from lakehouse.catalog import retention
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.models import FlushTable, IcebergTable
+from lakehouse.models import FlushTable, IcebergTable, TableUpkeep
 from lakehouse.query import duck
 
 ACTIONS = """
-stats     tables, rows, commits, and how to look at them
+stats     tables, rows, commits, files, history, and how to look at them
 upkeep    all that follows, as the beat does it
 compact   merge small files of a partition into large ones, sorted by row
 expire    forget old snapshots, and delete the files of those forgotten EVODB_FORGOTTEN_HOURS ago
@@ -81,10 +84,12 @@ class Command(BaseCommand):
     def _stats(self, rows: list[IcebergTable]) -> None:
         if not rows:
             self.stdout.write("The lake is empty: nothing was flushed yet. Try manage.py flush_buffers")
+        catalog = from_settings(settings.EVODB)
         for table in rows:
             flushed = FlushTable.objects.filter(namespace=str(table.namespace), table=table.name)
             count = flushed.aggregate(rows=Sum("rows"))["rows"] or 0
             self.stdout.write(f"{table}: {count} rows in {table.version + 1} commits")
+            self.stdout.write(f"  {_state(catalog, table)}")
             self.stdout.write(f"  {duck.shell_command(table.metadata_location)}")
 
     def _each(self, rows: list[IcebergTable], work: Callable[[Keeper], object]) -> None:
@@ -112,6 +117,23 @@ def _tables(name: str | None) -> QuerySet[IcebergTable]:
         return tables
     last = name.rpartition(".")[2]
     return tables.filter(pk__in=[one.pk for one in tables.filter(name__endswith=last) if str(one) == name])
+
+
+def _state(catalog: DjangoCatalog, row: IcebergTable) -> str:
+    """Files and history of a table, as far as it can be read."""
+    try:
+        metadata = catalog.load_table((*row.namespace.name.split(SEPARATOR), row.name)).metadata
+    except OSError as exc:
+        return f"its metadata cannot be read: {exc}"
+    snapshot = metadata.current_snapshot()
+    said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    size = filesizeformat(int(said.get("total-files-size") or 0)).replace("\xa0", " ")
+    upkeep = TableUpkeep.objects.filter(table=row).first()
+    swept = f"{upkeep.orphans} orphans" if upkeep and upkeep.swept_ms else "not looked for orphans yet"
+    return (
+        f"{said.get('total-data-files') or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
+        f"{row.forgotten.count()} more forgotten; {swept}"
+    )
 
 
 def _upkeep(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
