@@ -22,6 +22,7 @@ from pyiceberg.typedef import Identifier
 from lakehouse.catalog import retention
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.pointers import Forgotten
+from lakehouse.clock import now_ms
 
 
 class Staging(DjangoCatalog):
@@ -59,6 +60,8 @@ class Staging(DjangoCatalog):
         for requirement in requirements:
             requirement.validate(current_table.metadata)
         metadata = _updated(current_table.metadata, updates)
+        if metadata.last_updated_ms == current_table.metadata.last_updated_ms:
+            metadata = metadata.model_copy(update={"last_updated_ms": now_ms()})
         metadata = _update_table_metadata_log(
             metadata, current_table.metadata_location, current_table.metadata.last_updated_ms
         )

@@ -87,6 +87,14 @@ def test_who_holds_an_old_metadata_file_reads_on_until_the_grace_is_over(lake: L
         held.scan().to_arrow()
 
 
+def test_the_grace_begins_when_a_snapshot_is_forgotten_not_when_it_was_made(lake: Lake) -> None:
+    lake.commit(3)
+    since_ms = now_ms()
+    expire(lake, before_ms=0)
+    assert [one.forgotten_ms >= since_ms for one in ForgottenSnapshot.objects.all()] == [True, True]
+    assert lake.table().metadata.last_updated_ms >= since_ms
+
+
 def test_what_was_forgotten_lately_keeps_files_that_were_forgotten_before(lake: Lake) -> None:
     lake.commit(2)
     expire(lake, before_ms=0)
