@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-flood soak
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flood soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -44,6 +44,9 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 	$(PY) -m benchmarks.idle
 	@if command -v pushpin >/dev/null; then $(PY) -m benchmarks.pushpin; \
 	else echo 'Pushpin is not installed (apt-get install pushpin zurl), so nothing is measured behind it.'; fi
+
+bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as fast as they were; with and without upkeep
+	$(PY) -m benchmarks.commits
 
 bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (15 minutes)
 	$(PY) -m benchmarks.flood

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse import catalog_choice
+from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
 
@@ -35,7 +36,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(QueryConfig):
+class Settings(QueryConfig, UpkeepConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",

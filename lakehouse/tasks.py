@@ -24,6 +24,7 @@ TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
 RECOVER_EVERY_MS = 10_000
 RECOVERY_MS = 5000
+UPKEEP_MS = 5000
 
 
 @cache
@@ -106,6 +107,22 @@ def purge_files(metadata_location: str) -> int:
 def forget_history() -> int:
     """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
     return history.forget(settings.EVODB.history_days, now_ms=now_ms())
+
+
+@shared_task
+def upkeep() -> int:
+    """Keep tables in order, those first that waited longest, as long as UPKEEP_MS. Returns how many were looked at.
+
+    For no longer, since the only worker of a laptop has flushes to do as well; the beat asks again. Tables in a catalog
+    that is not ours are not ours to keep.
+    """
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.catalog.upkeep import rounds
+
+    if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    until_ms = now_ms() + UPKEEP_MS
+    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

@@ -83,6 +83,7 @@ FLOORS = {
         "lakehouse.urls",
     ],
     "flow": [
+        "lakehouse.catalog.upkeep.rounds",
         "lakehouse.fallback.recovery",
         "lakehouse.fallback.transfer",
         "lakehouse.flush.flow",
@@ -187,6 +188,7 @@ FLOORS = {
         "lakehouse.clock",
         "lakehouse.conf",
         "lakehouse.errors",
+        "lakehouse.keeping",
         "lakehouse.key_limits",
         "lakehouse.limits.config",
         "lakehouse.migrations.*",

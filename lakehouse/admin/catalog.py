@@ -7,7 +7,8 @@ from django.db.models import Model
 from django.http import HttpRequest
 
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
-from lakehouse.models import IcebergTable, Namespace
+from lakehouse.admin.shown import moment, size
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace, TableUpkeep
 
 
 @admin.register(Namespace)
@@ -28,3 +29,17 @@ class IcebergTableAdmin(ReadOnlyAdmin):
     list_select_related = ("namespace",)
     ordering = ("namespace__name", "name")
     search_fields = ("name", "metadata_location")
+
+
+@admin.register(ForgottenSnapshot)
+class ForgottenSnapshotAdmin(ReadOnlyAdmin):
+    list_display = ("snapshot_id", "table", moment("forgotten_ms"))
+    list_select_related = ("table__namespace",)
+    search_fields = ("table__name",)
+
+
+@admin.register(TableUpkeep)
+class TableUpkeepAdmin(ReadOnlyAdmin):
+    list_display = ("table", moment("looked_ms"), moment("swept_ms"), "orphans", size("orphan_bytes"))
+    list_select_related = ("table__namespace",)
+    search_fields = ("table__name",)

@@ -38,6 +38,7 @@ from lakehouse.catalog import pointers
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog.retention import forgotten
 from lakehouse.catalog.views import WithoutViews
 from lakehouse.models import IcebergTable, Namespace
 
@@ -217,7 +218,10 @@ class DjangoCatalog(WithoutViews):
         if current is None:
             self._insert(staged)
         elif not pointers.move(
-            *table_key(identifier), expected=current.metadata_location, location=staged.metadata_location
+            *table_key(identifier),
+            expected=current.metadata_location,
+            location=staged.metadata_location,
+            forgotten=forgotten(current.metadata, staged.metadata),
         ):
             raise CommitFailedException(f"Table was moved by another writer: {_shown(identifier)}")
         return self._response(staged)

@@ -10,14 +10,15 @@ from pyiceberg.catalog import Catalog
 from lakehouse.catalog import tables
 from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
 from lakehouse.catalog.lake import Locations, Move
+from lakehouse.catalog.retention import Retention
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import OutcomeUnknown
 from lakehouse.models import IcebergTable
 
 
 class OwnLake:
-    def __init__(self, catalog: DjangoCatalog) -> None:
-        self.catalog = catalog
+    def __init__(self, catalog: DjangoCatalog, retention: Retention | None = None) -> None:
+        self.catalog, self._retention = catalog, retention
 
     def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
         return tables.known_schemas(self.catalog, namespace, names)
@@ -32,10 +33,8 @@ class OwnLake:
                 f"flush {move.flush_id} was announced to another catalog; set EVODB_CATALOG to that one until it is "
                 "finished, `manage.py in_doubt` lists what is open"
             )
-        return [
-            tables.stage(self.catalog, move.namespace, name, table, flush_id=move.flush_id, parquet=parquet)
-            for name, table in rows.items()
-        ]
+        terms: tables.Terms = {"flush_id": move.flush_id, "parquet": parquet, "retention": self._retention}
+        return [tables.stage(self.catalog, move.namespace, name, table, **terms) for name, table in rows.items()]
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:
         tables.swap(staged)

@@ -6,14 +6,24 @@ a metadata file says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from lakehouse.models import IcebergTable, Namespace
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
 
 SEPARATOR = "\x1f"
+
+
+class Forgotten(NamedTuple):
+    """A snapshot the new metadata names no more, and the files it was known by."""
+
+    snapshot_id: int
+    manifest_list: str
+    statistics: tuple[str, ...]
+    forgotten_ms: int
 
 
 def find(namespace: str, table: str) -> str | None:
@@ -41,15 +51,19 @@ def insert(namespace: str, table: str, location: str) -> bool:
     return True
 
 
-def move(namespace: str, table: str, *, expected: str, location: str) -> bool:
+def move(namespace: str, table: str, *, expected: str, location: str, forgotten: Sequence[Forgotten] = ()) -> bool:
     """Move the pointer if it is still where expected; False when somebody else moved or dropped it.
 
+    What the table forgets by it is remembered in the same transaction, until its files are deleted.
     The row is looked up first: PostgreSQL checks the WHERE of an UPDATE that waited again, but not a subquery in it.
     """
     found = IcebergTable.objects.filter(namespace__name=namespace, name=table).first()
     if found is None:
         return False
-    moved = IcebergTable.objects.filter(pk=found.pk, metadata_location=expected).update(
-        metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
-    )
+    with transaction.atomic():
+        moved = IcebergTable.objects.filter(pk=found.pk, metadata_location=expected).update(
+            metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
+        )
+        if moved and forgotten:
+            ForgottenSnapshot.objects.bulk_create(ForgottenSnapshot(table=found, **one._asdict()) for one in forgotten)
     return moved == 1

@@ -74,7 +74,7 @@ class Transfer:
 
     @property
     def lake(self) -> Lake:
-        return lakes.over(self.catalog)
+        return lakes.over(self.catalog, self.settings)
 
     def manager(self) -> FallbackRecoveryManager:
         """It says when and in which order; a worker that went silent is followed by another one as with a lease."""

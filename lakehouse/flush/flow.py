@@ -66,7 +66,7 @@ class Flusher:
 
     @property
     def lake(self) -> Lake:
-        return lakes.over(self.catalog)
+        return lakes.over(self.catalog, self.settings)
 
     def run(self, parent_id: int, *, trigger: FlushTrigger) -> Flushed | None:
         """Flush the oldest batches of a parent; None when nothing waits or somebody else is at it."""

@@ -11,6 +11,7 @@ from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.upkeep import ForgottenSnapshot, TableUpkeep
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "FlushState",
     "FlushTable",
     "ForeignCommit",
+    "ForgottenSnapshot",
     "IcebergTable",
     "Installation",
     "Namespace",
     "Parent",
     "StoreBreaker",
+    "TableUpkeep",
 ]

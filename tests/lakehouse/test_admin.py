@@ -29,11 +29,13 @@ from lakehouse.models import (
     Flush,
     FlushTable,
     ForeignCommit,
+    ForgottenSnapshot,
     IcebergTable,
     Installation,
     Namespace,
     Parent,
     StoreBreaker,
+    TableUpkeep,
 )
 from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import access
@@ -75,6 +77,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
     namespace = Namespace.objects.create(name=f"lake-{number}")
     subscription = Subscription.objects.create(parent=parent, name="hook", pattern="*", target_kind="webhook")
     delivery = Delivery.objects.create(subscription=subscription, commit_number=1, entry_key="orders/1")
+    table = IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json")
     rows: list[Model] = [
         parent,
         child,
@@ -87,7 +90,9 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         FlushTable.objects.create(flush=flush, namespace="lake", table="orders", snapshot_id=1, **files),
         ForeignCommit.objects.create(flush=flush, namespace="lake", table="orders", snapshot_id=1, **files),
         Installation.objects.create(),
-        IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json"),
+        table,
+        ForgottenSnapshot.objects.create(table=table, snapshot_id=1, manifest_list="lake/1", forgotten_ms=NOW_MS),
+        TableUpkeep.objects.create(table=table, looked_ms=NOW_MS),
         FallbackBatch.objects.create(parent=parent, table="orders", rows=3, payload=payload, created_ms=NOW_MS),
         DeadLetter.objects.create(
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS

@@ -17,7 +17,7 @@ from pyiceberg.catalog import delete_files
 from pyiceberg.exceptions import CommitStateUnknownException, NoSuchNamespaceError
 from pyiceberg.table import Table
 
-from lakehouse.catalog import pointers
+from lakehouse.catalog import pointers, retention
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.rest.problems import unavailable
@@ -77,8 +77,13 @@ def _swap(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
             if each.old is None:
                 moved = insert(namespace, name, each.new.metadata_location)
             else:
-                location = each.new.metadata_location
-                moved = pointers.move(namespace, name, expected=each.old.metadata_location, location=location)
+                moved = pointers.move(
+                    namespace,
+                    name,
+                    expected=each.old.metadata_location,
+                    location=each.new.metadata_location,
+                    forgotten=retention.forgotten(each.old.metadata, each.new.metadata),
+                )
                 catalog._delete_old_metadata(each.new.io, each.old.metadata, each.new.metadata)
             if not moved:
                 raise Moved

@@ -1,36 +1,101 @@
-"""`manage.py lake stats`: which tables there are and how to look at them."""
+"""`manage.py lake`: what the lake holds, and keeping it in order by hand; the beat does the same all the time."""
 
 from __future__ import annotations
 
+import dataclasses
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
-from django.conf import settings as site
-from django.core.management.base import BaseCommand
-from django.db.models import Sum
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet, Sum
+from django.template.defaultfilters import filesizeformat
 
-from lakehouse.catalog import lakes
+from lakehouse.catalog import lakes, retention
+from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.lake import Lake
-from lakehouse.models import FlushTable, IcebergTable, Parent
+from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
+from lakehouse.catalog.upkeep.lease import Keeper
+from lakehouse.catalog_choice import elsewhere
+from lakehouse.clock import now_ms
+from lakehouse.conf import Settings
+from lakehouse.errors import LakehouseError
+from lakehouse.models import FlushTable, IcebergTable, Parent, TableUpkeep
 from lakehouse.query import duck
+
+ACTIONS = """
+stats     tables, rows, commits, files, history, and how to look at them
+upkeep    all that follows, as the beat does it
+compact   merge small files of a partition into large ones, sorted by row
+expire    forget old snapshots, and delete the files of those forgotten EVODB_FORGOTTEN_HOURS ago
+orphans   tell which files no snapshot names, and delete them when told to
+"""
+
+
+OPTIONS = {
+    "expire": {
+        "hours": "forget snapshots older than that",
+        "keep": "but never the newest so many of a table",
+        "grace-hours": "delete files of snapshots forgotten so long ago",
+    },
+    "orphans": {"older-hours": "only files older than that"},
+    "compact": {"files": "where there are so many of about one size"},
+}
+FLAGS = {
+    "orphans": {"delete": "delete them; without it they are only told"},
+    "compact": {"all": "whatever is smaller than the target, however few"},
+}
+SETTINGS = {
+    "hours": "snapshot_hours",
+    "keep": "snapshots_newest",
+    "grace_hours": "forgotten_hours",
+    "older_hours": "orphan_hours",
+    "files": "compact_files_min",
+}
 
 
 class Command(BaseCommand):
-    help = "List the tables of the lake, with the command that shows the first rows of each in DuckDB."
+    help = "Show the tables of the lake and keep them in order (docs/upkeep.md)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("action", choices=["stats"], help="stats: tables, rows, commits")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        for line in ACTIONS.strip().splitlines():
+            name, what = line.split(maxsplit=1)
+            action = actions.add_parser(name, help=what, description=what)
+            action.add_argument("--table", help="NAMESPACE.TABLE; without it all of them")
+            for option, what in OPTIONS.get(name, {}).items():
+                action.add_argument(f"--{option}", type=int, help=what)
+            for flag, what in FLAGS.get(name, {}).items():
+                action.add_argument(f"--{flag}", action="store_true", help=what)
 
-    def handle(self, **_: Any) -> None:
-        if site.EVODB.catalog:
-            self._foreign(lakes.chosen(site.EVODB))
+    def handle(self, *, action: str, table: str | None, **options: Any) -> None:
+        if settings.EVODB.catalog:
+            if action != "stats":
+                raise CommandError(f"{elsewhere(settings.EVODB.catalog)}; its upkeep is its own")
+            self._foreign(lakes.chosen(settings.EVODB))
             return
-        tables = IcebergTable.objects.select_related("namespace").order_by("namespace__name", "name")
-        if not tables:
+        rows = list(_tables(table))
+        if table and not rows:
+            known = ", ".join(map(str, _tables(None)[:10])) or "none"
+            raise CommandError(f"there is no table {table}; tables are {known}")
+        asked = _asked(settings.EVODB, options)
+        if action == "stats":
+            self._stats(rows)
+        else:
+            work = {"upkeep": _upkeep, "compact": _compact, "expire": _expire, "orphans": _orphans}[action]
+            self._each(rows, lambda keeper: work(keeper, asked, options))
+
+    def _stats(self, rows: list[IcebergTable]) -> None:
+        if not rows:
             self.stdout.write("The lake is empty: nothing was flushed yet. Try manage.py flush_buffers")
-        for table in tables:
-            rows = _flushed(str(table.namespace), table.name)[0]
-            self.stdout.write(f"{table}: {rows} rows in {table.version + 1} commits")
+        catalog = from_settings(settings.EVODB)
+        for table in rows:
+            count = _flushed(str(table.namespace), table.name)[0]
+            self.stdout.write(f"{table}: {count} rows in {table.version + 1} commits")
+            self.stdout.write(f"  {_state(catalog, table)}")
             self.stdout.write(f"  {duck.shell_command(table.metadata_location)}")
 
     def _foreign(self, lake: Lake) -> None:
@@ -40,6 +105,83 @@ class Command(BaseCommand):
                 rows, flushes = _flushed(namespace, name)
                 self.stdout.write(f"{namespace}.{name}: {rows} rows of ours in {flushes} commits")
                 self.stdout.write(f"  {duck.shell_command(location)}")
+
+    def _each(self, rows: list[IcebergTable], work: Callable[[Keeper], object]) -> None:
+        """Do this to each table; a table where it fails does not keep it from the others."""
+        failed = 0
+        catalog = from_settings(settings.EVODB)
+        for row in rows:
+            with lease.kept(row, catalog, now_ms=now_ms) as keeper:
+                if keeper is None:
+                    self.stderr.write(f"{row}: somebody else is at it; try again in a minute")
+                    failed += 1
+                    continue
+                try:
+                    self.stdout.write(f"{row}: {work(keeper)}")
+                except LakehouseError as exc:
+                    self.stderr.write(f"{row}: {exc}" + ("; try again" if exc.retryable else ""))
+                    failed += 1
+        if failed:
+            raise CommandError(f"{failed} of {len(rows)} tables are not done")
+
+
+def _tables(name: str | None) -> QuerySet[IcebergTable]:
+    tables = IcebergTable.objects.select_related("namespace").order_by("namespace__name", "name")
+    if name is None:
+        return tables
+    last = name.rpartition(".")[2]
+    return tables.filter(pk__in=[one.pk for one in tables.filter(name__endswith=last) if str(one) == name])
+
+
+def _state(catalog: DjangoCatalog, row: IcebergTable) -> str:
+    """Files and history of a table, as far as it can be read."""
+    try:
+        metadata = catalog.load_table((*row.namespace.name.split(SEPARATOR), row.name)).metadata
+    except OSError as exc:
+        return f"its metadata cannot be read: {exc}"
+    snapshot = metadata.current_snapshot()
+    said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    size = filesizeformat(int(said.get("total-files-size") or 0)).replace("\xa0", " ")
+    upkeep = TableUpkeep.objects.filter(table=row).first()
+    swept = f"{upkeep.orphans} orphans" if upkeep and upkeep.swept_ms else "not looked for orphans yet"
+    return (
+        f"{said.get('total-data-files') or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
+        f"{row.forgotten.count()} more forgotten; {swept}"
+    )
+
+
+def _upkeep(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
+    return rounds.keep(keeper, asked)
+
+
+def _expire(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
+    done = expiry.forget(keeper, retention.from_settings(asked))
+    return done + expiry.delete(keeper, before_ms=rounds.forgotten_before(asked, now_ms()))
+
+
+def _compact(keeper: Keeper, asked: Settings, options: dict[str, Any]) -> object:
+    terms = rounds.terms_of(asked)
+    if options["all"]:
+        terms = dataclasses.replace(terms, files_min=2, is_tiered=False)
+    done = compaction.compact(keeper, terms)
+    return f"{done}; {compaction.merge_manifests(keeper)} manifests merged away"
+
+
+def _orphans(keeper: Keeper, asked: Settings, options: dict[str, Any]) -> object:
+    swept = rounds.sweep(keeper, asked, is_dry_run=not options["delete"])
+    more = ["  ..."] if swept.found > len(swept.named) else []
+    return "\n".join([str(swept), *(f"  {path}" for path in swept.named), *more])
+
+
+def _asked(found: Settings, options: dict[str, Any]) -> Settings:
+    """The settings, with what was asked for in their place. Raises CommandError."""
+    given = {option: options[option] for option in SETTINGS if options.get(option) is not None}
+    rows = {row.name: row.metadata for row in dataclasses.fields(Settings)}
+    for option, value in given.items():
+        row = rows[SETTINGS[option]]
+        if not row["check"](value):
+            raise CommandError(f"--{option.replace('_', '-')} is {value}, wanted {row['wanted']} ({row['unit']})")
+    return dataclasses.replace(found, **{SETTINGS[option]: value for option, value in given.items()})
 
 
 def _flushed(namespace: str, table: str) -> tuple[int, int]:

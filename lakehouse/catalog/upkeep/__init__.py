@@ -1,0 +1,1 @@
+"""Upkeep of tables: forget old snapshots, delete their files, merge small files, find files of no table."""

@@ -1,0 +1,186 @@
+"""Small files of a partition become few large ones, with the same rows.
+
+The rows are written first, which takes long and moves nothing. Then the files are exchanged in one commit, made anew
+when a flush was faster, as long as the files it replaces are still there. What loses too often is deleted and tried
+again another time; a death leaves files nobody names, which the sweep finds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
+
+from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.retention import is_collected
+from lakehouse.catalog.staging import Change, Staging
+from lakehouse.catalog.upkeep import expiry, reachable, rewriting
+from lakehouse.catalog.upkeep.folders import is_ours
+from lakehouse.catalog.upkeep.lease import Keeper
+from lakehouse.catalog.upkeep.piles import Small, piles
+from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
+from lakehouse.errors import CommitConflict, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+TARGET = "write.target-file-size-bytes"
+MANIFEST_TARGET = "commit.manifest.target-size-bytes"
+MANIFEST_BYTES = 2**20
+WANTED = (100, 101, 102, 103, 104)
+"""Path, format, partition, rows and bytes of a data file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    target_bytes: int
+    files_min: int
+    """So many files of about one size are worth it."""
+    is_tiered: bool = True
+    attempts_max: int = 5
+
+
+@dataclass(slots=True)
+class Compacted:
+    old: int = 0
+    new: int = 0
+    """Files."""
+    rows: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.old)
+
+    def __str__(self) -> str:
+        return f"{self.old} files became {self.new} with {self.rows} rows"
+
+
+def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda: False) -> Compacted:
+    """Merge what is worth it; a pile is begun only before `until`.
+
+    Raises CommitConflict, LeaseLost or StoreUnavailable; what was merged before stays so.
+    """
+    done = Compacted()
+    try:
+        table = keeper.load()
+        for pile in _piles(table, keeper, terms):
+            if until():
+                break
+            keeper.renew()
+            old = list(_described(table, pile))
+            new = _rewritten(table, old, sum(file.rows for file in pile), terms)
+            _exchange(keeper, old, new, terms)
+            done.old, done.new = done.old + len(old), done.new + len(new)
+            done.rows += sum(file.record_count for file in new)
+            pa.default_memory_pool().release_unused()
+    except OSError as exc:
+        raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
+    return done
+
+
+def merge_manifests(keeper: Keeper, *, count_min: int = 2) -> int:
+    """Fewer, larger manifests when there are so many small ones; returns how many are gone."""
+    table = keeper.load()
+    target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
+    before = _manifests(table)
+    small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
+    if len(small) < count_min:
+        return 0
+    staging = Staging(keeper.catalog)
+    table = keeper.load(staging)
+    change = Change(table)
+    expected = table.metadata_location
+    try:
+        ManifestMerge(change, table.io, target_bytes=target).commit()
+        change.commit_transaction()
+    except OSError as exc:
+        raise StoreUnavailable(f"manifests of {keeper.row} cannot be merged: {exc}") from exc
+    keeper.commit(staging, expected=expected)
+    return max(0, len(before) - len(_manifests(staging.result)))
+
+
+def _piles(table: Table, keeper: Keeper, terms: Terms) -> list[list[Small]]:
+    manifests = _manifests(table)
+    if any(one.content is not ManifestContent.DATA for one in manifests):
+        log.info("%s has delete files of another engine; that engine has to compact it", keeper.row)
+        return []
+    if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
+        return []
+    spec_id = table.metadata.default_spec_id
+    files = (
+        file for one in manifests if one.partition_spec_id == spec_id for file in _files(table.io, one.manifest_path)
+    )
+    target = _target(table.metadata, TARGET, terms.target_bytes)
+    return piles(files, target_bytes=target, files_min=terms.files_min, is_tiered=terms.is_tiered)
+
+
+def _files(io: FileIO, manifest: str) -> Iterator[Small]:
+    for is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(io, manifest, WANTED):
+        if is_live and kind.upper() == "PARQUET":
+            yield Small(path, manifest, tuple(partition[at] for at in range(len(partition))), size_bytes, rows)
+
+
+def _described(table: Table, pile: Sequence[Small]) -> Iterator[DataFile]:
+    """These files with all their manifests say of them; one manifest is in memory at a time."""
+    wanted = {file.path for file in pile}
+    named = {file.manifest for file in pile}
+    for manifest in _manifests(table):
+        if manifest.manifest_path in named:
+            for entry in manifest.fetch_manifest_entry(table.io):
+                if entry.data_file.file_path in wanted:
+                    yield entry.data_file
+
+
+def _rewritten(table: Table, old: Sequence[DataFile], rows: int, terms: Terms) -> list[DataFile]:
+    """The new files, on the disk and named nowhere."""
+    target = _target(table.metadata, TARGET, terms.target_bytes)
+    io = table.io
+    assert isinstance(io, DurableFileIO)
+    try:
+        new = list(rewriting.rewrite(table.metadata, old, io, target_bytes=target))
+        found = sum(file.record_count for file in new)
+        assert found == rows, f"{len(old)} files of {table.name()} have {rows} rows, {found} were read"
+    except BaseException:
+        expiry.remove(io, io.written)
+        raise
+    io.settle()
+    return new
+
+
+def _exchange(keeper: Keeper, old: Sequence[DataFile], new: Sequence[DataFile], terms: Terms) -> None:
+    """In one commit. Raises CommitConflict when others were faster each time; the new files are deleted then."""
+    for attempt in range(1, terms.attempts_max + 1):
+        staging = Staging(keeper.catalog)
+        table = keeper.load(staging)
+        change = Change(table)
+        expected = table.metadata_location
+        try:
+            Replacement(change, table.io, old, new).commit()
+            change.commit_transaction()
+            keeper.commit(staging, expected=expected)
+        except CommitConflict as exc:
+            log.info("compaction of %s, attempt %d: %s", keeper.row, attempt, exc)
+            if attempt == terms.attempts_max or not _are_there(keeper.load(), old):
+                expiry.remove(table.io, [file.file_path for file in new])
+                raise
+        else:
+            return
+
+
+def _are_there(table: Table, files: Sequence[DataFile]) -> bool:
+    asked = {file.file_path for file in files}
+    return not reachable.unreached(table.io, asked, [one.manifest_path for one in _manifests(table)])
+
+
+def _manifests(table: Table) -> list[ManifestFile]:
+    snapshot = table.metadata.current_snapshot()
+    return snapshot.manifests(table.io) if snapshot is not None else []
+
+
+def _target(metadata: TableMetadata, name: str, default: int) -> int:
+    text = metadata.properties.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) else default

@@ -1,0 +1,157 @@
+"""Files in a table's folders that no snapshot names: what flushes and rewrites left that died or lost.
+
+A file is an orphan when it is older than a bound, older than every open flush, and its name is in nothing the table's
+metadata leads to, nor that of a table which shares the folder, nor in a snapshot forgotten and not deleted yet. Names
+are compared without their folder: they are unique, and one place can be spelled in many ways. The lease keeps rewrites
+out meanwhile: one that began before cannot commit any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.db.models import Min
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
+from pyiceberg.table import Table
+
+from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.retention import is_collected
+from lakehouse.catalog.upkeep import expiry, reachable
+from lakehouse.catalog.upkeep.folders import data_and_metadata, is_ours, plain
+from lakehouse.catalog.upkeep.lease import Keeper
+from lakehouse.errors import StoreUnavailable
+from lakehouse.models import Flush, FlushState, IcebergTable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 50_000
+"""Files compared with the table's manifests in one pass; bounds the memory."""
+NAMED = 20
+"""So many are told by name."""
+KEPT_NAMES = {"version-hint.text"}
+
+
+class Orphan(NamedTuple):
+    path: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Swept:
+    found: int = 0
+    size_bytes: int = 0
+    deleted: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.found} orphans of {self.size_bytes} bytes, {self.deleted} deleted"
+
+
+def sweep(keeper: Keeper, *, before_ms: int, is_dry_run: bool) -> Swept:
+    """Find what is older than that, and delete it unless this is a dry run. Raises LeaseLost or StoreUnavailable."""
+    done = Swept()
+    keeper.renew()
+    before_ms = min(before_ms, _oldest_open_flush_ms() or before_ms)
+    try:
+        table = keeper.load()
+        if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
+            return done
+        for some in _batches(_old_files(table, _others(keeper.row), before_ms)):
+            _settle(keeper, some, done, is_dry_run=is_dry_run)
+    except OSError as exc:
+        raise StoreUnavailable(f"the folders of {keeper.row} cannot be read or swept: {exc}") from exc
+    return done
+
+
+def _settle(keeper: Keeper, files: dict[str, Orphan], done: Swept, *, is_dry_run: bool) -> None:
+    """Files by their name; those that are orphans are counted and deleted."""
+    names = files.keys() - KEPT_NAMES
+    tables = [keeper.load(), *_sharing(keeper)]
+    for table in tables:  # Read after the files were listed, so whatever was committed until then is seen.
+        names = _unnamed(table, names)
+    forgotten = list(keeper.row.forgotten.all())
+    names -= {_name(path) for one in forgotten for path in one.statistics}
+    names = _unreached(tables[0], names, [one.manifest_list for one in forgotten], missing_ok=True)
+    orphans = [files[name] for name in sorted(names)]
+    done.found += len(orphans)
+    done.size_bytes += sum(one.size_bytes for one in orphans)
+    done.named += [one.path for one in orphans[: NAMED - len(done.named)]]
+    if not is_dry_run:
+        keeper.renew()
+        done.deleted += expiry.remove(tables[0].io, [one.path for one in orphans])
+
+
+def _unnamed(table: Table, names: set[str]) -> set[str]:
+    left = names - {_name(path) for path in reachable.named_files(table.metadata, table.metadata_location)}
+    return _unreached(table, left, reachable.manifest_lists(table.metadata), missing_ok=False)
+
+
+def _unreached(table: Table, names: set[str], lists: Iterable[str], *, missing_ok: bool) -> set[str]:
+    lists = list(lists)
+    manifests = reachable.manifests(table.io, lists, missing_ok=missing_ok)
+    left = names - {_name(path) for path in (*lists, *manifests)}
+    for manifest in manifests:
+        if not left:
+            break
+        left.difference_update(_name(entry.path) for entry in reachable.entries(table.io, manifest) if entry.is_live)
+    return left
+
+
+def _old_files(table: Table, others: set[str], before_ms: int) -> Iterator[Orphan]:
+    """Files of the table's folders, without the folders of tables that lie in them."""
+    io = table.io
+    assert isinstance(io, DurableFileIO)
+    for home in data_and_metadata(table.metadata):
+        scheme, netloc, top = io.parse_location(home, io.properties)
+        for info in _walk(io.fs_by_scheme(scheme, netloc), top, {plain(one).partition(":")[2] for one in others}):
+            if info.mtime_ns is not None and info.mtime_ns // 1_000_000 < before_ms:
+                yield Orphan(home + info.path.removeprefix(top), info.size or 0)
+
+
+def _walk(fs: FileSystem, top: str, others: set[str]) -> Iterator[FileInfo]:
+    """A folder at a time, so that only one is in memory."""
+    waiting = [top]
+    while waiting:
+        found = fs.get_file_info(FileSelector(waiting.pop(), allow_not_found=True))
+        folders = [info for info in found if info.type is FileType.Directory]
+        if any(info.base_name == "metadata" for info in folders):
+            continue  # A table of somebody lies here.
+        waiting += [info.path for info in folders if info.path not in others]
+        yield from (info for info in found if info.type is FileType.File)
+
+
+def _batches(files: Iterable[Orphan]) -> Iterator[dict[str, Orphan]]:
+    some: dict[str, Orphan] = {}
+    for one in files:
+        if len(some) == AT_ONCE or _name(one.path) in some:
+            yield some
+            some = {}
+        some[_name(one.path)] = one
+    if some:
+        yield some
+
+
+def _others(row: IcebergTable) -> set[str]:
+    """The folders of all other tables, as far as their metadata files tell."""
+    rows = IcebergTable.objects.exclude(pk=row.pk).values_list("metadata_location", flat=True)
+    return {location.rpartition("/metadata/")[0] for location in rows} - {""}
+
+
+def _sharing(keeper: Keeper) -> list[Table]:
+    """Tables whose metadata lies in the folder of this one: it was theirs before they were renamed."""
+    home = plain(keeper.load().metadata.location) + "/"
+    rows = IcebergTable.objects.exclude(pk=keeper.row.pk).select_related("namespace")
+    sharing = [row for row in rows.iterator(1000) if plain(row.metadata_location).startswith(home)]
+    return [keeper.of(row).load() for row in sharing]
+
+
+def _oldest_open_flush_ms() -> int | None:
+    started: int | None = Flush.objects.filter(state=FlushState.OPEN).aggregate(first=Min("started_ms"))["first"]
+    return started
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]

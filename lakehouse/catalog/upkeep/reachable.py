@@ -1,0 +1,117 @@
+"""Which files a table's snapshots reach. Of a manifest only paths are read, and one manifest at a time.
+
+So memory is bounded by what is asked about, not by the table: a question is a set of files, and what is reached leaves
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pyiceberg.avro.decoder import new_decoder
+from pyiceberg.avro.file import AvroFile
+from pyiceberg.avro.resolver import ReadSchemaResolver, SchemaPartnerAccessor
+from pyiceberg.io import FileIO, InputFile
+from pyiceberg.manifest import ManifestEntryStatus, ManifestFile, read_manifest_list
+from pyiceberg.schema import Schema, visit_with_partner
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Record
+from pyiceberg.types import IcebergType, NestedField, StructType
+
+STATUS, DATA_FILE = 0, 2
+PATH = 100
+
+
+class _Unread(SchemaPartnerAccessor):
+    """Of what is not asked for, nothing in it is asked for either; pyiceberg would refuse to skip it."""
+
+    def field_partner(self, partner: IcebergType | None, field_id: int, field_name: str) -> IcebergType | None:
+        return super().field_partner(partner, field_id, field_name) if partner else None
+
+    def list_element_partner(self, partner_list: IcebergType | None) -> IcebergType | None:
+        return None
+
+    def map_key_partner(self, partner_map: IcebergType | None) -> IcebergType | None:
+        return None
+
+    def map_value_partner(self, partner_map: IcebergType | None) -> IcebergType | None:
+        return None
+
+
+class _Projected(AvroFile[Record]):
+    """Of each entry of a manifest its status and these fields of its file, in this order."""
+
+    def __init__(self, input_file: InputFile, fields: Sequence[int]) -> None:
+        super().__init__(input_file)
+        self._fields = fields
+
+    def __enter__(self) -> _Projected:
+        with self.input_file.open() as file:
+            self.decoder = new_decoder(file.read())
+        self.header = self._read_header()
+        self.schema = self.header.get_schema()
+        resolve: Any = visit_with_partner
+        self.reader = resolve(self.schema, self._wanted(), ReadSchemaResolver(), _Unread())
+        return self
+
+    def _wanted(self) -> Schema:
+        found: Any = self.schema.find_field(DATA_FILE)
+        struct = StructType(*(found.field_type.field(number) for number in self._fields))
+        return Schema(self.schema.find_field(STATUS), NestedField(DATA_FILE, "data_file", struct, required=True))
+
+
+class Entry(NamedTuple):
+    path: str
+    is_live: bool
+
+
+def manifest_lists(metadata: TableMetadata) -> list[str]:
+    """Of everything the table names."""
+    return [snapshot.manifest_list for snapshot in metadata.snapshots]
+
+
+def named_files(metadata: TableMetadata, location: str) -> set[str]:
+    """The files the metadata file at this location names itself, and itself."""
+    statistics = [*metadata.statistics, *metadata.partition_statistics]
+    return {
+        location,
+        *(entry.metadata_file for entry in metadata.metadata_log),
+        *(one.statistics_path for one in statistics),
+        *manifest_lists(metadata),
+    }
+
+
+def manifests(io: FileIO, lists: Iterable[str], *, missing_ok: bool = False) -> dict[str, ManifestFile]:
+    """The manifests of these lists by path, the last named first."""
+    found: dict[str, ManifestFile] = {}
+    for path in lists:
+        try:
+            found |= {one.manifest_path: one for one in read_manifest_list(io.new_input(path))}
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+    return dict(reversed(found.items()))
+
+
+def entries(io: FileIO, manifest: str) -> Iterator[Entry]:
+    """Data and delete files that a manifest names. Raises FileNotFoundError."""
+    for is_live, (path,) in fields(io, manifest, (PATH,)):
+        yield Entry(path, is_live)
+
+
+def fields(io: FileIO, manifest: str, wanted: Sequence[int]) -> Iterator[tuple[bool, Sequence[Any]]]:
+    """Of each entry whether it is live, and these fields of its file. Raises FileNotFoundError."""
+    with _Projected(io.new_input(manifest), wanted) as reader:
+        for entry in reader:
+            yield entry[0] != ManifestEntryStatus.DELETED, [entry[1][at] for at in range(len(wanted))]
+
+
+def unreached(io: FileIO, asked: set[str], kept: Iterable[str]) -> set[str]:
+    """Those of the files that no manifest of `kept` reaches."""
+    left = set(asked)
+    for manifest in kept:
+        if not left:
+            break
+        left.difference_update(entry.path for entry in entries(io, manifest) if entry.is_live)
+    return left

@@ -1,0 +1,104 @@
+"""A snapshot that names other files and has the same rows: Iceberg's `replace`, which pyiceberg does not make yet.
+
+It carries no flush id, so nobody takes it for a flush. Only manifests that name a replaced file are written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
+from pyiceberg.table import Transaction
+from pyiceberg.table.snapshots import Operation, Summary
+from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
+from pyiceberg.typedef import EMPTY_DICT
+
+from lakehouse.catalog.upkeep import reachable
+from lakehouse.errors import CommitConflict
+
+
+class Replacement(_SnapshotProducer["Replacement"]):
+    """`old` files out, `new` files in."""
+
+    def __init__(self, change: Transaction, io: FileIO, old: Sequence[DataFile], new: Sequence[DataFile]) -> None:
+        super().__init__(Operation.OVERWRITE, change, io)
+        for file in old:
+            self.delete_data_file(file)
+        for file in new:
+            self.append_data_file(file)
+
+    def _validate_concurrency(self) -> None:
+        """Whoever moved the table meanwhile is noticed where the pointer moves."""
+
+    def _build_delete_files_partition_predicate(self) -> None:
+        """Manifests are chosen by what they name."""
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        summary = super()._summary(snapshot_properties)
+        return summary.model_copy(update={"operation": Operation.REPLACE})
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return self._planned[0]
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        return self._planned[1]
+
+    @cached_property
+    def _planned(self) -> tuple[list[ManifestFile], list[ManifestEntry]]:
+        kept: list[ManifestFile] = []
+        gone: list[ManifestEntry] = []
+        old = {file.file_path for file in self._deleted_data_files}
+        for manifest in self._current():
+            if manifest.content is ManifestContent.DATA and self._names_one_of(old, manifest):
+                kept += self._without(old, manifest, gone)
+            else:
+                kept.append(manifest)
+        if len(gone) != len(old):
+            raise CommitConflict(f"{len(old) - len(gone)} of {len(old)} files were replaced by somebody else meanwhile")
+        return kept, gone
+
+    def _current(self) -> list[ManifestFile]:
+        snapshot = self._transaction.table_metadata.snapshot_by_name(self._target_branch)
+        return snapshot.manifests(self._io) if snapshot is not None else []
+
+    def _names_one_of(self, old: set[str], manifest: ManifestFile) -> bool:
+        return any(e.is_live and e.path in old for e in reachable.entries(self._io, manifest.manifest_path))
+
+    def _without(self, old: set[str], manifest: ManifestFile, gone: list[ManifestEntry]) -> list[ManifestFile]:
+        """The manifest with what stays, if anything does; `gone` gets what does not."""
+        entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+        gone += [self._entry(e, ManifestEntryStatus.DELETED) for e in entries if e.data_file.file_path in old]
+        staying = [e for e in entries if e.data_file.file_path not in old]
+        if not staying:
+            return []
+        with self.new_manifest_writer(self.spec(manifest.partition_spec_id)) as writer:
+            for entry in staying:
+                writer.add_entry(self._entry(entry, ManifestEntryStatus.EXISTING))
+        return [writer.to_manifest_file()]
+
+    def _entry(self, entry: ManifestEntry, status: ManifestEntryStatus) -> ManifestEntry:
+        return ManifestEntry.from_args(
+            status=status,
+            snapshot_id=self.snapshot_id if status is ManifestEntryStatus.DELETED else entry.snapshot_id,
+            sequence_number=entry.sequence_number,
+            file_sequence_number=entry.file_sequence_number,
+            data_file=entry.data_file,
+        )
+
+
+class ManifestMerge(Replacement):
+    """No file in or out; manifests up to `target_bytes` become one."""
+
+    def __init__(self, change: Transaction, io: FileIO, *, target_bytes: int) -> None:
+        super().__init__(change, io, [], [])
+        self._target_bytes = target_bytes
+
+    @cached_property
+    def _planned(self) -> tuple[list[ManifestFile], list[ManifestEntry]]:
+        manifests = self._current()
+        merge = _ManifestMergeManager(self._target_bytes, 2, True, self)
+        data = [manifest for manifest in manifests if manifest.content is ManifestContent.DATA]
+        others = [manifest for manifest in manifests if manifest.content is not ManifestContent.DATA]
+        return merge.merge_manifests(data) + others, []

@@ -1,0 +1,122 @@
+"""The rows of some data files as new files of the target size, sorted by row, in bounded memory.
+
+Files are read a few rows at a time, as the table's schema has them by now; a row group is all that is held to write.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.io import FileIO
+from pyiceberg.io.fileformat import FileFormatFactory
+from pyiceberg.io.pyarrow import _to_requested_schema, pyarrow_to_schema, schema_to_pyarrow
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.schema import Schema, sanitize_column_names
+from pyiceberg.table.locations import load_location_provider
+from pyiceberg.table.metadata import TableMetadata
+
+from lakehouse.catalog.evolution import ALIASES
+from lakehouse.catalog.parts import ROW_GROUP
+from lakehouse.catalog.upkeep import runs
+
+ORDER = ("_row_id", "_source", "_epoch", "_seq")
+READ_BYTES = 4 * 2**20
+ROW_GROUP_BYTES = 16 * 2**20
+"""Of the rows in memory, half of what a flush holds: there is the sorting beside it."""
+
+
+def rewrite(metadata: TableMetadata, files: Sequence[DataFile], io: FileIO, *, target_bytes: int) -> Iterator[DataFile]:
+    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file."""
+    schema = sanitize_column_names(metadata.schema())
+    keys = [name for name in ORDER if name in metadata.schema().column_names]
+    with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
+        batches = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        groups = _row_groups(
+            runs.in_order(batches, keys, Path(folder)), int(metadata.properties.get(ROW_GROUP, 100_000))
+        )
+        yield from _Writer(metadata, schema, files[0], io, target_bytes).write(groups)
+
+
+def _read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
+    model = FileFormatFactory.get(FileFormat.PARQUET)
+    wanted = pa.schema([_plain(field) for field in schema_to_pyarrow(schema)])
+    with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), pre_buffer=False) as file:
+        written = pyarrow_to_schema(file.schema_arrow, name_mapping=metadata.name_mapping())
+        size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        rows = max(1, min(20_000, file.metadata.num_rows * READ_BYTES // max(1, size)))
+        for batch in file.iter_batches(batch_size=rows, use_threads=False):
+            found = _to_requested_schema(schema, written, batch, include_field_ids=True, format_model=model)
+            yield found.cast(wanted)
+
+
+def _plain(field: Any) -> Any:
+    """Texts as flushes write them; of a column that a file lacks pyiceberg makes large ones."""
+    return field.with_type(ALIASES.get(field.type, field.type))
+
+
+def _row_groups(tables: Iterable[Any], rows_max: int) -> Iterator[Any]:
+    """Tables of at most so many rows and ROW_GROUP_BYTES."""
+    waiting: list[Any] = []
+    rows = size = 0
+    for table in tables:
+        step = max(1, min(rows_max, len(table) * ROW_GROUP_BYTES // max(1, table.nbytes)))
+        for start in range(0, len(table), step):
+            piece = table.slice(start, step)
+            if waiting and (rows + len(piece) > rows_max or size + piece.nbytes > ROW_GROUP_BYTES):
+                yield pa.concat_tables(waiting)
+                waiting, rows, size = [], 0, 0
+            waiting.append(piece)
+            rows, size = rows + len(piece), size + piece.nbytes
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+class _Writer:
+    """Row groups into files; a new one begins where the last has reached the target."""
+
+    def __init__(
+        self, metadata: TableMetadata, schema: Schema, example: DataFile, io: FileIO, target_bytes: int
+    ) -> None:
+        self._metadata, self._schema, self._example = metadata, schema, example
+        self._io, self._target_bytes = io, target_bytes
+        self._model = FileFormatFactory.get(FileFormat.PARQUET)
+        self._names = (f"{number:05d}-compacted-{uuid.uuid4()}.parquet" for number in count())
+
+    def write(self, groups: Iterator[Any]) -> Iterator[DataFile]:
+        for first in groups:
+            yield self._file(first, groups)
+
+    def _file(self, first: Any, others: Iterator[Any]) -> DataFile:
+        output = self._io.new_output(self._place())
+        writer: Any = self._model.create_writer(output, self._schema, self._metadata.properties)
+        with writer:
+            writer.write(first)
+            while writer._fos.tell() < self._target_bytes and (group := next(others, None)) is not None:
+                writer.write(group)
+        return DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=output.location,
+            file_format=FileFormat.PARQUET,
+            partition=self._example.partition,
+            file_size_in_bytes=len(output),
+            sort_order_id=None,
+            spec_id=self._metadata.default_spec_id,
+            equality_ids=None,
+            key_metadata=None,
+            **writer.result().to_serialized_dict(),
+        )
+
+    def _place(self) -> str:
+        """Beside the file it replaces, whose folder tells its partition."""
+        places = load_location_provider(self._metadata.location, self._metadata.properties)
+        folder = self._example.file_path.rpartition("/")[0]
+        if folder.startswith(self._metadata.location):
+            return f"{folder}/{next(self._names)}"
+        return places.new_data_location(next(self._names))
