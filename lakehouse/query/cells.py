@@ -11,6 +11,8 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lakehouse.query.duck import identifier
+
 NATIVE = {
     *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint"),
     *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "float", "double", "varchar", "blob"),
@@ -45,7 +47,7 @@ def _cast(kind: Any) -> str:
         child, *size = kind.children
         return f"{_cast(child[1])}[{size[0][1] if size else ''}]"
     if kind.id == "struct" and all(name for name, _ in kind.children):
-        return "STRUCT(" + ", ".join(f"{_quoted(name)} {_cast(one)}" for name, one in kind.children) + ")"
+        return "STRUCT(" + ", ".join(f"{identifier(name)} {_cast(one)}" for name, one in kind.children) + ")"
     if kind.id == "map":
         (_, key), (_, value) = kind.children
         return f"MAP({_cast(key)}, {_cast(value)})"
@@ -99,7 +101,3 @@ def _pairs(key: Convert, value: Convert, *, by_columns: bool) -> Convert:
         return [[key(one), value(other)] for one, other in pairs]
 
     return convert
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -50,6 +50,11 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def identifier(name: str) -> str:
+    """The name of a schema, table or column in SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def shell_command(metadata_location: str) -> str:
     """What a user types to look at a table in a folder: DuckDB's first rows, in one line of a shell."""
     sql = f"FROM {scan(metadata_location)} LIMIT 20"

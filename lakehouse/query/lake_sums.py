@@ -69,15 +69,12 @@ def typed(connection: duckdb.DuckDBPyConnection, location: str, *, source: str |
     if not found:
         return {}
     names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]  # noqa: S608 - quoted
-    documents = [f"{_name(name)} IS NOT NULL" for name in names if name == "_rest" or not name.startswith("_")]
+    documents = [duck.identifier(name) for name in names if name == "_rest" or not name.startswith("_")]
     if not documents:
         return {}
-    has_any = " OR ".join(documents)  # a change that says nothing but its row id has none
+    # A change that says nothing but its row id has none.
+    has_any = " OR ".join(f"{column} IS NOT NULL" for column in documents)
     return dict(connection.execute(f"{counted} AND ({has_any}) GROUP BY _source", values).fetchall())
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 class ChildRows:

@@ -11,7 +11,7 @@ import duckdb
 
 from lakehouse.errors import InvalidQuery
 from lakehouse.query import snapshots
-from lakehouse.query.duck import quoted
+from lakehouse.query.duck import identifier, quoted
 from lakehouse.query.messages import Place
 from lakehouse.query.statement import Reference
 
@@ -36,8 +36,8 @@ def open_tables(
     opened, views = Opened(), _Views(connection)
     metadata: dict[str, dict[str, Any]] = {}
     found = {(one.namespace, one.table): one.metadata_location for one in places}
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(namespace)}")
-    connection.execute(f"USE memory.{_name(namespace)}")
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(namespace)}")
+    connection.execute(f"USE memory.{identifier(namespace)}")
     for one in named:
         location = found[one.namespace or namespace, one.table]
         if location not in metadata:
@@ -68,9 +68,10 @@ class _Views:
         if _folded(view) not in self._taken:
             self._taken[_folded(view)] = content
             snapshot = "" if snapshot_id is None else f", snapshot_from_id => {snapshot_id}::UBIGINT"
-            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_name(view[0])}")
+            namespace, table = map(identifier, view)
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {namespace}")
             self._connection.execute(
-                f"CREATE VIEW {_name(view[0])}.{_name(view[1])} AS FROM iceberg_scan({quoted(location)}{snapshot})"
+                f"CREATE VIEW {namespace}.{table} AS FROM iceberg_scan({quoted(location)}{snapshot})"
             )
         assert there == content
         return view
@@ -141,7 +142,3 @@ def _read(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any
 
 def _folded(view: tuple[str, str]) -> tuple[str, str]:
     return view[0].lower(), view[1].lower()
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -31,7 +31,9 @@ from tests.acceptance.test_street import EAGER, LEASE_MS
 from tests.services import free_port
 
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
-on_sqlite = pytest.mark.skipif(DATABASE != "sqlite", reason="tried with SQLite")
+on_sqlite = pytest.mark.skipif(
+    DATABASE != "sqlite", reason="this fault never touches the parent's database; tried with SQLite"
+)
 on_postgresql = pytest.mark.skipif(DATABASE != "postgresql", reason="tried with PostgreSQL and Redis")
 IMPATIENT = """
 import sys

@@ -29,6 +29,14 @@ class Heard:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def error(self) -> tuple[int, str]:
+        """As the Iceberg REST protocol tells it."""
+        error = self.json.get("error", {"code": self.status, "type": "no error", "message": self.body})
+        assert error["code"] == self.status
+        assert error["message"]
+        return self.status, error["type"]
+
 
 async def ask(
     method: str,

@@ -22,25 +22,8 @@ from lakehouse.conf import Settings
 from lakehouse.parent import access
 from lakehouse.query import duck
 from tests.builders import NOW_MS
+from tests.lakehouse.http_site import Heard
 from tests.server import serving
-
-
-@dataclass(frozen=True)
-class Heard:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> tuple[int, str]:
-        error = self.json.get("error", {"code": self.status, "type": "no error", "message": self.body})
-        assert error["code"] == self.status
-        assert error["message"]
-        return self.status, error["type"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +97,15 @@ def site(folder: Path | None = None, **settings: Any) -> Iterator[Site]:
         if ready is not None:
             said["loop"].call_soon_threadsafe(ready.set_result, None)
         thread.join(30)
+
+
+@contextmanager
+def site_with_a_table(folder: Path) -> Iterator[Site]:
+    """It is `lake.t` and empty."""
+    with site(folder) as found:
+        found.ask("POST", "namespaces", {"namespace": ["lake"]})
+        assert found.ask("POST", "namespaces/lake/tables", new_table("t")).status == 200
+        yield found
 
 
 def key(*scopes: str, **bound: Any) -> str:

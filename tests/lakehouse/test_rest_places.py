@@ -9,16 +9,14 @@ import pytest
 
 from lakehouse.catalog.folders import folder_of, is_within, join, overlap, plain
 from lakehouse.models import IcebergTable
-from tests.lakehouse.rest_site import Site, new_table, site, snapshot
+from tests.lakehouse.rest_site import Site, new_table, site_with_a_table, snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as found:
-        found.ask("POST", "namespaces", {"namespace": ["lake"]})
-        assert found.ask("POST", "namespaces/lake/tables", new_table("t")).status == 200
+    with site_with_a_table(tmp_path) as found:
         yield found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lakehouse.rest_site import SCHEMA, Site, main_is, new_table, site, snapshot
+from tests.lakehouse.rest_site import SCHEMA, Site, main_is, new_table, site_with_a_table, snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,9 +23,7 @@ TABLE = "namespaces/lake/tables/t"
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path) as found:
-        found.ask("POST", "namespaces", {"namespace": ["lake"]})
-        assert found.ask("POST", "namespaces/lake/tables", new_table("t")).status == 200
+    with site_with_a_table(tmp_path) as found:
         yield found
 
 
