@@ -105,7 +105,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
         "lakehouse.flush.memory",
-        "lakehouse.flush.renewal",
+        "lakehouse.renewal",
         "lakehouse.folder_broker",
         "lakehouse.flush.history",
         "lakehouse.flush.room",

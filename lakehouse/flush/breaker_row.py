@@ -17,8 +17,8 @@ from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
 from lakehouse.flush import breaker
 from lakehouse.flush.breaker import BreakerState, Patience, Seen, Way
-from lakehouse.flush.renewal import renewed
 from lakehouse.models import StoreBreaker
+from lakehouse.renewal import renewed
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,8 @@ REACHED_WITHIN_S = 10.0
 HOUR_MS = 3_600_000
 SHIFTED_S, FULL_S = 3.0, 2.0
 """How long a process lives with a wrong clock, and with a full disk."""
+UPKEEP = (("compact", "--all"), ("expire", "--hours", "0", "--keep", "1", "--grace-hours", "0"), ("upkeep",))
+KEPT_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Fault:
 
 
 def choose(dice: random.Random, town: Town) -> Fault:
-    kinds = [_killed, _killed, _at_a_failpoint, _at_a_failpoint, _zombie, _second_beat, _clock, _disk_full]
+    kinds = [_killed, _killed, _at_a_failpoint, _at_a_failpoint, _zombie, _second_beat, _clock, _disk_full, _kept]
     kinds += [_away] if town.services else []
     kinds += [_locked] if town.is_sqlite else []
     kinds += [_moody] if town.store is not None else []
@@ -158,6 +160,22 @@ def _disk_full(dice: random.Random, town: Town) -> Fault:
             process.start()
 
     return Fault(f"{process.name} finds the disk full at {size} bytes a file", strike)
+
+
+def _kept(dice: random.Random, town: Town) -> Fault:
+    """The lake is put in order while flushes write to it; whoever does it dies in the middle, or comes to its end."""
+    action, dies_in_s = dice.choice(UPKEEP), dice.choice([None, 0.5 + 3 * dice.random()])
+
+    def strike(town: Town) -> None:
+        keeper = town.house.another("upkeep", town.house.command("lake", *action))
+        keeper.start()
+        deadline = time.monotonic() + (KEPT_WITHIN_S if dies_in_s is None else dies_in_s)
+        while keeper.is_running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        keeper.kill()
+
+    dies = "" if dies_in_s is None else f", killed after {dies_in_s:.1f} s"
+    return Fault(f"lake {action[0]}{dies}", strike)
 
 
 def _away(dice: random.Random, town: Town) -> Fault:

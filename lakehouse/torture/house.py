@@ -117,7 +117,10 @@ class House:
         self.run([sys.executable, "-c", PREPARE, json.dumps(config)])
 
     def manage(self, *arguments: str, within_s: float = WITHIN_S) -> str:
-        return self.run([sys.executable, str(ROOT / "manage.py"), *arguments], within_s=within_s)
+        return self.run(self.command(*arguments), within_s=within_s)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(ROOT / "manage.py"), *arguments]
 
     def run(self, argv: Sequence[str], *, within_s: float = WITHIN_S) -> str:
         """Run a program to its end and return what it said."""

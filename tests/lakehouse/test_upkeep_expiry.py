@@ -23,7 +23,7 @@ from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
 from lakehouse.models import ForgottenSnapshot, IcebergTable, TableUpkeep
-from tests.lakehouse.upkeep_site import Lake
+from tests.lakehouse.upkeep_site import LEASE_MS, Lake
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -200,10 +200,18 @@ def test_who_lost_the_lease_commits_nothing(lake: Lake) -> None:
 
 def test_two_cannot_keep_one_table_at_once(lake: Lake) -> None:
     lake.commit()
-    with lake.keeper(), lease.kept(lake.row(), lake.catalog, now_ms=now_ms) as second:
+    with lake.keeper(), lake.lease() as second:
         assert second is None
     with lake.keeper():
         pass
+
+
+def test_a_keeper_whose_clock_was_an_hour_ahead_keeps_nobody_out(lake: Lake) -> None:
+    lake.commit(2)
+    with lake.keeper(hours=1) as wrong, lake.keeper() as right:
+        with pytest.raises(LeaseLost):
+            expiry.forget(wrong, ONE)
+        assert expiry.forget(right, ONE).forgotten == 1
 
 
 def test_a_table_dropped_meanwhile_is_left_alone(lake: Lake) -> None:
@@ -213,7 +221,7 @@ def test_a_table_dropped_meanwhile_is_left_alone(lake: Lake) -> None:
         lake.catalog.drop_table("lake.flights")
         with pytest.raises(LeaseLost, match="dropped"):
             expiry.forget(keeper, ONE)
-    with lease.kept(row, lake.catalog, now_ms=now_ms) as keeper_of_nothing:
+    with lease.kept(row, lake.catalog, lease_ms=LEASE_MS, now_ms=now_ms) as keeper_of_nothing:
         assert keeper_of_nothing is None
 
 
@@ -313,7 +321,7 @@ def test_two_at_the_same_moment_delete_what_one_would(lake: Lake) -> None:
     def work() -> None:
         try:
             start.wait()
-            with lease.kept(lake.row(), lake.catalog, now_ms=now_ms) as keeper:
+            with lake.lease() as keeper:
                 if keeper is not None:
                     expiry.forget(keeper, ONE)
                     expiry.delete(keeper, before_ms=FAR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lakehouse.conf import Settings
 from lakehouse.models import IcebergTable
 from lakehouse.query import duck
 
+LEASE_MS = 60_000
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PARQUET = {"write.parquet.compression-codec": "snappy", "write.parquet.row-group-limit": "100000"}
 
@@ -74,9 +75,14 @@ class Lake:
     @contextmanager
     def keeper(self, *, hours: int = 0, name: str = "flights") -> Iterator[Keeper]:
         """The lease of the table, by a clock that is so far ahead."""
-        with lease.kept(self.row(name), self.catalog, now_ms=lambda: now_ms() + hours * HOUR_MS) as keeper:
+        with self.lease(hours=hours, name=name) as keeper:
             assert keeper is not None
             yield keeper
+
+    def lease(self, *, hours: int = 0, name: str = "flights") -> AbstractContextManager[Keeper | None]:
+        """The same, or None while somebody else has it."""
+        ahead_ms = hours * HOUR_MS
+        return lease.kept(self.row(name), self.catalog, lease_ms=LEASE_MS, now_ms=lambda: now_ms() + ahead_ms)
 
     def rows(self, name: str = "flights", columns: str = "*") -> Counter[tuple[Any, ...]]:
         """As DuckDB reads them; pyiceberg has to agree."""

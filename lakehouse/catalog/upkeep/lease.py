@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from pyiceberg.table import Table
 
 from lakehouse.catalog import pointers, tables
@@ -16,8 +16,7 @@ from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.staging import Staging
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
 from lakehouse.models import IcebergTable, TableUpkeep
-
-LEASE_MS = 10 * 60_000
+from lakehouse.renewal import renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class Keeper:
     row: IcebergTable
     epoch: int
     catalog: DjangoCatalog
+    lease_ms: int
     now_ms: Callable[[], int]
 
     @property
@@ -49,7 +49,7 @@ class Keeper:
 
     def renew(self) -> None:
         """Raises LeaseLost."""
-        if not self._held().update(lease_until_ms=self.now_ms() + LEASE_MS):
+        if not self._held().update(lease_until_ms=self.now_ms() + self.lease_ms):
             raise LeaseLost(f"table {self.row} is kept in order by somebody else")
 
     def commit(self, staging: Staging, *, expected: str) -> None:
@@ -75,18 +75,23 @@ class Keeper:
 
 
 @contextmanager
-def kept(row: IcebergTable, catalog: DjangoCatalog, *, now_ms: Callable[[], int]) -> Iterator[Keeper | None]:
-    """The lease of a table, or None when somebody else has it."""
+def kept(
+    row: IcebergTable, catalog: DjangoCatalog, *, lease_ms: int, now_ms: Callable[[], int]
+) -> Iterator[Keeper | None]:
+    """The lease of a table, or None when somebody else has it; it is renewed until the end of this."""
     with suppress(IntegrityError):  # The table was dropped: there is nothing to hold then.
         TableUpkeep.objects.get_or_create(table=row)
-    taken = TableUpkeep.objects.filter(pk=row.pk, lease_until_ms__lte=now_ms()).update(
-        lease_epoch=F("lease_epoch") + 1, lease_until_ms=now_ms() + LEASE_MS
+    began_ms = now_ms()
+    over = Q(lease_until_ms__lte=began_ms) | Q(lease_until_ms__gt=began_ms + lease_ms)  # by a clock that was ahead
+    taken = TableUpkeep.objects.filter(over, pk=row.pk).update(
+        lease_epoch=F("lease_epoch") + 1, lease_until_ms=began_ms + lease_ms
     )
     if not taken:
         yield None
         return
-    keeper = Keeper(row, TableUpkeep.objects.get(pk=row.pk).lease_epoch, catalog, now_ms)
+    keeper = Keeper(row, TableUpkeep.objects.get(pk=row.pk).lease_epoch, catalog, lease_ms, now_ms)
     try:
-        yield keeper
+        with renewed(keeper.renew, term_ms=lease_ms, what=f"the lease of table {row}"):
+            yield keeper
     finally:
         keeper.give_back()

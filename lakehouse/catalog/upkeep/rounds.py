@@ -39,7 +39,7 @@ def go(catalog: DjangoCatalog, settings: Settings, *, now_ms: Now, until: Callab
             break
         if row is None:
             continue
-        with lease.kept(row, catalog, now_ms=now_ms) as keeper:
+        with lease.kept(row, catalog, lease_ms=settings.lease_ms, now_ms=now_ms) as keeper:
             if keeper is None:
                 continue
             looked += 1

@@ -111,7 +111,7 @@ class Command(BaseCommand):
         failed = 0
         catalog = from_settings(settings.EVODB)
         for row in rows:
-            with lease.kept(row, catalog, now_ms=now_ms) as keeper:
+            with lease.kept(row, catalog, lease_ms=settings.EVODB.lease_ms, now_ms=now_ms) as keeper:
                 if keeper is None:
                     self.stderr.write(f"{row}: somebody else is at it; try again in a minute")
                     failed += 1
