@@ -81,7 +81,7 @@ def ends(found: list[float]) -> tuple[float, float, float]:
 def way(name: str, changes: dict[str, Any], *, is_kept: bool) -> tuple[Times, int, int]:
     from django.conf import settings as django_settings
 
-    from lakehouse.catalog.storage import from_settings
+    from lakehouse.catalog import lakes, storage
     from lakehouse.catalog.upkeep import rounds
     from lakehouse.clock import now_ms
     from lakehouse.flush.flow import Flusher
@@ -91,8 +91,8 @@ def way(name: str, changes: dict[str, Any], *, is_kept: bool) -> tuple[Times, in
     namespace = name.replace(" ", "_").replace(",", "")
     settings = replace(django_settings.EVODB, **changes)
     home = Parent.objects.create(name=namespace, namespace=namespace)
-    catalog = from_settings(settings)
-    flusher = Flusher("benchmark", settings, catalog, now_ms)
+    catalog = storage.from_settings(settings)
+    flusher = Flusher("benchmark", settings, lakes.chosen(settings), now_ms)
     times = Times()
     for number in range(COMMITS):
         commit(flusher, home.pk, number, times)

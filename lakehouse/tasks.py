@@ -91,7 +91,7 @@ def transfer(parent_id: int) -> Transfer:
     from lakehouse.fallback.transfer import Transfer
 
     worker = flusher()
-    return Transfer(parent_id, worker.owner, worker.settings, worker.catalog, now_ms)
+    return Transfer(parent_id, worker.owner, worker.settings, worker.lake, now_ms)
 
 
 @shared_task

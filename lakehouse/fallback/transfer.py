@@ -17,8 +17,6 @@ from typing import Any
 
 from django.db import OperationalError, transaction
 
-from lakehouse.catalog import lakes
-from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.lake import Lake, Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
@@ -65,16 +63,12 @@ class Transfer:
     parent_id: int
     owner: str
     settings: Settings
-    catalog: DjangoCatalog | Lake
+    lake: Lake
     now_ms: Callable[[], int]
     accepts_letters: bool = False
     """However much is unreadable becomes dead letters; an operator says so."""
     rows: int = field(default=0, init=False)
     """In tables by now."""
-
-    @property
-    def lake(self) -> Lake:
-        return lakes.over(self.catalog, self.settings)
 
     def manager(self) -> FallbackRecoveryManager:
         """It says when and in which order; a worker that went silent is followed by another one as with a lease."""

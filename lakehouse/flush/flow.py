@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from lakehouse.catalog import lakes
-from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
@@ -31,10 +29,10 @@ from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, memory,
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.policy import FlushTrigger
-from lakehouse.flush.renewal import renewed
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
 from lakehouse.models import Parent
+from lakehouse.renewal import renewed
 from rpc.config import ParentConfig
 from rpc.errors import BufferOverflowError
 from rpc.failpoints import Failpoint, reach
@@ -57,16 +55,12 @@ class Flushed:
 
 @dataclass(frozen=True, slots=True)
 class Flusher:
-    """What a worker brings along: its name, its limits, its catalog and its clock."""
+    """What a worker brings along: its name, its limits, its lake and its clock."""
 
     owner: str
     settings: Settings
-    catalog: DjangoCatalog | Lake
+    lake: Lake
     now_ms: Callable[[], int]
-
-    @property
-    def lake(self) -> Lake:
-        return lakes.over(self.catalog, self.settings)
 
     def run(self, parent_id: int, *, trigger: FlushTrigger) -> Flushed | None:
         """Flush the oldest batches of a parent; None when nothing waits or somebody else is at it."""
@@ -156,12 +150,14 @@ class Flusher:
         known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        shredded = shred.typed_of(self._within(claimed, read, known), known)
+        config = Parent.objects.get(pk=claimed.parent_id).settings
+        kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
+        shredded = shred.typed_of(kept, known)
         memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
-        parquet = parquet_of(Parent.objects.get(pk=claimed.parent_id).settings)
+        parquet = parquet_of(config)
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self.lake.land(claimed.move, shredded.tables, parquet)
             try:
@@ -174,10 +170,6 @@ class Flusher:
             else:
                 break
         return Flushed(claimed.flush_id, number, claimed.batches, claimed.entries, len(shredded.unreadable), staged)
-
-    def _within(self, claimed: Claim, read: raw.Raw, known: Mapping[str, object]) -> raw.Raw:
-        tables_max = Parent.objects.get(pk=claimed.parent_id).settings.tables_max
-        return room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=tables_max)
 
     def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
         sums = digests.of_tables(shredded.tables)

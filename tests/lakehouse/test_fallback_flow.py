@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.catalog import tables
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.errors import LeaseLost, StoreUnavailable
 from lakehouse.fallback import settle
@@ -51,11 +51,11 @@ def given(tmp_path):
 
 
 def worker(settings, clock, owner="worker-1"):
-    return Flusher(owner, settings, from_settings(settings), clock)
+    return Flusher(owner, settings, chosen(settings), clock)
 
 
 def recovery(settings, clock, parent_id, owner="worker-2"):
-    return Transfer(parent_id, owner, settings, from_settings(settings), clock)
+    return Transfer(parent_id, owner, settings, chosen(settings), clock)
 
 
 def put(shop, *batches, now_ms=NOW_MS):

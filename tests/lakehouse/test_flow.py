@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from lakehouse.catalog import pointers, tables
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.flush import claim
 from lakehouse.flush.flow import Flusher
@@ -31,7 +31,7 @@ def flusher(lake_settings):
 
 
 def worker(settings, owner, now_ms=NOW_MS):
-    return Flusher(owner, settings, from_settings(settings), lambda: now_ms)
+    return Flusher(owner, settings, chosen(settings), lambda: now_ms)
 
 
 def put(shop, *batches):

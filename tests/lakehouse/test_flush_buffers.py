@@ -7,7 +7,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from lakehouse import tasks
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.clock import now_ms
 from lakehouse.flush import claim
 from lakehouse.flush.claim import Terms
@@ -123,7 +123,7 @@ def test_without_wait_it_returns_while_another_worker_is_at_it(lake):
 def test_with_wait_it_returns_when_the_other_worker_has_done_it(lake, monkeypatch):
     home = put("north", frame(1, run(1, 3)))
     claimed = claim.take(home.pk, terms(lake), now_ms=now_ms())
-    other = Flusher("worker-2", lake, from_settings(lake), now_ms)
+    other = Flusher("worker-2", lake, chosen(lake), now_ms)
     waiting = looking_at_the_lease(monkeypatch)
     thread, said = in_background("--wait")
     assert waiting.wait(20)

@@ -13,7 +13,7 @@ from pyiceberg.types import StringType
 from requests.exceptions import ReadTimeout
 
 from lakehouse.catalog import drafts, foreign_tables, intents
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.errors import CommitConflict, LeaseLost, OutcomeUnknown, StoreUnavailable
 from lakehouse.flush import breaker_row, shred
 from lakehouse.flush.flow import Flusher
@@ -484,7 +484,7 @@ def test_a_catalog_that_cannot_be_opened_is_a_store_that_is_away(site: Site) -> 
 def test_our_own_catalog_does_not_finish_what_another_one_was_asked(site: Site) -> None:
     shop = source(parent())
     dead_after_the_append(site, shop)
-    own = Flusher("worker-2", site.settings, from_settings(site.settings), lambda: site.now_ms)
+    own = Flusher("worker-2", site.settings, chosen(site.settings), lambda: site.now_ms)
     with pytest.raises(OutcomeUnknown, match="announced to another catalog; set EVODB_CATALOG"):
         own.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert not IcebergTable.objects.exists()

@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import CommandError, call_command
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.errors import LeaseLost
 from lakehouse.flush import claim, fuse, fuse_box, letters, raw, shred
@@ -93,7 +93,7 @@ def not_json(first: int, last: int) -> list[RawEntry]:
 
 def worker(tmp_path: Any, owner: str = "worker-1", now_ms: int = NOW_MS, **limits: Any) -> Flusher:
     settings = dataclasses.replace(LIMITS, data_dir=tmp_path, **limits)
-    return Flusher(owner, settings, from_settings(settings), lambda: now_ms)
+    return Flusher(owner, settings, chosen(settings), lambda: now_ms)
 
 
 def flush(flusher: Flusher, parent_id: int) -> Any:

@@ -7,7 +7,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.urls import reverse
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
@@ -76,7 +76,7 @@ def test_entries_for_one_table_too_many_are_dead_letters(tmp_path: object) -> No
     shop = source(parent(tables_max=2))
     entries = [entry(number, table=table) for number, table in enumerate(["a", "b", "c", "a"], 1)]
     accept([(shop, frame(1, entries))], now_ms=NOW_MS)
-    Flusher("w", settings, from_settings(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    Flusher("w", settings, chosen(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert list(IcebergTable.objects.order_by("name").values_list("name", flat=True)) == ["a", "b"]
     assert list(DeadLetter.objects.values_list("table", flat=True)) == ["c"]
     assert Parent.objects.get().commit_number == 1

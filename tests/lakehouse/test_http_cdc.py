@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 from django.db import OperationalError
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import answers, cdc, visits
@@ -84,7 +84,7 @@ async def test_what_came_over_http_becomes_rows(lake_settings):
     async with home():
         await post({"sourceDoId": "shop-1", "events": events()}, key="one")
         await post({"events": [event(9)]})
-    flusher = Flusher("worker-1", lake_settings, from_settings(lake_settings), lambda: NOW_MS)
+    flusher = Flusher("worker-1", lake_settings, chosen(lake_settings), lambda: NOW_MS)
     pk = await in_thread(lambda: Parent.objects.get().pk)
     await in_thread(lambda: flusher.run(pk, trigger=FlushTrigger.MANUAL))
     assert sorted(await in_thread(lambda: lake(lake_settings))) == [("r1", 1), ("r2", 2), ("r3", 3), ("r9", 9)]
@@ -189,7 +189,7 @@ async def test_a_retry_after_the_rows_are_in_their_table_is_a_duplicate(lake_set
     body = {"sourceDoId": "s", "events": events()}
     async with home():
         await post(body, key="k")
-        flusher = Flusher("worker-1", lake_settings, from_settings(lake_settings), lambda: NOW_MS)
+        flusher = Flusher("worker-1", lake_settings, chosen(lake_settings), lambda: NOW_MS)
         pk = await in_thread(lambda: Parent.objects.get().pk)
         await in_thread(lambda: flusher.run(pk, trigger=FlushTrigger.MANUAL))
         assert not await in_thread(BatchPayload.objects.exists)

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from django.db import connection
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def working_house(tmp_path):
     """A house whose worker is in the thread that asks it."""
     settings = Settings(data_dir=tmp_path, open=True)
-    flusher = Flusher("w", settings, from_settings(settings), lambda: NOW_MS)
+    flusher = Flusher("w", settings, chosen(settings), lambda: NOW_MS)
 
     def work(parent_id, trigger):
         flusher.run(parent_id, trigger=trigger)

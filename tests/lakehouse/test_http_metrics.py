@@ -4,7 +4,7 @@ from django.test.utils import CaptureQueriesContext
 from prometheus_client.parser import text_string_to_metric_families
 
 from lakehouse import metrics
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -28,7 +28,7 @@ def put(shop, *batches, now_ms=NOW_MS):
 
 def flush(shop, tmp_path, *, now_ms=NOW_MS):
     settings = Settings(data_dir=tmp_path)
-    Flusher("w", settings, from_settings(settings), lambda: now_ms).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    Flusher("w", settings, chosen(settings), lambda: now_ms).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
 
 
 def read(text):

@@ -1,7 +1,7 @@
 import pytest
 from django.db import OperationalError
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -125,7 +125,7 @@ async def test_a_flush_is_shown_with_what_it_did(tmp_path):
         shop = source(parent())
         put(shop, frame(1, run(1, 3)))
         settings = Settings(data_dir=tmp_path)
-        Flusher("w", settings, from_settings(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+        Flusher("w", settings, chosen(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
 
     await in_thread(arrange)
     async with home():

@@ -1,6 +1,6 @@
 import pytest
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -21,7 +21,7 @@ def arranged(tmp_path):
     shop = source(parent(), epoch=7)
     settings = Settings(data_dir=tmp_path)
     accept([(shop, frame(1, run(1, 3)))], now_ms=NOW_MS)
-    Flusher("w", settings, from_settings(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    Flusher("w", settings, chosen(settings), lambda: NOW_MS).run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     accept([(shop, frame(2, run(4, 5)))], now_ms=NOW_MS)
 
 

@@ -17,7 +17,7 @@ from django.db.models import Count, ProtectedError
 from django.test.utils import CaptureQueriesContext
 
 from lakehouse.catalog import tables
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush import entries, history, letters, raw
 from lakehouse.flush.flow import Flushed, Flusher
@@ -49,7 +49,7 @@ def flusher(settings_here: Settings) -> Flusher:
 
 
 def worker(settings: Settings, owner: str = "worker-1", now_ms: int = NOW_MS) -> Flusher:
-    return Flusher(owner, settings, from_settings(settings), lambda: now_ms)
+    return Flusher(owner, settings, chosen(settings), lambda: now_ms)
 
 
 def flush(flusher: Flusher, shop: Source) -> Flushed:

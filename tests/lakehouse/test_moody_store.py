@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.own import OwnLake
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
@@ -70,16 +71,16 @@ def lake_settings(s3: FlakyStore, rclone_store: ObjectStore, tmp_path):
 
 
 @pytest.fixture
-def catalog(lake_settings):
+def lake(lake_settings):
     """As a worker's, but that it waits for an answer for a second only, and no test for longer."""
     from_settings(lake_settings)
     patience = {"s3.request-timeout": PATIENCE_S, "s3.connect-timeout": PATIENCE_S}
-    return DjangoCatalog("evodb", **properties(lake_settings), **patience)
+    return OwnLake(DjangoCatalog("evodb", **properties(lake_settings), **patience))
 
 
 @pytest.fixture
-def flush(lake_settings, catalog, clock):
-    flusher = Flusher("worker-1", lake_settings, catalog, clock)
+def flush(lake_settings, lake, clock):
+    flusher = Flusher("worker-1", lake_settings, lake, clock)
 
     def work(shop, *batches):
         accept([(shop, one) for one in batches], now_ms=NOW_MS)
@@ -100,7 +101,7 @@ def assert_each_row_is_there_once(settings, first, last):
 
 @pytest.mark.parametrize(("mood", "methods"), STAYS, ids=lambda value: value if isinstance(value, str) else value[0])
 def test_a_store_that_stays_like_this_opens_the_breaker_and_each_row_is_there_once(
-    mood, methods, s3, flush, lake_settings, catalog, clock
+    mood, methods, s3, flush, lake_settings, lake, clock
 ):
     shop = source(parent())
     assert flush(shop, frame(1, run(1, 3))).commit_number == 1
@@ -114,7 +115,7 @@ def test_a_store_that_stays_like_this_opens_the_breaker_and_each_row_is_there_on
     assert (kept.commit_number, kept.entries, FallbackBatch.objects.count()) == (None, 6, 1)
     s3.moods = ()
     clock.ms += OPEN_MS
-    Transfer(shop.parent_id, "worker-2", lake_settings, catalog, clock).recover()
+    Transfer(shop.parent_id, "worker-2", lake_settings, lake, clock).recover()
     assert StoreBreaker.objects.get().state == "closed"
     assert_each_row_is_there_once(lake_settings, 1, 9)
 

@@ -16,8 +16,8 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.retention import Retention
-from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, rewriting, rounds, runs
 from lakehouse.catalog.upkeep.compaction import Compacted, Terms
 from lakehouse.catalog.upkeep.lease import Keeper
@@ -301,7 +301,7 @@ def patiently(commit: Callable[[], None]) -> None:
 
 
 def test_the_sums_of_the_journal_agree_after_compaction_and_expiry(lake: Lake) -> None:
-    flusher = Flusher("worker-1", lake.settings, from_settings(lake.settings), lambda: NOW_MS)
+    flusher = Flusher("worker-1", lake.settings, chosen(lake.settings), lambda: NOW_MS)
     shop = source(parent())
     for number in range(1, 10, 3):
         accept([(shop, frame(number, run(number, number + 2)))], now_ms=NOW_MS)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from django.core.management import CommandError, call_command
 
+from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.fallback.transfer import Transfer
@@ -39,7 +40,7 @@ def lake_settings(tmp_path):
 
 @pytest.fixture
 def flush(lake_settings):
-    flusher = Flusher("worker-1", lake_settings, from_settings(lake_settings), lambda: NOW_MS)
+    flusher = Flusher("worker-1", lake_settings, chosen(lake_settings), lambda: NOW_MS)
 
     def work(shop, *batches):
         if batches:
@@ -306,7 +307,7 @@ def test_rows_that_wait_for_the_object_store_are_told_as_waiting_and_counted_whe
     report = only(lake_settings)
     assert (verdicts(report), report.fallback, report.tables[0].lake.entries) == ({"orders": "green"}, 3, 3)
     come_back()
-    Transfer(shop.parent_id, "worker-2", lake_settings, from_settings(lake_settings), lambda: NOW_MS).recover()
+    Transfer(shop.parent_id, "worker-2", lake_settings, chosen(lake_settings), lambda: NOW_MS).recover()
     report = only(lake_settings)
     assert (verdicts(report), report.fallback, report.tables[0].lake.entries) == ({"orders": "green"}, 0, 5)
     assert report.tables[0].unreadable == 1

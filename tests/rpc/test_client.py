@@ -6,7 +6,7 @@ import json
 import pytest
 from websockets.asyncio.server import serve
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch, BatchPayload, Child, FlushTable, Parent
@@ -369,7 +369,7 @@ async def test_disconnect_leaves_no_task_behind_and_may_be_called_twice(tmp_path
 
 
 def flush(server):
-    flusher = Flusher("worker", server.settings, from_settings(server.settings), clock.now_ms)
+    flusher = Flusher("worker", server.settings, chosen(server.settings), clock.now_ms)
     flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL)
 
 

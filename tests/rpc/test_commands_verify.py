@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -51,7 +51,7 @@ async def flushed(folder) -> None:
     settings = Settings(data_dir=folder)
 
     def work():
-        flusher = Flusher("w", settings, from_settings(settings), lambda: NOW_MS)
+        flusher = Flusher("w", settings, chosen(settings), lambda: NOW_MS)
         flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL)
 
     await in_thread(work)
