@@ -112,7 +112,7 @@ def _ended(town: Town, shops: list[Child]) -> list[str]:
 def _kept(town: Town, action: Sequence[str]) -> str:
     """What upkeep said; nothing while another process is at it."""
     try:
-        return town.house.manage("lake", *action)
+        return town.house.manage("lake", *action, within_s=DRAINED_WITHIN_S)
     except AssertionError as exc:
         if "somebody else is at it" in str(exc) or "try again" in str(exc):
             return ""
