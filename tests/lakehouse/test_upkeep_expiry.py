@@ -18,7 +18,6 @@ from lakehouse.catalog import pointers
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import Retention
 from lakehouse.catalog.upkeep import expiry, lease
-from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
@@ -173,16 +172,8 @@ def test_a_death_before_the_pointer_moves_forgets_nothing(lake: Lake, monkeypatc
 
 def test_a_flush_that_was_faster_wins_and_nothing_is_deleted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.commit(3)
-    commit = Keeper.commit
-
-    def meet(*args: Any, **keywords: Any) -> None:
-        lake.commit()
-        commit(*args, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "commit", meet)
-        with pytest.raises(CommitConflict, match="was written meanwhile"):
-            expire(lake)
+    with lake.a_flush_is_always_faster(monkeypatch), pytest.raises(CommitConflict, match="was written meanwhile"):
+        expire(lake)
     assert (len(lake.table().snapshots()), lake.rows().total()) == (4, 8)
     expire(lake)
     assert (len(lake.table().snapshots()), lake.rows().total()) == (1, 8)
