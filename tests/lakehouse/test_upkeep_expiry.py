@@ -21,7 +21,7 @@ from lakehouse.catalog.upkeep import expiry, lease
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
-from lakehouse.models import ForgottenSnapshot, IcebergTable, TableUpkeep
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Parent, TableUpkeep
 from tests.lakehouse.upkeep_site import LEASE_MS, Lake
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -274,6 +274,16 @@ def test_the_beat_looks_after_tables_that_changed_and_no_others(settings: Any, l
     lake.commit()
     assert tasks.upkeep() == 1
     tasks.flusher.cache_clear()
+
+
+def test_upkeep_waits_while_a_buffer_fills_up(settings: Any, lake: Lake) -> None:
+    settings.EVODB = lake.settings
+    lake.commit(3)
+    busy = Parent.objects.create(name="busy", namespace="lake", pending_batches=1, pending_bytes=60 * 2**20)
+    assert tasks.upkeep() == 0
+    busy.pending_bytes = 2**20
+    busy.save()
+    assert tasks.upkeep() == 1
 
 
 def command(*args: str) -> str:
