@@ -16,12 +16,19 @@ Method
 
 Last answer (November 2026, 2 cores of a virtual machine, CPython 3.11, daphne 4.2.3)
 
-    5000 sockets, while other work was going on        KiB a socket     us a beat
-      bare ASGI application                                21.5         145.7
-      stock consumer, answers                              31.1         460.9
-      stock consumer, notes it                             28.8        2634.4
-      ours, awake                                           8.8          90.5
-      ours, hibernating                                    10.1          58.6
+    15 000 sockets               KiB a socket   us a beat   us/s silent   us/s beating   accepts/s
+      bare ASGI application          21.5         254.4         7.73           16.2         1,232
+      stock consumer, answers        31.6         642.9         5.82           27.2            65
+      stock consumer, notes it       31.7       3,557.4         6.46          125.0            61
+      ours, awake                    10.1         106.0         5.06            8.6         1,217
+      ours, hibernating               8.6          61.7         4.71            6.8         1,176
+
+    5000 sockets, while other work was going on
+      bare ASGI application          23.5           253                                     1,049
+      stock consumer, answers        29.7           883                                       283
+      stock consumer, notes it       31.0         7,541                                       286
+      ours, awake                    10.9            95                                     1,121
+      ours, hibernating               7.2            43                                       478
 
     make bench-idle        SOCKETS=5000 for the short one
 """

@@ -138,8 +138,8 @@ def forget_history() -> int:
 def upkeep() -> int:
     """Keep tables in order, those first that waited longest, as long as UPKEEP_MS. Returns how many were looked at.
 
-    For no longer, since the only worker of a laptop has flushes to do as well; the beat asks again. Tables in a catalog
-    that is not ours are not ours to keep.
+    For no longer, since the only worker of a laptop has flushes to do as well, and not at all while a buffer fills up;
+    the beat asks again. Tables in a catalog that is not ours are not ours to keep.
     """
     from lakehouse.catalog.storage import from_settings
     from lakehouse.catalog.upkeep import rounds
@@ -147,7 +147,11 @@ def upkeep() -> int:
     if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
         return 0
     until_ms = now_ms() + UPKEEP_MS
-    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
+
+    def is_over() -> bool:
+        return now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
+
+    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=is_over)
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

@@ -149,6 +149,7 @@ FLOORS = {
         "lakehouse.query.as_of",
         "lakehouse.query.cells",
         "lakehouse.query.messages",
+        "lakehouse.query.quoting",
         "lakehouse.query.snapshots",
         "lakehouse.query.statement",
         "lakehouse.http.answers",

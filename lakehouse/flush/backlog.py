@@ -31,6 +31,12 @@ def due_of(parent_id: int, *, now_ms: int) -> FlushTrigger | None:
     return due(waiting, parent.settings, now_ms=now_ms)
 
 
+def fullness() -> float:
+    """Of the fullest buffer of all parents, 1 is full."""
+    waiting = Parent.objects.filter(pending_batches__gt=0)
+    return max(map(_fullness, waiting), default=0.0)
+
+
 def horizon(parent_id: int) -> Horizon:
     return Horizon(parent_id, Batch.objects.filter(parent=parent_id).aggregate(last=Max("pk"))["last"] or 0)
 
@@ -51,6 +57,11 @@ def holds(parent_id: int, table: str) -> bool:
     return any(
         table.encode() in _tables(Encoding(encoding), bytes(payload)) for encoding, payload in payloads.iterator()
     )
+
+
+def _fullness(parent: Parent) -> float:
+    config = parent.settings
+    return max(parent.pending_bytes / config.max_buffer_bytes, parent.pending_entries / config.max_buffer_entries)
 
 
 def _waiting(parent_id: int) -> QuerySet[Batch]:

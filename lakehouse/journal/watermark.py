@@ -21,7 +21,9 @@ class Watermark:
         return cls(sequence, [list(island) for island in islands])
 
     def __contains__(self, sequence: int) -> bool:
-        return sequence <= self.sequence or any(first <= sequence <= last for first, last in self.islands)
+        if sequence <= self.sequence or not self.islands:
+            return sequence <= self.sequence
+        return any(first <= sequence <= last for first, last in self.islands)
 
     def add(self, sequence: int) -> None:
         if sequence in self:

@@ -11,8 +11,8 @@ import duckdb
 
 from lakehouse.errors import InvalidQuery
 from lakehouse.query import snapshots
-from lakehouse.query.duck import identifier, quoted
 from lakehouse.query.messages import Place
+from lakehouse.query.quoting import identifier, quoted
 from lakehouse.query.statement import Reference
 
 

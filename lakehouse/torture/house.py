@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,22 @@ class Journal:
     def __init__(self, database_url: str) -> None:
         self._url = database_url
         self._connection: Any = None
+        self._breaks: tuple[type[Exception], ...] = ()
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        if self._connection is None:
-            self._connection = self._connect()
-        found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
-        return found
+        if self._connection is not None:
+            with suppress(*self._breaks):  # a database that was away has ended this connection
+                return self._asked(sql)
+            self.close()
+        self._connection = self._connect()
+        return self._asked(sql)
 
     def one(self, sql: str) -> Any:
         return self.rows(sql)[0][0]
+
+    def _asked(self, sql: str) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
+        return found
 
     def close(self) -> None:
         if self._connection is not None:
@@ -60,6 +67,7 @@ class Journal:
             return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20, isolation_level=None)
         import psycopg
 
+        self._breaks = (psycopg.OperationalError,)
         return psycopg.connect(self._url, autocommit=True)
 
 

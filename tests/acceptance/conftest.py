@@ -11,6 +11,7 @@ ON_BOTH = {
     "test_deaths.py",
     "test_fallback_deaths.py",
     "test_faults.py",
+    "test_foreign_deaths.py",
     "test_many_children.py",
     "test_street.py",
     "test_torture.py",

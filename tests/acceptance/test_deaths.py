@@ -58,7 +58,6 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
     assert_nothing_is_lost(house, shop)
 
 
-@pytest.mark.skipif(DATABASE != "sqlite", reason="a child knows nothing of the parent's database; tried with SQLite")
 @pytest.mark.parametrize("point", CHILD)
 def test_the_child_dies_there(house: House, point: Failpoint) -> None:
     shop = house.child(f"shop-{point}", writes_per_s_max=WRITES_PER_S_MAX)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lakehouse.torture import faults, report, rounds
-from lakehouse.torture.house import ROOT
+from lakehouse.torture.house import ROOT, Journal
 from lakehouse.torture.rounds import Round
+from lakehouse.torture.services import Postgres
 from lakehouse.torture.town import Plan, Town
 
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
@@ -40,6 +41,20 @@ def test_the_same_seed_and_round_choose_the_same_faults(tmp_path: Path) -> None:
 
     assert chosen() == chosen()
     assert len(set(chosen())) > 8
+
+
+def test_the_journal_is_read_on_after_postgresql_was_away(tmp_path: Path) -> None:
+    database = Postgres(tmp_path)
+    try:
+        database.start()
+        journal = Journal(database.url)
+        assert journal.one("SELECT 1") == 1
+        database.stop()
+        database.start()
+        assert journal.one("SELECT 2") == 2
+        journal.close()
+    finally:
+        database.close()
 
 
 def test_what_is_missing_or_double_is_in_the_report_with_the_command_that_shows_it_again(tmp_path: Path) -> None:

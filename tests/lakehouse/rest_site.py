@@ -21,6 +21,7 @@ from pyiceberg.catalog.rest import RestCatalog
 from lakehouse.conf import Settings
 from lakehouse.parent import access
 from lakehouse.query import duck
+from lakehouse.query.quoting import quoted
 from tests.builders import NOW_MS
 from tests.lakehouse.http_site import Heard
 from tests.server import serving
@@ -59,10 +60,10 @@ class Site:
         with duck.connect(None if bare else self.settings) as connection:
             login = "SECRET rest"
             if token:
-                connection.execute(f"CREATE SECRET rest (TYPE iceberg, TOKEN {duck.quoted(token)})")
+                connection.execute(f"CREATE SECRET rest (TYPE iceberg, TOKEN {quoted(token)})")
             elif secret:
                 connection.execute(
-                    f"CREATE SECRET rest (TYPE iceberg, CLIENT_ID 'anybody', CLIENT_SECRET {duck.quoted(secret)}, "
+                    f"CREATE SECRET rest (TYPE iceberg, CLIENT_ID 'anybody', CLIENT_SECRET {quoted(secret)}, "
                     f"OAUTH2_SERVER_URI '{self.url}/v1/oauth/tokens')"
                 )
             else:

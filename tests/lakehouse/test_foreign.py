@@ -484,7 +484,8 @@ def test_a_catalog_that_cannot_be_opened_is_a_store_that_is_away(site: Site) -> 
 def test_our_own_catalog_does_not_finish_what_another_one_was_asked(site: Site) -> None:
     shop = source(parent())
     dead_after_the_append(site, shop)
-    own = Flusher("worker-2", site.settings, chosen(site.settings), lambda: site.now_ms)
+    back = dataclasses.replace(site.settings, catalog="", catalog_properties="")
+    own = Flusher("worker-2", back, chosen(back), lambda: site.now_ms)
     with pytest.raises(OutcomeUnknown, match="announced to another catalog; set EVODB_CATALOG"):
         own.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert not IcebergTable.objects.exists()

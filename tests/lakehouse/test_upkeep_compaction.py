@@ -157,16 +157,8 @@ def test_a_flush_in_the_middle_wins_and_nothing_is_lost(lake: Lake, monkeypatch:
 
 def test_who_loses_each_time_gives_up_and_leaves_no_file(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.commit(4)
-    commit = Keeper.commit
-
-    def meet(*args: Any, **keywords: Any) -> None:
-        lake.commit()
-        commit(*args, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "commit", meet)
-        with pytest.raises(CommitConflict):
-            compact(lake, dataclasses.replace(ALL, attempts_max=3))
+    with lake.a_flush_is_always_faster(monkeypatch), pytest.raises(CommitConflict):
+        compact(lake, dataclasses.replace(ALL, attempts_max=3))
     assert lake.rows().total() == 14
     assert not any("compacted" in name for name in lake.files())
     assert compact(lake).old == 7

@@ -18,11 +18,10 @@ from lakehouse.catalog import pointers
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import Retention
 from lakehouse.catalog.upkeep import expiry, lease
-from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
-from lakehouse.models import ForgottenSnapshot, IcebergTable, TableUpkeep
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Parent, TableUpkeep
 from tests.lakehouse.upkeep_site import LEASE_MS, Lake
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -173,16 +172,8 @@ def test_a_death_before_the_pointer_moves_forgets_nothing(lake: Lake, monkeypatc
 
 def test_a_flush_that_was_faster_wins_and_nothing_is_deleted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.commit(3)
-    commit = Keeper.commit
-
-    def meet(*args: Any, **keywords: Any) -> None:
-        lake.commit()
-        commit(*args, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "commit", meet)
-        with pytest.raises(CommitConflict, match="was written meanwhile"):
-            expire(lake)
+    with lake.a_flush_is_always_faster(monkeypatch), pytest.raises(CommitConflict, match="was written meanwhile"):
+        expire(lake)
     assert (len(lake.table().snapshots()), lake.rows().total()) == (4, 8)
     expire(lake)
     assert (len(lake.table().snapshots()), lake.rows().total()) == (1, 8)
@@ -283,6 +274,16 @@ def test_the_beat_looks_after_tables_that_changed_and_no_others(settings: Any, l
     lake.commit()
     assert tasks.upkeep() == 1
     tasks.flusher.cache_clear()
+
+
+def test_upkeep_waits_while_a_buffer_fills_up(settings: Any, lake: Lake) -> None:
+    settings.EVODB = lake.settings
+    lake.commit(3)
+    busy = Parent.objects.create(name="busy", namespace="lake", pending_batches=1, pending_bytes=60 * 2**20)
+    assert tasks.upkeep() == 0
+    busy.pending_bytes = 2**20
+    busy.save()
+    assert tasks.upkeep() == 1
 
 
 def command(*args: str) -> str:

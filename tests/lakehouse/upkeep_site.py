@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from django.db import transaction
 from pyarrow.fs import FileSelector, FileType
 from pyiceberg.table import Table
@@ -83,6 +84,19 @@ class Lake:
         """The same, or None while somebody else has it."""
         ahead_ms = hours * HOUR_MS
         return lease.kept(self.row(name), self.catalog, lease_ms=LEASE_MS, now_ms=lambda: now_ms() + ahead_ms)
+
+    @contextmanager
+    def a_flush_is_always_faster(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Whatever a keeper commits, a flush has committed before."""
+        commit = Keeper.commit
+
+        def meet(*args: Any, **keywords: Any) -> None:
+            self.commit()
+            commit(*args, **keywords)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, "commit", meet)
+            yield
 
     def rows(self, name: str = "flights", columns: str = "*") -> Counter[tuple[Any, ...]]:
         """As DuckDB reads them; pyiceberg has to agree."""
