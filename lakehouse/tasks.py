@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from django.conf import settings
 from django.db.models import Min
 
 from lakehouse.clock import now_ms
+from lakehouse.errors import LakehouseError
 from lakehouse.flush import backlog, breaker_row, history, letters
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import FallbackBatch, Parent
@@ -19,6 +22,9 @@ from lakehouse.models import FallbackBatch, Parent
 if TYPE_CHECKING:
     from lakehouse.fallback.transfer import Transfer
     from lakehouse.flush.flow import Flusher
+    from lakehouse.promotion import Promoter
+
+log = logging.getLogger(__name__)
 
 TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
@@ -101,6 +107,25 @@ def purge_files(metadata_location: str) -> int:
     from lakehouse.catalog.storage import from_settings
 
     return purge(from_settings(settings.EVODB), metadata_location)
+
+
+@shared_task
+def promote_field(parent_id: int, table: str, field: str, kind: str = "") -> str:
+    """Make a column of a key of `_rest`, for somebody who asked for that. Returns what came of it."""
+    parent = Parent.objects.get(pk=parent_id)
+    try:
+        return str(promoter().promote(parent, table, field, kind))
+    except LakehouseError as exc:
+        log.warning("%r of %s.%s did not become a column: %s", field, parent.namespace, table, exc)
+        return str(exc)
+
+
+def promoter() -> Promoter:
+    """What this process needs to make columns."""
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.promotion import Promoter
+
+    return Promoter(from_settings(settings.EVODB), settings.EVODB, now_ms, lambda ms: time.sleep(ms / 1000))
 
 
 @shared_task

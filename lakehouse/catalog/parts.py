@@ -18,6 +18,10 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse.catalog import null_lists
+
+null_lists.mend()
+
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
 """Of the rows in memory. The writer keeps a row group until it is whole."""

@@ -25,9 +25,10 @@ from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, memory, raw, room, shred
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, memory, raw, room, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
+from lakehouse.flush.inbox import Drift
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
@@ -150,9 +151,12 @@ class Flusher:
         known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        config = Parent.objects.get(pk=claimed.parent_id).settings
+        parent = Parent.objects.get(pk=claimed.parent_id)
+        config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
-        shredded = shred.typed_of(kept, known)
+        rules_of = table_rules.of(parent)
+        shredded = shred.typed_of(kept, known, rules_of)
+        drift = inbox.drift_of(shredded.tables, known, rules_of)
         memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
@@ -161,7 +165,7 @@ class Flusher:
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self.lake.land(claimed.move, shredded.tables, parquet)
             try:
-                number = self._commit(claimed, staged, shredded)
+                number = self._commit(claimed, staged, shredded, drift)
             except CommitConflict as exc:
                 # Somebody else wrote to the table meanwhile: these files are lost, the rows are not.
                 if attempt == self.settings.commit_attempts_max:
@@ -171,11 +175,12 @@ class Flusher:
                 break
         return Flushed(claimed.flush_id, number, claimed.batches, claimed.entries, len(shredded.unreadable), staged)
 
-    def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
+    def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded, drift: Drift) -> int:
         sums = digests.of_tables(shredded.tables)
         with transaction.atomic():
             number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
             child_tables.add(claimed.parent_id, claimed.flush_id, sums, shredded.unreadable)
+            inbox.note(claimed.parent_id, drift, now_ms=self.now_ms())
             reach(Failpoint.MARKED)
             self.lake.seal(claimed.move, staged)
             reach(Failpoint.SWAPPED)

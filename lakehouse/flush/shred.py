@@ -10,7 +10,7 @@ Entries a second on one core, documents of 19 keys and 300 bytes in batches of 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from lakehouse.flush import documents, entries, exact, raw, typed
 from lakehouse.flush.entries import StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
+from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
 from rpc.names import is_table
 
@@ -49,12 +50,12 @@ def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shr
     return typed_of(raw.read(batches), known)
 
 
-def typed_of(read: Raw, known: Mapping[str, pa.Schema]) -> Shredded:
-    """The second half: raw rows get types."""
+def typed_of(read: Raw, known: Mapping[str, pa.Schema], rules_of: Callable[[str], Rules] = lambda _: USUAL) -> Shredded:
+    """The second half: raw rows get types, by the rules of their tables."""
     tables: dict[str, Any] = {}
     letters = dict(read.letters)
     for one in read.tables:
-        table, unreadable = type_rows(one, known.get(one.table))
+        table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table))
         letters |= {one.rows["row"][index].as_py(): one.letter(index, reason) for index, reason in unreadable.items()}
         if table.num_rows:
             tables[one.table] = table
@@ -72,13 +73,13 @@ def table_names(batches: Sequence[StoredBatch]) -> set[str]:
     return {name.decode() for name in found if is_table(name)}
 
 
-def type_rows(raw_rows: RawRows, known: Any | None) -> tuple[Any, dict[int, str]]:
+def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tuple[Any, dict[int, str]]:
     """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason."""
     rows, streams = raw_rows.rows, raw_rows.streams
     texts = {name: whole(rows[name]) for name in entries.TEXTS}
     document, other = _document(whole(rows["operation"]), texts["before"], texts["after"])
     numbers = whole(rows["document"])
-    read = typed.read(streams, numbers, document, known) if streams else documents.read(document, known)
+    read = typed.read(streams, numbers, document, known, rules) if streams else documents.read(document, known, rules)
     unreadable = read.unreadable | documents.check(other)
     partition, not_json = _partition(texts["metadata"])
     unreadable |= not_json

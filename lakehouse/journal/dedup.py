@@ -92,6 +92,13 @@ def rest_of(frame: BatchFrame, known: set[int], *, own_epoch: bool) -> Content |
     return Content(left.encoding, left.payload, digest_of(frame), left.entries, remembered)
 
 
+def indices_in(frame: BatchFrame, stored: Content) -> set[int]:
+    """Which entries of a frame are in what is left of it."""
+    left = set(digests_in(stored.remembered.entry_digests))
+    digests = entry_digests(frame.encoding, _identity(frame))
+    return {index for index, digest in enumerate(digests) if digest in left}
+
+
 def entry_digests(encoding: Encoding, payload: bytes) -> list[int]:
     """xxh3-64 over the bytes of each entry in the version 1 layout, which old clients send as it is.
 

@@ -11,6 +11,7 @@ from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.schemas import DriftField, DriftKind, NestedValues, SchemaMode, TableSchema
 from lakehouse.models.upkeep import ForgottenSnapshot, TableUpkeep
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
@@ -24,6 +25,8 @@ __all__ = [
     "ConnectionState",
     "DeadLetter",
     "DeadLetterState",
+    "DriftField",
+    "DriftKind",
     "FallbackBatch",
     "Flush",
     "FlushState",
@@ -33,7 +36,10 @@ __all__ = [
     "IcebergTable",
     "Installation",
     "Namespace",
+    "NestedValues",
     "Parent",
+    "SchemaMode",
     "StoreBreaker",
+    "TableSchema",
     "TableUpkeep",
 ]

@@ -25,6 +25,7 @@ from lakehouse.models import (
     Child,
     ChildTable,
     DeadLetter,
+    DriftField,
     FallbackBatch,
     Flush,
     FlushTable,
@@ -35,6 +36,7 @@ from lakehouse.models import (
     Namespace,
     Parent,
     StoreBreaker,
+    TableSchema,
     TableUpkeep,
 )
 from lakehouse.models.parents import Holder, PastFlushes
@@ -99,6 +101,8 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         ),
         Attempt.objects.create(delivery=delivery, started_ms=NOW_MS, duration_ms=7),
         StoreBreaker.objects.create(),
+        TableSchema.objects.create(parent=parent, table="orders", mode="inbox"),
+        DriftField.objects.create(parent=parent, table="orders", field="x", first_ms=NOW_MS, last_ms=NOW_MS),
         ChildTable.objects.create(
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
@@ -128,7 +132,7 @@ def test_every_model_is_registered() -> None:
 
 
 def test_what_an_operator_may_edit_is_this_and_no_more() -> None:
-    assert set(EDITABLE) == {Parent, Namespace, AccessKey, Subscription}
+    assert set(EDITABLE) == {Parent, Namespace, AccessKey, Subscription, TableSchema}
 
 
 def test_the_admin_passes_the_checks() -> None:
