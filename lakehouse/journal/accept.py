@@ -14,7 +14,7 @@ from django.db import transaction
 
 from lakehouse.flush import fuse
 from lakehouse.flush.breaker_row import word
-from lakehouse.journal import store
+from lakehouse.journal import once, store
 from lakehouse.journal.dedup import REQUESTS, Content, content, digest_of, digests_in, entry_digests, rest_of, whole
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
 from lakehouse.journal.watermark import ISLANDS_MAX
@@ -163,7 +163,7 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
     """The content to store, or None when every entry is stored already. Raises NotComparable."""
     if epoch == REQUESTS:
-        return whole(frame)
+        return once.rest_of(source.parent_id, frame, now_ms=group.now_ms) if frame.once else whole(frame)
     child, own = group.children[source.child_id], source.own_epoch
     is_current = own == child.is_own_epoch and (not own or epoch == child.epoch)
     if is_current and min(frame.entry_sequences) > child.entry_sequence_max:
