@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flood soak
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -47,6 +47,9 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 
 bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as fast as they were; with and without upkeep
 	$(PY) -m benchmarks.commits
+
+bench-events: $(READY) ## Events/s that POST /ingest makes durable in batches of 100, on uvicorn and on daphne
+	$(PY) -m benchmarks.events
 
 bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (15 minutes)
 	$(PY) -m benchmarks.flood

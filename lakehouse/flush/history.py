@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Count, F, Min, Q, QuerySet, Sum
 
 from lakehouse.metrics import FLUSH_SECONDS
-from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, FlushTable, Parent
+from lakehouse.models import Batch, BatchState, EventId, FallbackBatch, Flush, FlushState, FlushTable, Parent
 from lakehouse.models.parents import PastFlushes
 
 DAY_MS = 24 * 3600 * 1000
@@ -28,6 +28,7 @@ def forget(history_days: int, *, now_ms: int) -> int:
     for parent in Parent.objects.all():
         kept_ms = max(history_days * DAY_MS, parent.settings.deduplication_window_ms)
         forgotten += forget_batches(parent, before_ms=now_ms - kept_ms)
+        forget_event_ids(parent, before_ms=now_ms - kept_ms)
         while forget_flushes(parent.pk, before_ms=now_ms - kept_ms):
             pass
     return forgotten
@@ -42,6 +43,15 @@ def forget_batches(parent: Parent, *, before_ms: int) -> int:
     forgotten = 0
     while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
         forgotten += Batch.objects.filter(pk__in=ids).delete()[0]
+    return forgotten
+
+
+def forget_event_ids(parent: Parent, *, before_ms: int) -> int:
+    """Delete the ids of events that came before that; returns how many."""
+    old = EventId.objects.filter(parent=parent, received_ms__lt=before_ms)
+    forgotten = 0
+    while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
+        forgotten += EventId.objects.filter(pk__in=ids).delete()[0]
     return forgotten
 
 

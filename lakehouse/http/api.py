@@ -17,6 +17,7 @@ from ninja import NinjaAPI, Query, Status
 from ninja.errors import ValidationError
 
 from lakehouse import metrics as series
+from lakehouse.events.api import router as events
 from lakehouse.http import answers, cdc, flushes, openapi, queries, rows
 from lakehouse.http import status as statuses
 from lakehouse.http.documents import Answered, CheckResult, Flushed, ParentQuery, Ready, StatusQuery, Stored
@@ -200,6 +201,9 @@ async def query(request: HttpRequest) -> HttpResponse:
     caller = f"key {grant.key_id}" if grant.key_id is not None else f"address {address and address.ip}"
     body, accept = request.read(queries.BODY_BYTES_MAX + 1), request.headers.get("accept", "")
     return _http(await queries.answer(body, accept, grant=grant, caller=caller, house=opened))
+
+
+api.add_router("", events)
 
 
 @api.exception_handler(SentAway)

@@ -14,7 +14,7 @@ from django.db import transaction
 
 from lakehouse.flush import fuse
 from lakehouse.flush.breaker_row import word
-from lakehouse.journal import registry, store, strict
+from lakehouse.journal import once, registry, store, strict
 from lakehouse.journal.dedup import (
     REQUESTS,
     Content,
@@ -175,7 +175,7 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
     """The content to store, or None when every entry is stored already. Raises NotComparable."""
     if epoch == REQUESTS:
-        return whole(frame)
+        return once.rest_of(source.parent_id, frame, now_ms=group.now_ms) if frame.once else whole(frame)
     child, own = group.children[source.child_id], source.own_epoch
     is_current = own == child.is_own_epoch and (not own or epoch == child.epoch)
     if is_current and min(frame.entry_sequences) > child.entry_sequence_max:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise, repeat
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -19,6 +20,9 @@ from rpc.entries import pack, scan, walk
 
 REQUESTS = 0
 """The epoch of what came as requests: each is known by its number alone, and stored whole or not at all."""
+NUMBER_BITS = 61
+BY_KEY, BY_CHANCE = 2 << NUMBER_BITS, 3 << NUMBER_BITS
+"""From here on numbers of requests are made of keys, and by chance; those that JSON can say end at 2**53."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ def whole(frame: BatchFrame) -> Content:
     sequences = frame.entry_sequences
     remembered = Stored(min(sequences), max(sequences))
     return Content(frame.encoding, frame.payload, digest_of(frame), frame.entries, remembered)
+
+
+def number_of(key: str) -> int:
+    """The number of NUMBER_BITS that a request's own name for itself stands for."""
+    return int.from_bytes(sha256(key.encode()).digest()[:8], "big") >> (64 - NUMBER_BITS)
 
 
 def digest_of(frame: BatchFrame) -> bytes:

@@ -1,0 +1,56 @@
+"""The endpoints of events, as django-ninja knows them and /docs shows them; what they do stands beside this.
+
+POST /ingest is answered before Django sees it (`http.front`); here is the same, slower, and what OpenAPI tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+
+from lakehouse.events import ingest, openapi
+from lakehouse.limits.refusal import Response
+from lakehouse.parent.house import House, house
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+Serve = Callable[[dict[str, Any], ingest.ReadBody, House], Awaitable[Response]]
+
+router = Router(tags=["events"])
+
+
+def endpoint(method: str, path: str, name: str, serve: Serve, **said: Any) -> None:
+    """An operation, which hears every other method too: a preflight is answered, all else is 405."""
+
+    async def view(request: HttpRequest, **_: str) -> HttpResponse:
+        async def read_body(bytes_max: int) -> bytes:
+            return request.read(bytes_max + 1)
+
+        return _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
+
+    router.api_operation([method], path, operation_id=name, by_alias=True, **said)(view)
+    others = [one for one in METHODS if one != method]
+    router.api_operation(others, path, include_in_schema=False)(view)
+
+
+def _http(response: Response) -> HttpResponse:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+    headers.pop("content-length", None)
+    headers.pop("connection", None)
+    return HttpResponse(response.body, status=response.status, headers=headers)
+
+
+for _path in ingest.PATHS:
+    endpoint(
+        "POST",
+        _path,
+        f"ingest{_path.replace('/', '_')}",
+        ingest.answer,
+        summary="Events of an application" if _path == "/ingest" else "The same as /ingest, for pages",
+        description="At most 1000 in 1 MiB, all stored or none, durable when the answer comes; the same `batchId` is "
+        "stored once. Needs the scope `ingest` or `admin`; a page may show its key as `?token=`.",
+        response={200: openapi.Ingested, **openapi.ERRORS},
+        openapi_extra=openapi.ingest(),
+    )

@@ -1,0 +1,23 @@
+"""The settings of events. Every one is a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lakehouse.setting import at_least, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsConfig:
+    events_requests_per_minute: int = setting(
+        1000,
+        unit="requests",
+        why="Of one access key at /ingest, within any 60 s, for each process; then 429.",
+        **at_least(1),
+    )
+    events_per_minute: int = setting(
+        100_000,
+        unit="events",
+        why="Of one access key at /ingest, within any 60 s, for each process; a batch may have 1000.",
+        **at_least(1000),
+    )
