@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood soak
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood bench-patterns soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -59,6 +59,9 @@ soak: $(READY) ## Half an hour of steady work: memory, files, database and commi
 
 bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child's CPU per 100 000 entries
 	$(PY) -m benchmarks.codec
+
+bench-patterns: $(READY) ## Microseconds to know for which of 10 000 subscriptions an event is
+	$(PY) -m benchmarks.patterns
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'

@@ -14,4 +14,4 @@ from lakehouse import folder_broker
 folder_broker.register()
 app = Celery("evodb")
 app.config_from_object(settings.CELERY)
-app.autodiscover_tasks(["lakehouse"])
+app.autodiscover_tasks(["lakehouse", "lakehouse.subscriptions"])

@@ -134,6 +134,8 @@ CELERY = {
         "recover-fallback": {"task": "lakehouse.tasks.recover_fallback", "schedule": 10.0},
         "upkeep": {"task": "lakehouse.tasks.upkeep", "schedule": 60.0},
         "forget-history": {"task": "lakehouse.tasks.forget_history", "schedule": 600.0},
+        "forget-messages": {"task": "lakehouse.subscriptions.tasks.forget_messages", "schedule": 3600.0},
+        "free-payloads": {"task": "lakehouse.subscriptions.tasks.free_payloads", "schedule": 60.0},
         "forget-dead-letters": {"task": "lakehouse.tasks.forget_dead_letters", "schedule": 3600.0},
     },
     "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),

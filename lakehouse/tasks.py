@@ -131,7 +131,8 @@ def promoter() -> Promoter:
 @shared_task
 def forget_history() -> int:
     """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
-    return history.forget(settings.EVODB.history_days, now_ms=now_ms())
+    hold_days = settings.EVODB.subscription_hold_days
+    return history.forget(settings.EVODB.history_days, now_ms=now_ms(), hold_days=hold_days)
 
 
 @shared_task

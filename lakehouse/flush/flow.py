@@ -92,7 +92,7 @@ class Flusher:
             memory.give_back()
         reach(Failpoint.COMMITTED)
         self.lake.tidy(flushed.staged)
-        claim.forget_payloads(parent_id)
+        claim.forget_payloads(parent_id, held_bytes_max=self.settings.subscription_backlog_bytes_max)
         reach(Failpoint.ANNOUNCED)
         where = f"commit {flushed.commit_number}" if flushed.commit_number else "in the fallback"
         log.info(

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("lakehouse", "0009_upkeep"),
+        ("lakehouse", "0010_schemas"),
     ]
 
     operations = [

@@ -79,7 +79,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
     )
     namespace = Namespace.objects.create(name=f"lake-{number}")
     subscription = Subscription.objects.create(parent=parent, name="hook", pattern="*", target_kind="webhook")
-    delivery = Delivery.objects.create(subscription=subscription, commit_number=1, entry_key="orders/1")
+    delivery = Delivery.objects.create(subscription=subscription, commit_number=1, events=b"[{}]")
     table = IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json")
     rows: list[Model] = [
         parent,
