@@ -104,7 +104,7 @@ FLOORS = {
         "lakehouse.flush.claim",
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
-        "lakehouse.flush.memory",
+        "lakehouse.memory",
         "lakehouse.renewal",
         "lakehouse.folder_broker",
         "lakehouse.flush.history",
