@@ -121,6 +121,8 @@ class ParentConfig:
     """Entries for one table more become dead letters."""
     parquet_row_group_size: int = 100_000
     parquet_compression: Literal["snappy", "zstd", "gzip", "none"] = "snappy"
+    current_state: bool = False
+    """Tables of now beside those of changes, for all tables of its namespace."""
 
     def __post_init__(self) -> None:
         _positive(self, *(row.name for row in fields(self) if row.type == "int"))
@@ -135,6 +137,8 @@ class ParentConfig:
                 f"({self.flush_threshold_entries})"
             )
         _one_of(self, parquet_compression=("snappy", "zstd", "gzip", "none"))
+        if not isinstance(self.current_state, bool):
+            raise ValueError(f"current_state is {self.current_state!r}, wanted true or false")
 
     @classmethod
     def with_overrides(cls, overrides: Mapping[str, Any]) -> ParentConfig:

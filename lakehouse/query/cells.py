@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lakehouse.query.duck import identifier
+from lakehouse.query.quoting import identifier
 
 NATIVE = {
     *("boolean", "tinyint", "smallint", "integer", "bigint", "hugeint"),

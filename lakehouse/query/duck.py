@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import duckdb
 
 from lakehouse.conf import Settings
+from lakehouse.query.quoting import quoted
 
 EXTENSIONS = ("avro", "httpfs", "iceberg")
 """In this order: iceberg needs the two before it."""
@@ -43,16 +44,6 @@ def sign_in(connection: duckdb.DuckDBPyConnection, settings: Settings, *, sessio
     """With keys for the bucket, where the settings of the connection had none."""
     for statement in _store(settings, session_token):
         connection.execute(statement)
-
-
-def quoted(text: str) -> str:
-    """The text as a literal of SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    """The name of a schema, table or column in SQL, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def shell_command(metadata_location: str) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import duckdb
 
-from lakehouse.query.duck import quoted
 from lakehouse.query.messages import Limits
+from lakehouse.query.quoting import quoted
 
 MIB = 1024 * 1024
 LATE_S = 5

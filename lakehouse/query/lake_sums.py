@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lakehouse.flush import digests
 from lakehouse.query import duck
+from lakehouse.query.quoting import identifier, quoted
 from rpc.entry_digest import Sum
 
 ROWS_AT_ONCE = 20_000
@@ -69,7 +70,7 @@ def typed(connection: duckdb.DuckDBPyConnection, location: str, *, source: str |
     if not found:
         return {}
     names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]  # noqa: S608 - quoted
-    documents = [duck.identifier(name) for name in names if name == "_rest" or not name.startswith("_")]
+    documents = [identifier(name) for name in names if name == "_rest" or not name.startswith("_")]
     if not documents:
         return {}
     # A change that says nothing but its row id has none.
@@ -94,7 +95,7 @@ class ChildRows:
         self._reader, self._asked = connection.cursor(), connection.cursor()
         for cursor in (self._reader, self._asked):
             cursor.register("accounted", letters)
-        parts = [f"{_KEYS} FROM {duck.scan(location)} WHERE _source = {duck.quoted(source)}" for location in locations]
+        parts = [f"{_KEYS} FROM {duck.scan(location)} WHERE _source = {quoted(source)}" for location in locations]
         self._rows = " UNION ALL ".join([*parts, f"{_KEYS} FROM accounted"])
 
     def batches(self) -> Iterator[LakeBatch]:

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lakehouse.torture import edge_app, faults
 from lakehouse.torture.compare import difference, state_of
@@ -101,7 +102,7 @@ def _ended(town: Town, shops: list[Child]) -> list[str]:
                 return [f"{shop.name} ended with {code}: {shop.process.said[-500:]}"]
         until(lambda: not town.house.journal.one(UNFINISHED), "everything is flushed", within_s=DRAINED_WITHIN_S)
         for action in faults.UPKEEP:
-            until(lambda action=action: _kept(town, action), f"lake {action[0]}", within_s=DRAINED_WITHIN_S)
+            until(partial(_kept, town, action), f"lake {action[0]}", within_s=DRAINED_WITHIN_S)
     except AssertionError as exc:
         return [str(exc)]
     letters = town.house.journal.one("SELECT count(*) FROM lakehouse_deadletter")
