@@ -320,11 +320,11 @@ CHANGES = st.lists(
         st.integers(0, 9),
     ),
     min_size=1,
-    max_size=24,
+    max_size=16,
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES, data=st.data())
 def test_a_table_of_now_is_exact_after_any_changes_in_any_order(tmp_path_factory, changes, data):
     """Batches come in any order, in flushes of any size, with refreshes wherever; epochs change on the way."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +32,23 @@ ROW_GROUP_BYTES = 16 * 2**20
 """Of the rows in memory, half of what a flush holds: there is the sorting beside it."""
 
 
-def rewrite(metadata: TableMetadata, files: Sequence[DataFile], io: FileIO, *, target_bytes: int) -> Iterator[DataFile]:
-    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file."""
+def rewrite(
+    metadata: TableMetadata,
+    files: Sequence[DataFile],
+    io: FileIO,
+    *,
+    target_bytes: int,
+    survivors: Callable[[Any], Any] = lambda batch: batch,
+) -> Iterator[DataFile]:
+    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file.
+
+    `survivors` are the rows of a batch that are to be written, in new files of their own.
+    """
     schema = sanitize_column_names(metadata.schema())
     keys = [name for name in ORDER if name in metadata.schema().column_names]
     with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
-        batches = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        read = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        batches = (left for batch in read if len(left := survivors(batch)))
         groups = _row_groups(
             runs.in_order(batches, keys, Path(folder)), int(metadata.properties.get(ROW_GROUP, 100_000))
         )
