@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
@@ -34,7 +34,7 @@ from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current.moment import Moment, look, wanted
 from lakehouse.current.pulling import BUCKET, LEFT_OUT, Pull
-from lakehouse.errors import CommitConflict, StoreUnavailable
+from lakehouse.errors import CommitConflict, LakehouseError, StoreUnavailable
 from lakehouse.models import CurrentSource, CurrentTable
 from lakehouse.query import duck
 from lakehouse.query.quoting import quoted
@@ -68,7 +68,7 @@ def go(catalog: DjangoCatalog, settings: Settings, *, now_ms: Callable[[], int],
             break
         try:
             found = refresh(catalog, settings, namespace, table, now_ms=now_ms)
-        except (CommitConflict, StoreUnavailable) as exc:
+        except (LakehouseError, duckdb.Error) as exc:  # no table keeps the others waiting
             log.warning("the table of now of %s.%s is left for later: %s", namespace, table, exc)
             continue
         if found is not None:
@@ -88,13 +88,21 @@ def refresh(
         move_on(moment, now_ms())
         return Refreshed(0, 0, 0)
     try:
-        with duck.connect(settings) as connection, tempfile.TemporaryDirectory(prefix="evodb-current-") as folder:
-            connection.execute(f"SET memory_limit = '{settings.query_memory_bytes_max}B'")
-            connection.execute(f"SET temp_directory = {quoted(folder)}")
-            connection.execute(f"SET threads = {settings.query_threads}")
-            return _Refresh(catalog, connection, moment, settings).run(now_ms)
+        try:
+            return _once(catalog, settings, moment, now_ms)
+        except (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException) as exc:
+            log.warning("the table of now of %s.%s is made anew, for it cannot be merged: %s", namespace, table, exc)
+            return _once(catalog, settings, replace(moment, flushes=None), now_ms)
     except (OSError, duckdb.IOException, duckdb.HTTPException) as exc:
         raise StoreUnavailable(f"the changes of {namespace}.{table} cannot be read or written: {exc}") from exc
+
+
+def _once(catalog: DjangoCatalog, settings: Settings, moment: Moment, now_ms: Callable[[], int]) -> Refreshed:
+    with duck.connect(settings) as connection, tempfile.TemporaryDirectory(prefix="evodb-current-") as folder:
+        connection.execute(f"SET memory_limit = '{settings.query_memory_bytes_max}B'")
+        connection.execute(f"SET temp_directory = {quoted(folder)}")
+        connection.execute(f"SET threads = {settings.query_threads}")
+        return _Refresh(catalog, connection, moment, settings).run(now_ms)
 
 
 class _Refresh:
@@ -149,8 +157,8 @@ class _Refresh:
         schema = self._changes.schema()
         kept = [field for field in schema.fields if field.name not in LEFT_OUT]
         if self._now is None:
-            fields = [field.model_copy(update={"field_id": at, "required": False}) for at, field in enumerate(kept, 1)]
-            bucket = NestedField(len(fields) + 1, BUCKET, IntegerType(), required=False)
+            fields = [field.model_copy(update={"required": False}) for field in kept]
+            bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
             spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
             properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
             return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))

@@ -88,6 +88,8 @@ class _Standing:
     seq: int
     received_ms: int | None = None
     has_gap: bool = False
+    is_by_batch: bool = False
+    """Its highest entry says nothing: there is a gap before it, or it is of another epoch that the parent counted."""
     tables: set[str] = field(default_factory=set)
     holds: list[_Hold] = field(default_factory=list)
     letters: dict[str, list[_Hold]] = field(default_factory=dict)
@@ -157,24 +159,24 @@ def currencies(namespace: str) -> list[Currency]:
 
 def _children(namespace: str) -> dict[int, _Standing]:
     rows = Child.objects.filter(parent__namespace=namespace)
-    fields = ("pk", "parent__name", "name", "epoch", "entry_sequence_max", "islands")
-    return {
-        pk: _Standing(parent, name, epoch, last, has_gap=bool(islands))
-        for pk, parent, name, epoch, last, islands in rows.values_list(*fields)
-    }
+    fields = ("pk", "parent__name", "name", "epoch", "epoch_is_own", "entry_sequence_max", "islands")
+    found = {}
+    for pk, parent, name, epoch, is_own, last, islands in rows.values_list(*fields):
+        is_by_batch = bool(islands) or not is_own
+        seq = -1 if is_by_batch else last
+        found[pk] = _Standing(parent, name, epoch, seq, has_gap=bool(islands), is_by_batch=is_by_batch)
+    return found
 
 
 def _mark_reached(namespace: str, standings: dict[int, _Standing]) -> None:
     """The last batch without a gap before it. It is never forgotten while its child is in that epoch."""
-    for one in standings.values():
-        one.seq = -1 if one.has_gap else one.seq
     reached = Batch.objects.filter(
         child__parent__namespace=namespace, epoch=F("child__epoch"), sequence=F("child__sequence")
     )
     for child_id, last, received_ms in reached.values_list("child_id", "entry_sequence_last", "received_ms"):
         if (found := standings.get(child_id)) is not None:
             found.received_ms = received_ms
-            found.seq = last if found.has_gap else found.seq
+            found.seq = last if found.is_by_batch else found.seq
 
 
 def _hold_batches(namespace: str, standings: dict[int, _Standing]) -> None:

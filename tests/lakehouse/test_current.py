@@ -8,6 +8,7 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import pytest
 from django.conf import settings as site
 from django.core.management import call_command
@@ -19,6 +20,7 @@ from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
 from lakehouse.conf import Settings
+from lakehouse.current import pulling
 from lakehouse.current import refresh as refreshing
 from lakehouse.current.names import changes_of, current_of
 from lakehouse.errors import CommitConflict, ForbiddenQuery
@@ -213,6 +215,22 @@ def test_a_table_of_now_that_was_dropped_or_lost_its_place_is_made_anew(street):
     PastFlushes.objects.create(parent=street.home, commit_number=3)
     street.refresh()
     assert street.now() == {("a", "x"): 1, ("a", "z"): 4} == street.model()
+
+
+def test_what_cannot_be_merged_with_what_is_there_is_made_anew(street, monkeypatch):
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
+    street.refresh()
+    street.write("a", (3, UPDATE, "x", 3))
+    content = pulling.Pull.content
+
+    def only_whole(pull, bucket):
+        if pull._moment.flushes is not None:
+            raise duckdb.BinderException("two columns that are none")
+        return content(pull, bucket)
+
+    monkeypatch.setattr(pulling.Pull, "content", only_whole)
+    assert street.refresh().rows == 2
+    assert street.now() == {("a", "x"): 3, ("a", "y"): 2}
 
 
 def test_new_columns_come_along(street):

@@ -10,6 +10,8 @@ import pytest
 from django.conf import settings as site
 from django.core.management import CommandError, call_command
 
+from lakehouse.catalog import pointers
+from lakehouse.catalog.upkeep import expiry
 from lakehouse.journal.accept import accept
 from lakehouse.models import DeadLetter, IcebergTable
 from lakehouse.query import duck
@@ -95,6 +97,46 @@ def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):
     street.refresh()
     assert street.now() == {("b", "w"): "kept-of-b-w", ("a", "n"): "new"}
     assert verdicts(street)["b"] == "green"
+
+
+@pytest.mark.parametrize("step", ["forget", "delete"])
+def test_an_erasure_that_died_is_typed_again_and_ends(street, monkeypatch, step):
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(expiry, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            erase("--table", "orders", "--row-id", "x")
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+    assert holding(street, b"secret")
+    said, _ = erase("--table", "orders", "--row-id", "x")
+    assert any(line.startswith("removed ") for line in said)
+    assert not holding(street, b"secret")
+
+
+def test_one_that_died_before_its_commit_has_erased_nothing_and_its_files_are_named_nowhere(street, monkeypatch):
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    before = changes(street)
+    with monkeypatch.context() as patched:
+        patched.setattr(pointers, "move", dies)
+        with pytest.raises(KeyboardInterrupt):
+            erase("--table", "orders", "--row-id", "x")
+    assert (changes(street), verdicts(street)) == (before, {"a": "green", "b": "green"})
+    erase("--table", "orders", "--row-id", "x")
+    assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_what_a_tag_keeps_is_said_and_not_touched(street):
+    table = street.catalog.load_table(("lake", "orders"))
+    table.manage_snapshots().create_tag(table.current_snapshot().snapshot_id, "audit").commit()
+    _, said = erase("--table", "orders", "--row-id", "x")
+    assert "lake.orders: the snapshot of audit is kept" in said
+    assert holding(street, b"secret-of-a-x")
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
 
 
 def test_a_refresh_that_read_before_brings_nothing_back(street, monkeypatch):

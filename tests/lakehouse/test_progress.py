@@ -100,6 +100,20 @@ def test_a_gap_in_the_sequences_holds_the_mark_back_until_it_is_filled(flusher):
     assert marks() == {"orders": (1, 9, True)}
 
 
+def test_of_a_child_that_keeps_no_epoch_the_mark_is_in_the_epoch_of_its_last_connection(flusher):
+    home = parent()
+    first = source(home, epoch=None)
+    put(first, frame(1, run(5, 7)))
+    flush(flusher, first)
+    (one,) = progress.watermarks("lake")
+    assert (one.seq, one.is_complete) == (7, True)
+    again = source(home, epoch=None)
+    put(again, frame(1, run(1, 2, table="items")))
+    flush(flusher, again)
+    (later, _) = progress.watermarks("lake")
+    assert (later.seq, later.is_complete, later.epoch >= one.epoch) == (2, True, True)
+
+
 def test_every_namespace_has_its_own_and_who_may_not_read_it_is_refused(flusher):
     shop, other = source(parent()), source(parent("eu"))
     Parent.objects.filter(name="eu").update(namespace="eu")

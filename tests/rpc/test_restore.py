@@ -20,6 +20,7 @@ from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Parent
+from lakehouse.parent import access
 from lakehouse.torture.edge_app import CONFIG, Application
 from rpc import rebuilding
 from rpc.capture.sqlite import SqliteCapture
@@ -146,6 +147,23 @@ async def test_a_restore_says_where_the_lake_is_not_complete(tmp_path, capsys):
         assert "the lake knows of no change after 2999-01-01" in capsys.readouterr().err
     with closing(sqlite3.connect(tmp_path / "out.db")) as database:
         assert database.execute("SELECT * FROM orders").fetchall() == [(1, 0.5)]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_who_may_not_query_restores_nothing(tmp_path, capsys):
+    async with serving(data_dir=tmp_path, open=False) as server:
+        _, key = await in_thread(lambda: access.new_key("shop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS))
+        for more in ([], ["--token", "nonsense"], ["--token", key]):
+            assert await restored(server, tmp_path / "out.db", "--json", *more) == 1
+            assert json.loads(capsys.readouterr().err)["code"] == "ACCESS_DENIED"
+    assert (
+        await asyncio.to_thread(
+            restore.command, [str(tmp_path / "out.db"), "--child", "shop", "--parent", "ws://127.0.0.1:9/ws", "--json"]
+        )
+        == 1
+    )
+    assert json.loads(capsys.readouterr().err)["code"] == "CONNECTION_ERROR"
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("out")] == []
 
 
 def made(*documents, columns=None):
