@@ -31,6 +31,7 @@ TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 RECOVER_EVERY_MS = 10_000
 RECOVERY_MS = 5000
 UPKEEP_MS = 5000
+REFRESH_MS = 5000
 
 
 @cache
@@ -153,6 +154,22 @@ def upkeep() -> int:
         return now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
 
     return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=is_over)
+
+
+@shared_task
+def refresh_current() -> int:
+    """Bring tables of now up to date, those first that waited longest, as long as REFRESH_MS. Returns how many.
+
+    Whoever was faster has done it; what the store did not take is done the next time. The catalog has to be ours.
+    """
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.current import refresh
+
+    if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    until_ms = now_ms() + REFRESH_MS
+    catalog = from_settings(settings.EVODB)
+    return refresh.go(catalog, settings.EVODB, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

@@ -123,6 +123,8 @@ class ParentConfig:
     parquet_compression: Literal["snappy", "zstd", "gzip", "none"] = "snappy"
     nested_values: Literal["json", "struct"] = "json"
     """New columns of objects and arrays: JSON text, or structs and lists. A table's schema may say otherwise."""
+    current_state: bool = False
+    """Tables of now beside those of changes, for all tables of its namespace."""
 
     def __post_init__(self) -> None:
         _positive(self, *(row.name for row in fields(self) if row.type == "int"))
@@ -137,6 +139,8 @@ class ParentConfig:
                 f"({self.flush_threshold_entries})"
             )
         _one_of(self, parquet_compression=("snappy", "zstd", "gzip", "none"), nested_values=("json", "struct"))
+        if not isinstance(self.current_state, bool):
+            raise ValueError(f"current_state is {self.current_state!r}, wanted true or false")
 
     @classmethod
     def with_overrides(cls, overrides: Mapping[str, Any]) -> ParentConfig:

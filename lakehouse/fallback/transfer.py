@@ -143,8 +143,9 @@ class Transfer:
         parquet = parquet_of(parent.settings)
         sums = digests.of_tables({name.table: rows})
         move = recovery.move(name.namespace)
+        tables = {name.table: shred.stamped(rows, recovery.flush_id)} if len(rows) else {}
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = self.lake.land(move, {name.table: rows} if len(rows) else {}, parquet)
+            staged = self.lake.land(move, tables, parquet)
             reach(Failpoint.RECOVERY_STAGED)
             try:
                 number = self._commit(recovery, move, staged, unreadable, sums, drift)

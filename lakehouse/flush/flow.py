@@ -163,8 +163,9 @@ class Flusher:
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
         parquet = parquet_of(config)
+        rows = {name: shred.stamped(table, claimed.flush_id) for name, table in shredded.tables.items()}
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = self.lake.land(claimed.move, shredded.tables, parquet)
+            staged = self.lake.land(claimed.move, rows, parquet)
             try:
                 number = self._commit(claimed, staged, shredded, drift)
             except CommitConflict as exc:

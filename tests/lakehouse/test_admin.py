@@ -24,6 +24,8 @@ from lakehouse.models import (
     BatchPayload,
     Child,
     ChildTable,
+    CurrentSource,
+    CurrentTable,
     DeadLetter,
     DriftField,
     EventId,
@@ -108,6 +110,8 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
         EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
+        current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),
+        CurrentSource.objects.create(current=current, source="shop", epoch=1, seq=7),
         Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),
         PastFlushes.objects.create(parent=parent, commit_number=1, took_ms=7),
         access.new_key("laptop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS)[0],

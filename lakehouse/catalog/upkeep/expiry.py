@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyiceberg.io import FileIO
 from pyiceberg.table import Table
@@ -35,9 +35,11 @@ class Expired:
     """Snapshots."""
     deleted: int = 0
     """Files."""
+    paths: list[str] = field(default_factory=list)
+    """Which they were, as far as somebody wants to know."""
 
     def __add__(self, other: Expired) -> Expired:
-        return Expired(self.forgotten + other.forgotten, self.deleted + other.deleted)
+        return Expired(self.forgotten + other.forgotten, self.deleted + other.deleted, self.paths + other.paths)
 
     def __bool__(self) -> bool:
         return bool(self.forgotten or self.deleted)
@@ -64,7 +66,9 @@ def forget(keeper: Keeper, retention: Retention) -> Expired:
     return Expired(forgotten=len(staging.forgotten))
 
 
-def delete(keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda: False) -> Expired:
+def delete(
+    keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda: False, is_told: bool = False
+) -> Expired:
     """Delete the files of snapshots forgotten before that. Raises LeaseLost or StoreUnavailable; repeat it then."""
     done = Expired()
     while not until():
@@ -81,7 +85,9 @@ def delete(keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda
         later = keeper.row.forgotten.exclude(pk__in=[one.pk for one in due]).values_list("manifest_list", flat=True)
         try:
             for files in _steps(table, due, later):
-                done.deleted += remove(table.io, (path for path in files if is_inside(path, table)))
+                inside = [path for path in files if is_inside(path, table)]
+                done.deleted += remove(table.io, inside)
+                done.paths += inside if is_told else []
         except OSError as exc:
             raise StoreUnavailable(f"files of {keeper.row} cannot be read or deleted: {exc}") from exc
         _settle(due)

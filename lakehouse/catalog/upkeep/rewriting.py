@@ -30,7 +30,7 @@ from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
 ChangeRows = Callable[[Any], Any]
-"""From a record batch to one with the same columns and as many rows."""
+"""From a record batch to one with the same columns, of as many rows or fewer."""
 READ_BYTES = 4 * 2**20
 BUFFER_BYTES = 2**20
 """Of each column; without it a row group is in memory as a whole."""
@@ -46,11 +46,15 @@ def rewrite(
     target_bytes: int,
     change: ChangeRows = lambda batch: batch,
 ) -> Iterator[DataFile]:
-    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file."""
+    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file.
+
+    `change` gives the rows to write in place of those of a batch, or fewer.
+    """
     schema = sanitize_column_names(metadata.schema())
     keys = [name for name in ORDER if name in metadata.schema().column_names]
     with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
-        batches = (change(batch) for file in files for batch in _read(io, file.file_path, metadata, schema))
+        read = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        batches = (left for batch in read if len(left := change(batch)))
         groups = _row_groups(
             runs.in_order(batches, keys, Path(folder)), int(metadata.properties.get(ROW_GROUP, 100_000))
         )
