@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -148,12 +149,8 @@ def upkeep() -> int:
 
     if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
         return 0
-    until_ms = now_ms() + UPKEEP_MS
-
-    def is_over() -> bool:
-        return now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
-
-    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=is_over)
+    until = _patience(UPKEEP_MS)
+    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=until)
 
 
 @shared_task
@@ -167,9 +164,14 @@ def refresh_current() -> int:
 
     if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
         return 0
-    until_ms = now_ms() + REFRESH_MS
-    catalog = from_settings(settings.EVODB)
-    return refresh.go(catalog, settings.EVODB, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
+    until = _patience(REFRESH_MS)
+    return refresh.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=until)
+
+
+def _patience(most_ms: int) -> Callable[[], bool]:
+    """Whether it is over: after so long, and at once while a buffer fills up, for flushes come first."""
+    until_ms = now_ms() + most_ms
+    return lambda: now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:
