@@ -76,7 +76,7 @@ def flood(house: House, store: FlakyStore) -> int:
     print(watch.table())
     print(house.manage("verify", within_s=PATIENCE_S))
     is_small = all(max(values) < MIB_MAX for values in watch.seen.values())
-    held_back = all(one["paused"] and not one["dropped"] and not one["refused"] for one in said)
+    held_back = all(one["paused"] and not one["dropped"] and not one["error"] for one in said)
     return 0 if is_small and held_back and found[0] == found[1] else 1
 
 

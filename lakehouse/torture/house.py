@@ -34,7 +34,7 @@ Parent.objects.create(name="default", config=json.loads(sys.argv[1]))
 
 
 class Journal:
-    """The database of a house, read by somebody else."""
+    """The database of a house, read by somebody else; by one thread after the other, if by several."""
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
@@ -64,7 +64,8 @@ class Journal:
     def _connect(self) -> Any:
         if self._url.startswith("sqlite"):
             path = self._url.removeprefix("sqlite:///")
-            return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20, isolation_level=None)
+            options: dict[str, Any] = {"uri": True, "timeout": 20, "isolation_level": None, "check_same_thread": False}
+            return sqlite3.connect(f"file:{path}?mode=ro", **options)
         import psycopg
 
         self._breaks = (psycopg.OperationalError,)
