@@ -106,7 +106,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.inbox",
         "lakehouse.flush.letters",
-        "lakehouse.flush.memory",
+        "lakehouse.memory",
         "lakehouse.renewal",
         "lakehouse.folder_broker",
         "lakehouse.flush.history",

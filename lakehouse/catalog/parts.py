@@ -25,12 +25,17 @@ null_lists.mend()
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
 """Of the rows in memory. The writer keeps a row group until it is whole."""
+PAGE_ROWS = "write.parquet.page-row-limit"
+PAGE_ROWS_MAX = 20_000
+PAGE_BYTES = 2**20
+"""The writer looks at a page's size after so many rows, 20 000 unless told: a whole row group where rows are large."""
 
 
 def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[str, str]) -> list[DataFile]:
     """Write the rows, which have the table's columns. `parquet` overrides the table's write properties for them."""
     properties = {**metadata.properties, **parquet}
-    properties[ROW_GROUP] = str(_row_group(rows, int(properties.get(ROW_GROUP, len(rows)))))
+    properties[ROW_GROUP] = str(_rows_in(ROW_GROUP_BYTES, rows, int(properties.get(ROW_GROUP, len(rows)))))
+    properties |= paged(properties, rows)
     written_as = metadata.model_copy(update={"properties": properties})
     schema = pyarrow_to_schema(rows.schema, name_mapping=metadata.schema().name_mapping)
     written_by = uuid.uuid4()
@@ -41,9 +46,14 @@ def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[
     return list(write_file(io, written_as, tasks))
 
 
-def _row_group(rows: pa.Table, wanted: int) -> int:
-    """Rows of a row group: as many as wanted, and fewer of large ones."""
-    return max(1, min(wanted, len(rows) * ROW_GROUP_BYTES // max(1, rows.nbytes)))
+def paged(properties: Mapping[str, str], rows: pa.Table) -> dict[str, str]:
+    """The write property by which rows like these are cut into pages that a reader can hold."""
+    return {PAGE_ROWS: str(_rows_in(PAGE_BYTES, rows, int(properties.get(PAGE_ROWS, PAGE_ROWS_MAX))))}
+
+
+def _rows_in(size_bytes: int, rows: pa.Table, wanted: int) -> int:
+    """As many rows as wanted, and fewer of large ones."""
+    return max(1, min(wanted, len(rows) * size_bytes // max(1, rows.nbytes)))
 
 
 def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKey | None, pa.Table]]:

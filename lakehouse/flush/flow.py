@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 
 from django.db import transaction
 
+from lakehouse import memory
 from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, memory, raw, room, shred, table_rules
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.inbox import Drift

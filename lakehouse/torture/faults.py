@@ -90,15 +90,18 @@ def _walker(point: Failpoint, dice: random.Random, town: Town) -> Process:
 
 
 def _meet(process: Process, action: str) -> None:
-    """Wait until it happened, if it does; then go on, a paused process when its lease is over."""
+    """Wait until it happened, if it does; then go on, a paused process when its lease is over.
+
+    One that never came there dies otherwise, or it would stop at some later time, when nobody wakes it.
+    """
     deadline = time.monotonic() + REACHED_WITHIN_S
     while time.monotonic() < deadline and not _has_met(process):
         time.sleep(0.05)
     if not _is_dead(process):
-        if action == "pause" and _is_stopped(process):
+        if _is_stopped(process):
             time.sleep(PAST_THE_LEASE_S)
             process.send(signal.SIGCONT)
-        elif action == "kill":
+        elif action != "fail":
             process.kill()
     if _is_dead(process):
         process.start()

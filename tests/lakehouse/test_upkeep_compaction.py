@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_memory_is_bounded_by_what_is_held_to_sort_and_to_write(lake: Lake, monk
     assert max(held) < 60_000
     [file] = data_files(lake.table())
     assert pq.ParquetFile(file["file_path"]).num_row_groups > 5
+
+
+def test_documents_of_ten_kilobytes_are_merged_in_little_memory(lake: Lake) -> None:
+    """Held are a run to sort and a megabyte or two of each column; a page as large as a row group would be far more."""
+    dice = random.Random(0)
+    texts = pa.array([dice.randbytes(5_000).hex() for _ in range(3200)])
+    lake.commit(4, each=3200, text=texts)
+    usual = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counting)
+    try:
+        assert compact(lake).old == 4
+    finally:
+        pa.set_memory_pool(usual)
+    assert lake.rows(columns="_seq").total() == 4 * 3200
+    assert counting.max_memory() < 72 * 2**20
 
 
 def test_a_file_ends_where_the_target_is_reached(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

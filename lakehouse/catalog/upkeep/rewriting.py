@@ -22,6 +22,8 @@ from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse import memory
+from lakehouse.catalog import parts
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
 from lakehouse.catalog.upkeep import runs
@@ -30,6 +32,8 @@ ORDER = ("_row_id", "_source", "_epoch", "_seq")
 ChangeRows = Callable[[Any], Any]
 """From a record batch to one with the same columns and as many rows."""
 READ_BYTES = 4 * 2**20
+BUFFER_BYTES = 2**20
+"""Of each column; without it a row group is in memory as a whole."""
 ROW_GROUP_BYTES = 16 * 2**20
 """Of the rows in memory, half of what a flush holds: there is the sorting beside it."""
 
@@ -56,7 +60,7 @@ def rewrite(
 def _read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
     model = FileFormatFactory.get(FileFormat.PARQUET)
     wanted = pa.schema([_plain(field) for field in schema_to_pyarrow(schema)])
-    with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), pre_buffer=False) as file:
+    with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), buffer_size=BUFFER_BYTES) as file:
         written = pyarrow_to_schema(file.schema_arrow, name_mapping=metadata.name_mapping())
         size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         rows = max(1, min(20_000, file.metadata.num_rows * READ_BYTES // max(1, size)))
@@ -104,11 +108,13 @@ class _Writer:
 
     def _file(self, first: Any, others: Iterator[Any]) -> DataFile:
         output = self._io.new_output(self._place())
-        writer: Any = self._model.create_writer(output, self._schema, self._metadata.properties)
+        properties = {**self._metadata.properties, **parts.paged(self._metadata.properties, first)}
+        writer: Any = self._model.create_writer(output, self._schema, properties)
         with writer:
             writer.write(first)
             while writer._fos.tell() < self._target_bytes and (group := next(others, None)) is not None:
                 writer.write(group)
+                memory.give_back()
         return DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=output.location,

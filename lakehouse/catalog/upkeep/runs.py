@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
+from lakehouse import memory
+
 RUN_BYTES = 16 * 2**20
-"""Of rows in memory; sorting has them there twice."""
+"""Of rows in memory, which are there twice for a moment."""
 PIECE_BYTES = 2**19
 LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -27,23 +30,31 @@ def in_order(batches: Iterable[Any], keys: Sequence[str], folder: Path, *, run_b
         waiting.append(batch)
         if sum(one.nbytes for one in waiting) >= run_bytes:
             runs.append(_spill(_sorted(waiting, keys), folder / f"run-{len(runs)}.arrow"))
-            waiting = []
-    last = [_sorted(waiting, keys)] if waiting else []
-    del waiting
-    if not runs:
-        yield from last
-        return
-    yield from _merged([*(_pieces(run) for run in runs), iter(last)], keys)
+            memory.give_back()
+    last = _sorted(waiting, keys) if waiting else iter(())
+    yield from _merged([*(_pieces(run) for run in runs), last], keys) if runs else last
 
 
-def _sorted(batches: list[Any], keys: Sequence[str]) -> Any:
-    return pa.Table.from_batches(batches).combine_chunks().sort_by([(key, "ascending") for key in keys])
-
-
-def _spill(rows: Any, path: Path) -> Path:
+def _sorted(batches: list[Any], keys: Sequence[str]) -> Iterator[Any]:
+    """These rows in order, piece by piece; they are taken out of the list, for they are in memory once more by then."""
+    rows = pa.Table.from_batches(batches).combine_chunks()
+    batches.clear()
+    order = pc.sort_indices(rows, sort_keys=_ascending(keys))
     at_once = max(1, len(rows) * PIECE_BYTES // max(1, rows.nbytes))
-    with pa.ipc.new_file(str(path), rows.schema, options=LZ4) as writer:
-        writer.write_table(rows, max_chunksize=at_once)
+    for start in range(0, len(rows), at_once):
+        yield rows.take(order.slice(start, at_once))
+
+
+def _ascending(keys: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(key, "ascending") for key in keys]
+
+
+def _spill(pieces: Iterator[Any], path: Path) -> Path:
+    first = next(pieces)
+    with pa.ipc.new_file(str(path), first.schema, options=LZ4) as writer:
+        writer.write_table(first)
+        for piece in pieces:
+            writer.write_table(piece)
     return path
 
 
@@ -82,4 +93,4 @@ def _merged(runs: Iterable[Iterator[Any]], keys: Sequence[str]) -> Iterator[Any]
         taken = pa.concat_tables([run.take(bound) for run in left])
         left = [run for run in left if run.piece is not None]
         if len(taken):
-            yield taken.combine_chunks().sort_by([(key, "ascending") for key in keys])
+            yield taken.combine_chunks().sort_by(_ascending(keys))
