@@ -21,7 +21,9 @@ from rpc.batch import BatchFrame, Dialect, Encoding
 from rpc.entries import RawEntry
 from rpc.messages import AckStatus, NackReason, WalEntry, WalOperation
 from tests.builders import NOW_MS, entry, frame, parent, run
+from tests.lakehouse.http_site import home as http_home
 from tests.lakehouse.schema_site import Street
+from tests.lakehouse.test_http_cdc import events, post
 from tests.lakehouse.test_intake import in_thread
 from tests.lakehouse.test_nacks import batch as wire_batch
 from tests.lakehouse.test_nacks import child, home
@@ -213,3 +215,16 @@ async def test_a_child_hears_which_field_was_wrong_and_not_to_try_again(dialect:
     assert heard["shouldRetry"] is False
     words = {"dolake": "events", "rpc": "entries"}[dialect]
     assert heard["errorMessage"].startswith(f"{words}[0].after.id: expected string, got 1")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_who_posts_hears_the_same_as_a_400() -> None:
+    def register() -> None:
+        TableSchema(parent=parent(), table="orders", mode="strict", fields={"id": "string"}).save()
+
+    await in_thread(register)
+    async with http_home():
+        answer = await post({"events": events(1, 1)})
+    assert answer.status == 400
+    assert answer.json["error"].startswith("events[0].after.id: expected string, got 1")
+    assert await in_thread(Batch.objects.count) == 0

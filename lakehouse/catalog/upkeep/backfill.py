@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 from pyiceberg.table import Table
 
+from lakehouse import memory
 from lakehouse.catalog import evolution
 from lakehouse.catalog.staging import Change, Staging
 from lakehouse.catalog.upkeep import compaction
 from lakehouse.catalog.upkeep.compaction import Terms
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small
+from lakehouse.catalog.upkeep.rewriting import BUFFER_BYTES
 from lakehouse.errors import CommitConflict, SchemaMismatch, StoreUnavailable
 from lakehouse.flush import exact, values
 from lakehouse.flush.names import Names
@@ -113,6 +115,7 @@ def fill(keeper: Keeper, name: str, terms: Terms, moved: Moved) -> None:
             moved.looked.update(file.file_path for file in [*old, *new])
             moved.values, moved.files = moved.values + filler.moved, moved.files + len(old)
             moved.left += sum(left for _, left in found)
+            memory.give_back()
     except OSError as exc:
         raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
 
@@ -142,7 +145,7 @@ class _Filler:
     def count(self, io: FileIO, path: str) -> tuple[int, int]:
         """How many values of a file fit, and how many do not."""
         fitting = left = 0
-        with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), pre_buffer=False) as file:
+        with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), buffer_size=BUFFER_BYTES) as file:
             if REST not in file.schema_arrow.names:
                 return 0, 0
             for batch in file.iter_batches(batch_size=READ_ROWS, columns=[REST], use_threads=False):
