@@ -18,6 +18,7 @@ from lakehouse.subscriptions.guard import Network
 
 NAME_CHARS_MAX = 100
 TARGET_CHARS_MAX = 2000
+TABLE_CHARS_MAX = 500
 BATCH_EVENTS_MAX = 1000
 BATCH_MS_MAX = 10_000
 ATTEMPTS_MAX = 20
@@ -48,7 +49,7 @@ def complaints(fields: Mapping[str, Any], allowed: Allowed) -> dict[str, str]:
     if "pattern" in fields:
         found["pattern"] = patterns.complaint(fields["pattern"])
     if "table" in fields:
-        found["table"] = None if len(fields["table"]) <= 500 else "table has more than 500 characters"
+        found["table"] = _of_table(fields["table"])
     if "target" in fields:
         found["target"] = of_target(fields.get("target_kind", "webhook"), fields["target"], allowed)
     for name, (low, high) in _NUMBERS.items():
@@ -74,6 +75,12 @@ def _of_name(name: str) -> str | None:
     if 1 <= len(name) <= NAME_CHARS_MAX and name.isprintable() and name.strip():
         return None
     return f"name is {name[:60]!r}, wanted 1 to {NAME_CHARS_MAX} printable characters"
+
+
+def _of_table(table: str) -> str | None:
+    if len(table) <= TABLE_CHARS_MAX and "\0" not in table:
+        return None
+    return f"table is {table[:60]!r}, wanted at most {TABLE_CHARS_MAX} characters and none of them NUL"
 
 
 def _of_url(target: str, allowed: Allowed) -> str | None:
