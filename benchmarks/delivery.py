@@ -11,44 +11,36 @@ Method
   is that moment less the end of the flush that made the event's commit; so it has the poll of the deliverer (250 ms at
   most), reading, matching, writing messages, and the POST on a connection of its own. One clock, one machine.
 
-Last answer (TO BE MEASURED)
+Last answer (2 cores of an AMD EPYC, shared with other work, load 4 to 6; CPython 3.11; SECONDS=10)
+  each for one              10000 of    10000    16.1 s  p50    4072 ms  p99    6840 ms  commits at most 0.0 s late
+  all want all, batches    500000 of   500000    10.0 s  p50     739 ms  p99    2160 ms  commits at most 0.0 s late
+
+  In words: in batches 50 000 events/s are told within 0.7 s (p50) and 2.2 s (p99) of their commit. One message for each
+  event is a connection, a signature and three rows for each: one deliverer sends 600 a second here, so at 1000 it falls
+  behind by 0.4 s with every second and catches up when it is over. Who wants more than some hundred events a second
+  should want batches.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import multiprocessing
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-SECONDS = int(os.environ.get("SECONDS", "20"))
+import orjson
+
+SECONDS = int(os.environ.get("SECONDS", "10"))
 EVENTS_PER_S = 1000
 SUBSCRIPTIONS = 50
-
-
-class Hook(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    heard: list[tuple[float, int, int]] = []
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        now_s = time.time()
-        found = json.loads(body)
-        for event in found.get("events", [found]):
-            self.heard.append((now_s, event["n"], 1))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 def event(number: int) -> dict[str, Any]:
@@ -56,16 +48,25 @@ def event(number: int) -> dict[str, Any]:
 
 
 def receive(port: Any, done: Any, result: Any) -> None:
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 512
-        daemon_threads = True
+    """The smallest server that keeps what it hears; it shares the cores."""
+    heard: list[tuple[float, int]] = []
 
-    server = Server(("127.0.0.1", 0), Hook)
-    port.put(server.server_port)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not done.wait(0.2):
-        pass
-    result.put(Hook.heard)
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(LENGTH.search(head)[1]))
+        now_s, found = time.time(), orjson.loads(body)
+        heard.extend((now_s, one["n"]) for one in found.get("events", [found]))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+        port.put(server.sockets[0].getsockname()[1])
+        while not done.is_set():
+            await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+    result.put(heard)
 
 
 def measure(folder: Path, *, everybody: bool) -> None:
@@ -123,7 +124,7 @@ def measure(folder: Path, *, everybody: bool) -> None:
     heard = result.get(timeout=60)
     deliverer.terminate()
     deliverer.wait(30)
-    lags = sorted(1000 * (moment - ended[number]) for moment, number, _ in heard)
+    lags = sorted(1000 * (moment - ended[number]) for moment, number in heard)
     p50, p99 = statistics.median(lags), lags[int(len(lags) * 0.99)]
     name = "all want all, batches" if everybody else "each for one"
     print(f"{name:22} {len(heard):8} of {wanted:8} {took_s:7.1f} s  p50 {p50:7.0f} ms  p99 {p99:7.0f} ms", end="  ")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,17 +95,9 @@ def _of_url(target: str, allowed: Allowed) -> str | None:
         return f"target is {shown}, wanted a URL such as https://example.com/hook"
     if parts.username is not None or parts.password is not None:
         return "target has a user in its URL; put what proves you into its path or query"
-    if _is_address(host) and not guard.is_allowed(host, allowed.networks):
+    if guard.is_address(host) and not guard.is_allowed(host, allowed.networks):
         return f"target is at {host}, which is no public address; an operator allows networks by EVODB_WEBHOOK_NETWORKS"
     return None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 def _of_task(target: str, allowed: Allowed) -> str | None:
