@@ -408,3 +408,17 @@ async def test_of_two_processes_each_event_is_told_by_one(street: Street, hook: 
     await two.until_idle()
     await two.stop()
     assert len(hook.heard) == 21
+
+
+async def test_nobody_waits_for_a_clock_that_was_a_day_ahead(street: Street, hook: Receiver) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url())
+    hook.answers = [(503, b"")]
+    await commit(street, shop, run(1, 1))
+    street.clock.now_ms += 86_400_000
+    ahead = street.deliverer("ahead")
+    await ahead.until_idle()
+    street.clock.now_ms = NOW_MS
+    await street.deliver()
+    assert hook.rows() == ["r1", "r1"]
+    assert await every(Delivery, "state") == ["delivered"]
