@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood bench-patterns soak
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -62,6 +62,9 @@ bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child'
 
 bench-patterns: $(READY) ## Microseconds to know for which of 10 000 subscriptions an event is
 	$(PY) -m benchmarks.patterns
+
+bench-delivery: $(READY) ## From commit to webhook at 1000 events/s and 50 subscriptions: p50 and p99
+	$(PY) -m benchmarks.delivery
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'

@@ -87,6 +87,7 @@ FLOORS = {
         "lakehouse.subscriptions.routes",
         "lakehouse.subscriptions.sending",
         "lakehouse.subscriptions.tasks",
+        "lakehouse.subscriptions.visitors",
         "lakehouse.supervisor",
         "lakehouse.torture.*",
         "lakehouse.tasks",

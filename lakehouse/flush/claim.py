@@ -30,6 +30,7 @@ from lakehouse.models import (
     ForeignCommit,
     Parent,
 )
+from lakehouse.models.flushes import RECOVERY
 from lakehouse.subscriptions import holding
 from rpc.batch import Encoding
 
@@ -37,8 +38,6 @@ BATCHES_MAX = 20_000
 """Of one flush; marking more would hold SQLite's only writer for too long."""
 PAYLOADS_PER_DELETE = 1000
 IDS_PER_QUERY = 1000
-RECOVERY = "recovery"
-"""The trigger of a flush that needs no lease: it moves what was kept in the fallback, not batches that wait."""
 
 
 @dataclass(frozen=True, slots=True)

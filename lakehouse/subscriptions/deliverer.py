@@ -78,10 +78,15 @@ class Deliverer:
 
     async def stop(self) -> None:
         """Wait for what is on its way, write it down, and let others have the subscriptions."""
+        until_ms = self.now_ms() + self.settings.drain_ms
         while self._sending or self._done:
+            if self._sending and self.now_ms() >= until_ms:
+                break  # pending as they are, the next process sends them under the same id
             if self._sending:
-                await asyncio.wait(list(self._sending.values()))
+                await asyncio.wait(list(self._sending.values()), timeout=self.settings.drain_ms / 1000)
             await sync_to_async(self._settle)()
+        for task in self._sending.values():
+            task.cancel()
         await sync_to_async(leases.leave)(self.owner)
 
     async def until_idle(self) -> None:

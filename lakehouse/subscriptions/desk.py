@@ -15,7 +15,7 @@ from django.db.models import OuterRef, QuerySet, Subquery
 
 from lakehouse.models import Parent
 from lakehouse.setting import listed
-from lakehouse.subscriptions import events, terms
+from lakehouse.subscriptions import events, places, terms
 from lakehouse.subscriptions.models import (
     Delivery,
     DeliveryState,
@@ -43,8 +43,10 @@ def complaints(fields: Mapping[str, Any]) -> dict[str, str]:
     return terms.complaints(given, allowed())
 
 
-def subscribe(parent: Parent, fields: Mapping[str, Any], *, now_ms: int) -> Subscription:
-    """A new one, which starts now. The fields are without a complaint. Raises TooMany."""
+def subscribe(
+    parent: Parent, fields: Mapping[str, Any], *, now_ms: int, start: places.Start | None = None
+) -> Subscription:
+    """A new one, which starts now or there. The fields are without a complaint. Raises TooMany."""
     most = settings.EVODB.subscriptions_max
     with transaction.atomic():
         locked = Parent.objects.select_for_update().get(pk=parent.pk)
@@ -53,6 +55,8 @@ def subscribe(parent: Parent, fields: Mapping[str, Any], *, now_ms: int) -> Subs
             raise TooMany(f"parent {parent.name!r} has {living} of {most} subscriptions (EVODB_SUBSCRIPTIONS_MAX)")
         made = Subscription(parent=locked, created_ms=now_ms, **fields)
         place_now(made)
+        if start is not None:
+            made.commit_number, made.from_ms = start.place.commit_number, start.from_ms
         made.save()
     return made
 
@@ -60,6 +64,16 @@ def subscribe(parent: Parent, fields: Mapping[str, Any], *, now_ms: int) -> Subs
 def place_now(one: Subscription) -> None:
     """Everything committed from now on is for it."""
     one.commit_number, one.batch_id, one.batch_entries, one.from_ms = one.parent.commit_number, 0, 0, 0
+
+
+def put_at(which: Subscriptions, start: places.Start) -> int:
+    """Tell them again from there on; a disabled one is active again."""
+    return which.update(**start.place._asdict(), from_ms=start.from_ms, state=SubscriptionState.ACTIVE, state_reason="")
+
+
+def history_days() -> int:
+    days: int = settings.EVODB.history_days
+    return days
 
 
 def pause(which: Subscriptions) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.models import Sum
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 CHUNK_EVENTS = 500
 IDS_PER_QUERY = 500
 MATCHING_S = 0.1
+REST_MS = 5000
 
 
 class _Overtaken(Exception):
@@ -57,25 +59,37 @@ class FanOut:
         self._indexes: dict[int, _Index] = {}
         self._most: dict[int, int] = {}
         """How many events of a parent are taken at once; fewer where its patterns take long, for others wait."""
+        self._resting: dict[tuple[int, Place], int] = {}
+        """Until when a place that cannot be read is left alone."""
 
     def advance(self, ids: Sequence[int], *, now_ms: int) -> int:
         """One chunk for each place that these subscriptions are at; returns how many places were moved."""
         moved = 0
         for parent, place, subscriptions in _by_place(self._with_room(ids)):
+            if self._resting.get((parent.pk, place), 0) > now_ms:
+                continue
             try:
-                chunk = self._reader.read(parent, place, events_max=self._events_max(parent.pk))
+                moved += self._walk(parent, place, subscriptions, now_ms=now_ms)
             except Forgotten as exc:
                 _disable(subscriptions, str(exc))
-                continue
-            if chunk.place == place:
-                continue
-            try:
-                self._tell(parent.pk, subscriptions, place, chunk, now_ms=now_ms)
             except _Overtaken as exc:
                 log.info("%s; looking again", exc)
-            else:
-                moved += 1
+            except DatabaseError:
+                raise
+            except Exception:
+                # The store is away, or nobody can read this: whoever is elsewhere does not wait for it.
+                log.exception("%d subscriptions of parent %s wait at %s", len(subscriptions), parent, tuple(place))
+                self._resting[parent.pk, place] = now_ms + REST_MS
         return moved
+
+    def _walk(self, parent: Parent, place: Place, subscriptions: Sequence[Subscription], *, now_ms: int) -> int:
+        """Raises Forgotten, _Overtaken, and whatever keeps the lake from being read."""
+        chunk = self._reader.read(parent, place, events_max=self._events_max(parent.pk))
+        if chunk.place == place:
+            return 0
+        self._tell(parent.pk, subscriptions, place, chunk, now_ms=now_ms)
+        self._resting.pop((parent.pk, place), None)
+        return 1
 
     def _with_room(self, ids: Sequence[int]) -> list[Subscription]:
         found: list[Subscription] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.db.models import QuerySet
 
 from lakehouse.conf import Settings
-from lakehouse.flush import claim
 from lakehouse.flush.history import DAY_MS
 from lakehouse.models import BatchState, Parent
 from lakehouse.subscriptions.models import Delivery, DeliveryState
@@ -26,6 +25,8 @@ def forget(settings: Settings, *, now_ms: int) -> int:
 
 def free_payloads(settings: Settings) -> int:
     """Those that were kept for subscriptions which have come further since; returns how many."""
+    from lakehouse.flush import claim  # loads the lake's libraries, which the beat never needs
+
     held = Parent.objects.filter(
         batches__state__in=[BatchState.PERSISTED, BatchState.FALLBACK], batches__stored__isnull=False
     )

@@ -20,12 +20,19 @@ def networks(items: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ip_network(item, strict=False) for item in items)
 
 
-def is_allowed(text: str, allowed: Iterable[Network] = ()) -> bool:
-    """Whether this address may be connected to. What is no address may not."""
+def is_address(text: str) -> bool:
     try:
-        address = ip_address(text.partition("%")[0])
+        ip_address(text.partition("%")[0])
     except ValueError:
         return False
+    return True
+
+
+def is_allowed(text: str, allowed: Iterable[Network] = ()) -> bool:
+    """Whether this address may be connected to. What is no address may not."""
+    if not is_address(text):
+        return False
+    address = ip_address(text.partition("%")[0])
     return all(_is_public(one) or any(one in network for network in allowed) for one in _hidden(address))
 
 

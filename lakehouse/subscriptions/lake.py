@@ -17,8 +17,8 @@ from pyiceberg.catalog import Catalog
 
 from lakehouse.catalog import foreign_tables, storage
 from lakehouse.conf import Settings
-from lakehouse.flush.claim import RECOVERY
 from lakehouse.models import Flush, FlushTable
+from lakehouse.models.flushes import RECOVERY
 from lakehouse.subscriptions.events import DELETE, Entry, Found
 from lakehouse.subscriptions.payloads import as_text
 

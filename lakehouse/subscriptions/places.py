@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from django.db.models import Min, Sum
 
-from lakehouse.flush.claim import RECOVERY
 from lakehouse.flush.history import DAY_MS
 from lakehouse.models import Batch, Flush, FlushState, FlushTable, Parent
+from lakehouse.models.flushes import RECOVERY
 from lakehouse.subscriptions.events import moment
 from lakehouse.subscriptions.stream import Place
 
@@ -27,10 +27,6 @@ class NoSuchPlace(ValueError):
 class Start(NamedTuple):
     place: Place
     from_ms: int = 0
-
-
-def now(parent: Parent) -> Start:
-    return Start(Place(parent.commit_number))
 
 
 def at_moment(parent: Parent, moment_ms: int, *, history_days: int, now_ms: int) -> Start:

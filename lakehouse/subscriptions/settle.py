@@ -13,7 +13,7 @@ from typing import NamedTuple
 from django.db import transaction
 from django.db.models import F
 
-from lakehouse.subscriptions import messages, retries
+from lakehouse.subscriptions import leases, messages, retries
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
 from lakehouse.subscriptions.retries import Again, Outcome, Reason
 from lakehouse.subscriptions.targets import Message
@@ -30,8 +30,8 @@ class Tried(NamedTuple):
 
 def take(subscription: Subscription, *, room: int, but: set[int], now_ms: int) -> list[Message]:
     """So many messages that are due, the longest waiting first, without those that are on their way already."""
-    due = Delivery.objects.filter(subscription=subscription, state=DeliveryState.PENDING, next_attempt_ms__lte=now_ms)
-    rows = list(due.order_by("next_attempt_ms", "pk")[: room + len(but)])
+    waiting = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
+    rows = list(waiting.order_by("next_attempt_ms", "pk")[: room + len(but)])
     chosen = [row for row in rows if row.pk not in but][:room]
     if opened := [row.pk for row in chosen if row.is_open]:
         Delivery.objects.filter(pk__in=opened).update(is_open=False)

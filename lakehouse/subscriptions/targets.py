@@ -59,7 +59,7 @@ async def deliver(message: Message, settings: Settings, *, now_ms: Callable[[], 
 
 
 async def _post(message: Message, settings: Settings, now_ms: int) -> Outcome:
-    is_batch = message.to.batch_events > 1
+    is_batch = message.to.batch_events > 1 or message.event_count > 1
     body = events.body_of(message.message_id, message.events, is_batch=is_batch)
     headers = signatures.headers(message.to.secret, message.message_id, now_ms // 1000, body)
     outcome, answer = await webhook.post(

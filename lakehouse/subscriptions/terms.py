@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from lakehouse.subscriptions.guard import Network
 
 NAME_CHARS_MAX = 100
 TARGET_CHARS_MAX = 2000
+TABLE_CHARS_MAX = 500
 BATCH_EVENTS_MAX = 1000
 BATCH_MS_MAX = 10_000
 ATTEMPTS_MAX = 20
@@ -48,7 +48,7 @@ def complaints(fields: Mapping[str, Any], allowed: Allowed) -> dict[str, str]:
     if "pattern" in fields:
         found["pattern"] = patterns.complaint(fields["pattern"])
     if "table" in fields:
-        found["table"] = None if len(fields["table"]) <= 500 else "table has more than 500 characters"
+        found["table"] = _of_table(fields["table"])
     if "target" in fields:
         found["target"] = of_target(fields.get("target_kind", "webhook"), fields["target"], allowed)
     for name, (low, high) in _NUMBERS.items():
@@ -76,6 +76,12 @@ def _of_name(name: str) -> str | None:
     return f"name is {name[:60]!r}, wanted 1 to {NAME_CHARS_MAX} printable characters"
 
 
+def _of_table(table: str) -> str | None:
+    if len(table) <= TABLE_CHARS_MAX and "\0" not in table:
+        return None
+    return f"table is {table[:60]!r}, wanted at most {TABLE_CHARS_MAX} characters and none of them NUL"
+
+
 def _of_url(target: str, allowed: Allowed) -> str | None:
     shown = repr(target[:100])
     if not target.isascii() or not target.isprintable() or " " in target:
@@ -89,17 +95,9 @@ def _of_url(target: str, allowed: Allowed) -> str | None:
         return f"target is {shown}, wanted a URL such as https://example.com/hook"
     if parts.username is not None or parts.password is not None:
         return "target has a user in its URL; put what proves you into its path or query"
-    if _is_address(host) and not guard.is_allowed(host, allowed.networks):
+    if guard.is_address(host) and not guard.is_allowed(host, allowed.networks):
         return f"target is at {host}, which is no public address; an operator allows networks by EVODB_WEBHOOK_NETWORKS"
     return None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
 
 
 def _of_task(target: str, allowed: Allowed) -> str | None:

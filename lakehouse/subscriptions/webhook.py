@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from lakehouse.subscriptions.retries import Outcome
 
 ANSWER_BYTES_MAX = 256 * 1024
 READ_BYTES = 16 * 1024
+RESOLVERS_MAX = 64
 ERROR_CHARS_MAX = 500
 USER_AGENT = "EvoDB"
 
@@ -93,8 +95,18 @@ async def _exchange(
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """By threads of their own: a name server that is silent keeps no other work of this process waiting."""
+    if guard.is_address(host):
+        return [host]
+    found = await asyncio.get_running_loop().run_in_executor(
+        _resolvers(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    )
     return list(dict.fromkeys(str(row[4][0]) for row in found))
+
+
+@cache
+def _resolvers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="evodb-names")
 
 
 async def _connect(

@@ -16,6 +16,7 @@ from celery import shared_task
 from channels.layers import get_channel_layer
 
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 from lakehouse.models import Batch, BatchPayload, Flush, Parent
 from lakehouse.subscriptions import desk, settle
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
@@ -185,6 +186,18 @@ async def test_a_batch_is_sent_when_it_is_full_or_has_waited(street: Street, hoo
     assert hook.heard[0].json["batchId"] == hook.heard[0].headers["webhook-id"]
 
 
+async def test_a_message_of_several_is_a_list_also_when_no_batches_are_wanted_any_more(
+    street: Street, hook: Receiver
+) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url(), batch_events=3)
+    await commit(street, shop, run(1, 2))
+    await street.deliver()
+    await sync_to_async(Subscription.objects.update)(batch_events=1)
+    await street.later(1000)
+    assert hook.rows() == ["r1", "r2"]
+
+
 async def test_of_a_batch_that_was_taken_in_part_only_the_rest_comes_again(street: Street, hook: Receiver) -> None:
     shop = await a_shop()
     await subscribe(street, shop, hook.url(), batch_events=3)
@@ -288,6 +301,22 @@ async def test_payloads_that_are_gone_are_read_from_the_lake(street: Street, hoo
     assert len(early) == 3
 
 
+async def test_a_place_that_cannot_be_read_holds_up_only_who_is_there(street: Street, hook: Receiver) -> None:
+    ours, theirs = await a_shop("ours"), await a_shop("theirs")
+    await subscribe(street, ours, hook.url("/ours"))
+    await subscribe(street, theirs, hook.url("/theirs"))
+    await commit(street, ours, run(1, 1))
+    await commit(street, theirs, run(2, 2))
+    await sync_to_async(BatchPayload.objects.filter(batch__parent__name="ours").delete)()
+    away = street.deliverer()
+    away._fan_out._reader._read_lake = lambda *_: (_ for _ in ()).throw(StoreUnavailable("the store is away"))
+    await away.until_idle()
+    await away.stop()
+    assert hook.rows() == ["r2"]
+    await street.deliver()
+    assert sorted(hook.rows()) == ["r1", "r2"]
+
+
 async def test_one_that_comes_too_late_is_stopped_and_never_skips_in_silence(street: Street, hook: Receiver) -> None:
     shop = await a_shop()
     await subscribe(street, shop, hook.url())
@@ -379,3 +408,17 @@ async def test_of_two_processes_each_event_is_told_by_one(street: Street, hook: 
     await two.until_idle()
     await two.stop()
     assert len(hook.heard) == 21
+
+
+async def test_nobody_waits_for_a_clock_that_was_a_day_ahead(street: Street, hook: Receiver) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url())
+    hook.answers = [(503, b"")]
+    await commit(street, shop, run(1, 1))
+    street.clock.now_ms += 86_400_000
+    ahead = street.deliverer("ahead")
+    await ahead.until_idle()
+    street.clock.now_ms = NOW_MS
+    await street.deliver()
+    assert hook.rows() == ["r1", "r1"]
+    assert await every(Delivery, "state") == ["delivered"]
