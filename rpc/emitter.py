@@ -213,7 +213,8 @@ class EventEmitter:
         try:
             answer = self._post(self.config.endpoint, body, headers, self.config.fetch_timeout_ms / 1000)
         except OSError as exc:
-            return self._failed(f"no answer: {exc}", 0)
+            self._failed(f"no answer: {exc}", 0)
+            return None
         if answer.is_success:
             self.outbox.stored(batch)
             self.outbox.set_numbers(failures=0, open_until_ms=0, alarm_ms=0)
@@ -221,7 +222,8 @@ class EventEmitter:
         if answer.status in REFUSED:
             self._refused(batch, answer)
             return 0
-        return self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", _retry_after_ms(answer))
+        self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", _retry_after_ms(answer))
+        return None
 
     def _refused(self, batch: EventBatch, answer: Answer) -> None:
         """What is at fault is set aside, so that it does not block the rest."""

@@ -115,7 +115,7 @@ class EventOutbox:
                 )
             rows = connection.execute("SELECT id, body FROM _evodb_event WHERE batch = ? ORDER BY id", (name,))
             found = rows.fetchall()
-        return EventBatch(name, [pk for pk, _ in found], [body for _, body in found]) if found else None
+        return EventBatch(str(name), [pk for pk, _ in found], [body for _, body in found]) if found else None
 
     def stored(self, batch: EventBatch) -> None:
         """The batch is durable elsewhere."""

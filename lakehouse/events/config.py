@@ -21,3 +21,9 @@ class EventsConfig:
         why="Of one access key at /ingest, within any 60 s, for each process; a batch may have 1000.",
         **at_least(1000),
     )
+    events_streams_max: int = setting(
+        100,
+        unit="streams",
+        why="Open GET /events/stream of one process; each asks the journal twice a second.",
+        **at_least(0),
+    )

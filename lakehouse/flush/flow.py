@@ -23,6 +23,7 @@ from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
+from lakehouse.events import namespaces, table
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, memory, raw, room, shred
@@ -147,12 +148,17 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
+        parent = Parent.objects.get(pk=claimed.parent_id)
         known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
+        if holds_events := namespaces.holds_events(parent.name):
+            known = table.with_ours(known)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        config = Parent.objects.get(pk=claimed.parent_id).settings
+        config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         shredded = shred.typed_of(kept, known)
+        if holds_events:
+            shredded = replace(shredded, tables=table.completed(shredded.tables))
         memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
