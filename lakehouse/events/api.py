@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from lakehouse.events import answers, ingest, openapi, reading
+from lakehouse.events import answers, ingest, openapi, reading, signatures, webhooks
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.house import House, house
 
@@ -87,3 +87,16 @@ router.api_operation(
     response={200: None, **openapi.OF_READING},
     openapi_extra=openapi.stream(),
 )(_stream)
+
+for _provider in signatures.PROVIDERS:
+    endpoint(
+        "POST",
+        f"/webhooks/{_provider}",
+        f"webhook_{_provider.replace('-', '_')}",
+        webhooks.answer,
+        summary=f"A delivery of {_provider}",
+        description="Becomes an event `webhook.<provider>.<event>`. Needs no key but the provider's signature, made "
+        "with the secret in `EVODB_EVENTS_WEBHOOK_SECRETS`.",
+        response={200: openapi.Ingested, **openapi.ERRORS},
+        openapi_extra=openapi.webhook(),
+    )

@@ -27,3 +27,8 @@ class EventsConfig:
         why="Open GET /events/stream of one process; each asks the journal twice a second.",
         **at_least(0),
     )
+    events_webhook_secrets: str = setting(
+        "",
+        unit="JSON",
+        why='What providers sign with, by namespace: {"default": {"github": "..."}}. Empty: no webhook is taken.',
+    )

@@ -122,3 +122,9 @@ def stream() -> dict[str, Any]:
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: event\nid: 7\ndata: {}\n"}}
     }
     return {"security": KEY, "parameters": FILTERS[:4], "responses": {200: text}}
+
+
+def webhook() -> dict[str, Any]:
+    return body({"type": "object"}, {"type": "invoice.paid", "id": "evt_1"}) | {
+        "parameters": [parameter("namespace", "Whose event it becomes.", "acme")]
+    }

@@ -29,6 +29,7 @@ ENDPOINTS = {
     "/query": ("POST",),
 }
 EVENTS = {"/ingest": "POST", "/e": "POST", "/events": "GET", "/recent": "GET", "/events/stream": "GET"}
+EVENTS |= {f"/webhooks/{name}": "POST" for name in ("github", "stripe", "slack", "svix", "standard-webhooks")}
 """They have an error shape of their own (test_events_*)."""
 WRONG = [(method, path) for path, allowed in ENDPOINTS.items() for method in METHODS if method not in allowed]
 
