@@ -90,6 +90,7 @@ FLOORS = {
     ],
     "flow": [
         "lakehouse.catalog.upkeep.rounds",
+        "lakehouse.events.jsonl",
         "lakehouse.fallback.recovery",
         "lakehouse.fallback.transfer",
         "lakehouse.flush.flow",

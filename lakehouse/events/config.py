@@ -32,3 +32,8 @@ class EventsConfig:
         unit="JSON",
         why='What providers sign with, by namespace: {"default": {"github": "..."}}. Empty: no webhook is taken.',
     )
+    events_jsonl: str = setting(
+        "",
+        unit="path or URL",
+        why="Where events are written as JSON lines, too. Empty: nowhere; else a folder or s3://bucket/prefix.",
+    )

@@ -8,7 +8,7 @@ from lakehouse.models.batches import Batch, BatchPayload, BatchState
 from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
-from lakehouse.models.events import EventId
+from lakehouse.models.events import EventExport, EventId
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
@@ -25,6 +25,7 @@ __all__ = [
     "ConnectionState",
     "DeadLetter",
     "DeadLetterState",
+    "EventExport",
     "EventId",
     "FallbackBatch",
     "Flush",

@@ -25,6 +25,7 @@ from lakehouse.models import (
     Child,
     ChildTable,
     DeadLetter,
+    EventExport,
     EventId,
     FallbackBatch,
     Flush,
@@ -103,6 +104,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         ChildTable.objects.create(
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
+        EventExport.objects.create(parent=parent, commit_number=7),
         EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
         Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),
         PastFlushes.objects.create(parent=parent, commit_number=1, took_ms=7),
