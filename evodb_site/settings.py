@@ -133,6 +133,7 @@ CELERY = {
         "flush-due": {"task": "lakehouse.tasks.flush_due", "schedule": 5.0},
         "recover-fallback": {"task": "lakehouse.tasks.recover_fallback", "schedule": 10.0},
         "refresh-current": {"task": "lakehouse.tasks.refresh_current", "schedule": 15.0},
+        "export-events": {"task": "lakehouse.tasks.export_events", "schedule": 30.0},
         "upkeep": {"task": "lakehouse.tasks.upkeep", "schedule": 60.0},
         "forget-history": {"task": "lakehouse.tasks.forget_history", "schedule": 600.0},
         "forget-messages": {"task": "lakehouse.subscriptions.tasks.forget_messages", "schedule": 3600.0},

@@ -174,6 +174,21 @@ def _patience(most_ms: int) -> Callable[[], bool]:
     return lambda: now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
 
 
+@shared_task
+def export_events() -> int:
+    """Write events that were committed as JSON lines, as long as UPKEEP_MS. Returns how many files there are more.
+
+    From our own catalog only, for a foreign one does not say which commit a row came with.
+    """
+    if not settings.EVODB.events_jsonl or settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.events import jsonl
+
+    until_ms, config = now_ms() + UPKEEP_MS, settings.EVODB
+    return jsonl.export(jsonl.storage_of(config), from_settings(config), until=lambda: now_ms() >= until_ms)
+
+
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:
     """A threshold may have been served by another worker since somebody asked."""
     return trigger if trigger in TO_THE_END else backlog.due_of(parent_id, now_ms=now_ms())

@@ -12,6 +12,7 @@ from rpc.circuit_breaker import (
 )
 from rpc.client import LakehouseRpcClient
 from rpc.codec import ProtocolCodec, get_codec
+from rpc.collection import CDCCollection, SqliteCollection
 from rpc.compression import Compression
 from rpc.config import (
     DEFAULT_CHILD_CONFIG,
@@ -23,6 +24,7 @@ from rpc.config import (
 )
 from rpc.create import create_rpc_client
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig, DeduplicationTracker, DedupStats
+from rpc.emitter import EventEmitter, RetryQueueStats
 from rpc.errors import (
     AccessDeniedError,
     BufferOverflowError,
@@ -33,6 +35,7 @@ from rpc.errors import (
     OutboxCorruptError,
     ProtocolError,
 )
+from rpc.event_outbox import EventBufferFullError, EventOutbox
 from rpc.frames import (
     CapabilityFlags,
     decode_batch,
@@ -95,6 +98,7 @@ from rpc.outbox_salvage import salvage, salvage_dead_letters
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
 from rpc.sync import SyncRpcClient, create_sync_rpc_client
+from rpc.tracing import traced
 
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
@@ -113,6 +117,7 @@ __all__ = [
     "BufferStats",
     "BufferedBatch",
     "CDCBatchMessage",
+    "CDCCollection",
     "CapabilityFlags",
     "CaptureError",
     "ChildConfig",
@@ -137,7 +142,10 @@ __all__ = [
     "DedupStats",
     "DeduplicationTracker",
     "DisconnectMessage",
+    "EventBufferFullError",
+    "EventEmitter",
     "EventEmitterConfig",
+    "EventOutbox",
     "FlushError",
     "FlushReason",
     "FlushRequestMessage",
@@ -164,10 +172,12 @@ __all__ = [
     "PongMessage",
     "ProtocolCodec",
     "ProtocolError",
+    "RetryQueueStats",
     "RpcMessage",
     "RpcMessageType",
     "RpcSendResult",
     "ServerRpcMessage",
+    "SqliteCollection",
     "StatusMessage",
     "SyncRpcClient",
     "WalEntry",
@@ -202,4 +212,5 @@ __all__ = [
     "is_status_message",
     "salvage",
     "salvage_dead_letters",
+    "traced",
 ]

@@ -6,7 +6,7 @@ from django.contrib import admin
 
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment, size
-from lakehouse.models import Batch, BatchPayload, EventId
+from lakehouse.models import Batch, BatchPayload, EventExport, EventId
 
 
 @admin.register(Batch)
@@ -46,3 +46,11 @@ class EventIdAdmin(ReadOnlyAdmin):
     list_select_related = ("parent",)
     search_fields = ("=id", "parent__name")
     search_help_text = "Number of the row, or name of its parent"
+
+
+@admin.register(EventExport)
+class EventExportAdmin(ReadOnlyAdmin):
+    list_display = ("parent", "commit_number")
+    list_select_related = ("parent",)
+    search_fields = ("parent__name",)
+    search_help_text = "Name of the parent"

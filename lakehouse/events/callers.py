@@ -111,6 +111,11 @@ async def permit(house: House, scope: dict[str, Any], asked: Asked, *scopes: str
     return grant, namespaces.meant(grant, asked.namespace)
 
 
+async def let_in(house: House, scope: dict[str, Any], judge: Callable[[], T | Refused]) -> T:
+    """What `judge` grants to who needs no access key. Raises EventsRefused."""
+    return await _at_the_door(house, scope, judge, Lane.REQUESTS)
+
+
 def asked_of(scope: dict[str, Any], *, is_open: bool) -> Asked:
     """The key of a request, as a Bearer header, or as `?token=` for beacons, which have no headers. Raises
     EventsRefused for what is none.

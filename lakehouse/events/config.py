@@ -21,3 +21,19 @@ class EventsConfig:
         why="Of one access key at /ingest, within any 60 s, for each process; a batch may have 1000.",
         **at_least(1000),
     )
+    events_streams_max: int = setting(
+        100,
+        unit="streams",
+        why="Open GET /events/stream of one process; each asks the journal twice a second.",
+        **at_least(0),
+    )
+    events_webhook_secrets: str = setting(
+        "",
+        unit="JSON",
+        why='What providers sign with, by namespace: {"default": {"github": "..."}}. Empty: no webhook is taken.',
+    )
+    events_jsonl: str = setting(
+        "",
+        unit="path or URL",
+        why="Where events are written as JSON lines, too. Empty: nowhere; else a folder or s3://bucket/prefix.",
+    )

@@ -49,6 +49,18 @@ class Ingested(Schema):
     deduplicated: bool | None = Field(None, description="This batchId was stored before, and not again.")
 
 
+class Listed(Schema):
+    """A page of events. `links` has `self`, `first`, and `next` and `prev` where there is such a page."""
+
+    _shown = {"id": "20000f3c-000", "ns": "acme", **EVENT}
+    _links = {"self": "/events?limit=1", "first": "/events?limit=1", "next": "/events?limit=1&cursor=bjE3NjE"}
+    model_config = _config({"namespace": "acme", "events": [_shown], "count": 1, "links": _links})
+    namespace: str
+    events: list[dict[str, Any]]
+    count: int
+    links: dict[str, str]
+
+
 ERRORS = dict.fromkeys((400, 401, 403, 405, 413, 429, 503), EventsError)
 OF_READING = dict.fromkeys((400, 401, 403, 405, 429, 503), EventsError)
 NAMESPACE = "The namespace, for a key that may name several; a key of one means that one."
@@ -87,4 +99,32 @@ def ingest() -> dict[str, Any]:
             parameter("namespace", NAMESPACE, "acme"),
             parameter("X-Correlation-ID", "Comes back with the answer.", "8e03978e-40d5", where="header"),
         ],
+    }
+
+
+FILTERS = [
+    parameter("namespace", NAMESPACE, "acme"),
+    parameter("type", "All of it, or how it begins and a `*`.", "collection.*"),
+    parameter("provider", "Webhooks of this provider.", "github"),
+    parameter("source", "The id of `do`, or `source`.", "shop-1"),
+    parameter("after", "Later than this; a time, or ms since 1970. `from` includes it.", MOMENT),
+    parameter("before", "Earlier than this. `to` includes it.", MOMENT),
+]
+
+
+def listing() -> dict[str, Any]:
+    page = [parameter("limit", "1 to 1000.", 100), parameter("cursor", "Of a link of an answer.", "bjE3NjE")]
+    return {"security": KEY, "parameters": [*FILTERS, *page]}
+
+
+def stream() -> dict[str, Any]:
+    text = {
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: event\nid: 7\ndata: {}\n"}}
+    }
+    return {"security": KEY, "parameters": FILTERS[:4], "responses": {200: text}}
+
+
+def webhook() -> dict[str, Any]:
+    return body({"type": "object"}, {"type": "invoice.paid", "id": "evt_1"}) | {
+        "parameters": [parameter("namespace", "Whose event it becomes.", "acme")]
     }

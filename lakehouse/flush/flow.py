@@ -24,6 +24,7 @@ from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
+from lakehouse.events import namespaces, table
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
@@ -149,21 +150,25 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
+        parent = Parent.objects.get(pk=claimed.parent_id)
         known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
+        if holds_events := namespaces.holds_events(parent.name):
+            known = table.with_ours(known)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        parent = Parent.objects.get(pk=claimed.parent_id)
         config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         rules_of = table_rules.of(parent)
         shredded = shred.typed_of(kept, known, rules_of)
+        if holds_events:
+            shredded = replace(shredded, tables=table.completed(shredded.tables))
         drift = inbox.drift_of(shredded.tables, known, rules_of)
         memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
         parquet = parquet_of(config)
-        rows = {name: shred.stamped(table, claimed.flush_id) for name, table in shredded.tables.items()}
+        rows = {name: shred.stamped(one, claimed.flush_id) for name, one in shredded.tables.items()}
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self.lake.land(claimed.move, rows, parquet)
             try:

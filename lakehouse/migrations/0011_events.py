@@ -31,4 +31,20 @@ class Migration(migrations.Migration):
                 "constraints": [models.UniqueConstraint(fields=("parent", "digest"), name="event_once")],
             },
         ),
+        migrations.CreateModel(
+            name="EventExport",
+            fields=[
+                (
+                    "parent",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="event_export",
+                        serialize=False,
+                        to="lakehouse.parent",
+                    ),
+                ),
+                ("commit_number", models.PositiveBigIntegerField(default=0)),
+            ],
+        ),
     ]

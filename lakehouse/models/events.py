@@ -1,4 +1,4 @@
-"""Events: which ids a namespace has stored already."""
+"""Events: which ids a namespace has stored already, and how far they are written as JSON lines."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ class EventId(models.Model):
 
     def __str__(self) -> str:
         return bytes(self.digest).hex()
+
+
+class EventExport(models.Model):
+    """The commits of a parent up to `commit_number` are written as JSON lines."""
+
+    parent = models.OneToOneField(Parent, on_delete=models.CASCADE, primary_key=True, related_name="event_export")
+    commit_number = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"JSON lines up to commit {self.commit_number}"

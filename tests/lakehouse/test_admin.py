@@ -28,6 +28,7 @@ from lakehouse.models import (
     CurrentTable,
     DeadLetter,
     DriftField,
+    EventExport,
     EventId,
     FallbackBatch,
     Flush,
@@ -109,6 +110,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         ChildTable.objects.create(
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
+        EventExport.objects.create(parent=parent, commit_number=7),
         EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
         current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),
         CurrentSource.objects.create(current=current, source="shop", epoch=1, seq=7),

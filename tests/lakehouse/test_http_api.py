@@ -28,7 +28,8 @@ ENDPOINTS = {
     "/cdc": ("POST",),
     "/query": ("POST",),
 }
-EVENTS = {"/ingest": "POST", "/e": "POST"}
+EVENTS = {"/ingest": "POST", "/e": "POST", "/events": "GET", "/recent": "GET", "/events/stream": "GET"}
+EVENTS |= {f"/webhooks/{name}": "POST" for name in ("github", "stripe", "slack", "svix", "standard-webhooks")}
 """They have an error shape of their own (test_events_*)."""
 OF_SUBSCRIPTIONS = "/subscriptions/"
 """They are in test_subscription_http."""
