@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ from tests.lakehouse.http_site import ask, home, scope_of
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
 
+DOCS = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -241,6 +244,47 @@ async def test_events_are_asked_for_by_their_members(lake):
         for body in ({"limit": 0}, {"limit": 10_001}, {"eventTypes": []}, {"doId": 1}, {"colour": "x"}):
             heard = await ask("POST", "/query", body)
             assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY"), body
+
+
+async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
+    section = DOCS.split("## Time travel")[1].split("\n## ")[0]
+    history, between, as_of, at_bookmark = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    at = now_ms() - 10_000
+    told = [
+        ("insert", "1", {}, 1),
+        ("insert", "2", {"a": 1}, 2),
+        ("update", "1", {"b": 2}, 3),
+        ("delete", "2", None, 4),
+        ("insert", "3", {}, 5),
+    ]
+    some = [
+        event(type=f"collection.{op}", ts=shown(at + 1000 * n), docId=doc_id, doc=doc, bookmark=f"{n:020}")
+        for op, doc_id, doc, n in told
+    ]
+    other = event(type="collection.insert", do={"id": "shop-2"}, docId="1", doc={"x": 1}, bookmark=f"{9:020}")
+    async with home(data_dir=lake.data_dir):
+        await ingest({"events": [other, *reversed(some)]})
+        await flush(lake)
+
+        async def rows(sql, **values):
+            values = {"source": "shop-1", "collection": "users"} | values
+            used = {name: value for name, value in values.items() if f"${name}" in sql}
+            body = {"sql": sql, "parameters": used, "namespace": "default"}
+            heard = await ask("POST", "/query", body)
+            assert heard.status == 200, heard.body
+            return heard.json["rows"]
+
+        assert [(row[1], row[2]) for row in await rows(history, docId="1")] == [
+            ("collection.insert", "{}"),
+            ("collection.update", '{"b":2}'),
+        ]
+        assert [row[3] for row in await rows(between, start=f"{1:020}", end=f"{3:020}")] == ["2", "1"]
+        now = [["1", '{"b":2}', f"{3:020}"], ["3", "{}", f"{5:020}"]]
+        assert await rows(as_of, at=shown(now_ms())) == now
+        assert await rows(at_bookmark, bookmark=f"{9:020}") == now
+        then = [["1", "{}", f"{1:020}"], ["2", '{"a":1}', f"{2:020}"]]
+        assert await rows(as_of, at=shown(at + 2500)) == then
+        assert await rows(at_bookmark, bookmark=f"{2:020}") == then
 
 
 # The live tail.
