@@ -22,8 +22,9 @@ Last answer (November 2026, 2 cores of a virtual machine on which torture and te
     WAL, MiB                              7.0       7.2       7.3       7.3
     newest flush, ms                    620.5     567.0     451.0   2,533.0
 
-  The database grows for twenty minutes and stays then: batches are forgotten every ten minutes when they are five minutes
-  old, so it holds fifteen minutes of them, 56 000 rows. The worker's highest is a merge of files (it takes less since).
+  The database grows for twenty minutes and stays then: batches are forgotten every ten minutes when they are five
+  minutes old, so it holds fifteen minutes of them, 56 000 rows. The worker's highest is a merge of files, which takes
+  less since.
 
     make soak      MINUTES=3 for the short one
 """
