@@ -48,7 +48,7 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as fast as they were; with and without upkeep
 	$(PY) -m benchmarks.commits
 
-bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (15 minutes)
+bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (35 minutes)
 	$(PY) -m benchmarks.flood
 
 soak: $(READY) ## Half an hour of steady work: memory, files, database and commit time by thirds
