@@ -50,14 +50,24 @@ class Replacement(_SnapshotProducer["Replacement"]):
         kept: list[ManifestFile] = []
         gone: list[ManifestEntry] = []
         old = {file.file_path for file in self._deleted_data_files}
-        for manifest in self._current():
-            if manifest.content is ManifestContent.DATA and self._names_one_of(old, manifest):
+        manifests = self._current()
+        self._check_meanwhile(manifests)
+        for manifest in manifests:
+            if self._names_one_of(old, manifest):
                 kept += self._without(old, manifest, gone)
             else:
                 kept.append(manifest)
         if len(gone) != len(old):
             raise CommitConflict(f"{len(old) - len(gone)} of {len(old)} files were replaced by somebody else meanwhile")
         return kept, gone
+
+    def _check_meanwhile(self, manifests: Sequence[ManifestFile]) -> None:
+        """The new files have the rows that were there when they were written, in the partitions of then."""
+        if any(manifest.content is not ManifestContent.DATA for manifest in manifests):
+            raise CommitConflict("another engine deleted rows meanwhile, which the new files would bring back")
+        spec_id = self._transaction.table_metadata.default_spec_id
+        if any(file.spec_id != spec_id for file in self._added_data_files):
+            raise CommitConflict("the table was given another partitioning meanwhile, which the new files do not have")
 
     def _current(self) -> list[ManifestFile]:
         snapshot = self._transaction.table_metadata.snapshot_by_name(self._target_branch)

@@ -106,18 +106,19 @@ class _Writer:
             while writer._fos.tell() < self._target_bytes and (group := next(others, None)) is not None:
                 writer.write(group)
                 memory.give_back()
-        return DataFile.from_args(
+        file = DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=output.location,
             file_format=FileFormat.PARQUET,
             partition=self._example.partition,
             file_size_in_bytes=len(output),
             sort_order_id=None,
-            spec_id=self._metadata.default_spec_id,
             equality_ids=None,
             key_metadata=None,
             **writer.result().to_serialized_dict(),
         )
+        file.spec_id = self._metadata.default_spec_id
+        return file
 
     def _place(self) -> str:
         """Beside the file it replaces, whose folder tells its partition."""
