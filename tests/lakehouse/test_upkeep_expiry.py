@@ -160,7 +160,7 @@ def test_a_death_before_the_pointer_moves_forgets_nothing(lake: Lake, monkeypatc
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(pointers, "move", die)
+        patch.setattr(pointers, "move_row", die)
         with pytest.raises(Death):
             expire(lake)
     assert len(lake.table().snapshots()) == 3
