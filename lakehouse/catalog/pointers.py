@@ -12,6 +12,7 @@ from typing import NamedTuple
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from lakehouse.clock import now_ms
 from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
 
 SEPARATOR = "\x1f"
@@ -23,7 +24,6 @@ class Forgotten(NamedTuple):
     snapshot_id: int
     manifest_list: str
     statistics: tuple[str, ...]
-    forgotten_ms: int
 
 
 def find(namespace: str, table: str) -> str | None:
@@ -70,5 +70,8 @@ def move_row(pk: int, *, expected: str, location: str, forgotten: Sequence[Forgo
             metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
         )
         if moved and forgotten:
-            ForgottenSnapshot.objects.bulk_create(ForgottenSnapshot(table_id=pk, **one._asdict()) for one in forgotten)
+            since_ms = now_ms()  # Not when a client says it made its commit.
+            ForgottenSnapshot.objects.bulk_create(
+                ForgottenSnapshot(table_id=pk, forgotten_ms=since_ms, **one._asdict()) for one in forgotten
+            )
     return moved == 1

@@ -305,7 +305,7 @@ def test_the_command_expires_what_it_is_told(settings: Any, lake: Lake) -> None:
 def test_the_command_says_what_it_cannot_do(settings: Any, lake: Lake) -> None:
     settings.EVODB = lake.settings
     lake.commit()
-    with pytest.raises(CommandError, match=r"no table lake\.orders; tables are lake\.flights"):
+    with pytest.raises(CommandError, match=r"no table 'lake\.orders'; tables are lake\.flights"):
         command("expire", "--table", "lake.orders")
     with pytest.raises(CommandError, match="--keep is 0, wanted a whole number of at least 1"):
         command("expire", "--keep", "0")

@@ -14,7 +14,8 @@ from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.staging import Staging
-from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
+from lakehouse.catalog.upkeep.reading import told
+from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.models import IcebergTable, TableUpkeep
 from lakehouse.renewal import renewed
 
@@ -34,17 +35,18 @@ class Keeper:
         return (*self.row.namespace.name.split(SEPARATOR), self.row.name)
 
     def load(self, catalog: DjangoCatalog | None = None) -> Table:
-        """The table as it is now, found by its row: another may have its name. Raises LeaseLost or StoreUnavailable."""
+        """The table as it is now, found by its row: another may have its name.
+
+        Raises DamagedTable, LeaseLost or StoreUnavailable.
+        """
         row = IcebergTable.objects.select_related("namespace").filter(pk=self.row.pk).first()
         if row is None:
             raise LeaseLost(f"table {self.row} was dropped")
         if (row.namespace_id, row.name) != (self.row.namespace_id, self.row.name):
             raise LeaseLost(f"table {self.row} was renamed to {row}")
-        location, catalog = row.metadata_location, catalog or self.catalog
-        try:
-            return Table(self.identifier, catalog._read(location), location, catalog._files.fresh(), catalog)
-        except OSError as exc:
-            raise StoreUnavailable(f"the metadata of {row} cannot be read: {exc}") from exc
+        source, location = catalog or self.catalog, row.metadata_location
+        with told(f"the metadata of {row} cannot be read"):
+            return Table(self.identifier, source._read(location), location, source._files.fresh(), source)
 
     def of(self, row: IcebergTable) -> Keeper:
         """To look at another table; without its lease."""

@@ -22,7 +22,7 @@ from lakehouse.catalog.retention import is_collected
 from lakehouse.catalog.upkeep import expiry, reachable
 from lakehouse.catalog.upkeep.folders import data_and_metadata, is_ours, plain
 from lakehouse.catalog.upkeep.lease import Keeper
-from lakehouse.errors import StoreUnavailable
+from lakehouse.catalog.upkeep.reading import told
 from lakehouse.models import Flush, FlushState, IcebergTable
 
 log = logging.getLogger(__name__)
@@ -51,18 +51,19 @@ class Swept:
 
 
 def sweep(keeper: Keeper, *, before_ms: int, is_dry_run: bool) -> Swept:
-    """Find what is older than that, and delete it unless this is a dry run. Raises LeaseLost or StoreUnavailable."""
+    """Find what is older than that, and delete it unless this is a dry run.
+
+    Raises DamagedTable, LeaseLost or StoreUnavailable.
+    """
     done = Swept()
     keeper.renew()
     before_ms = min(before_ms, _oldest_open_flush_ms() or before_ms)
-    try:
+    with told(f"the folders of {keeper.row} cannot be read or swept"):
         table = keeper.load()
         if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
             return done
         for some in _batches(_old_files(table, _others(keeper.row), before_ms)):
             _settle(keeper, some, done, is_dry_run=is_dry_run)
-    except OSError as exc:
-        raise StoreUnavailable(f"the folders of {keeper.row} cannot be read or swept: {exc}") from exc
     return done
 
 

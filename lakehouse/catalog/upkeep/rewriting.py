@@ -26,6 +26,7 @@ from lakehouse import memory
 from lakehouse.catalog import parts
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
+from lakehouse.catalog.retention import number
 from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
@@ -43,7 +44,7 @@ def rewrite(metadata: TableMetadata, files: Sequence[DataFile], io: FileIO, *, t
     with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
         batches = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
         groups = _row_groups(
-            runs.in_order(batches, keys, Path(folder)), int(metadata.properties.get(ROW_GROUP, 100_000))
+            runs.in_order(batches, keys, Path(folder)), number(metadata.properties, ROW_GROUP, 1) or 100_000
         )
         yield from _Writer(metadata, schema, files[0], io, target_bytes).write(groups)
 
