@@ -100,7 +100,7 @@ def test_a_step_that_fails_is_told_and_keeps_none_from_the_others(lake: Lake) ->
     lake.commit(4)
     broken_data(lake)
     settings = dataclasses.replace(lake.settings, compact_files_min=2, snapshots_newest=1, snapshots_max=2)
-    with lake.keeper() as keeper, pytest.raises(DamagedTable, match="files of lake.flights cannot be read"):
+    with lake.keeper() as keeper, pytest.raises(DamagedTable, match=r"files of lake\.flights cannot be read"):
         rounds.keep(keeper, settings)
     assert len(lake.table().snapshots()) < 4
     assert TableUpkeep.objects.get().swept_ms > 0

@@ -131,7 +131,7 @@ def sweep(keeper: Keeper, settings: Settings, *, is_dry_run: bool) -> Swept:
     """Look for orphans, and write down how many are there."""
     now_ms = keeper.now_ms()
     swept = orphans.sweep(keeper, before_ms=now_ms - settings.orphan_hours * HOUR_MS, is_dry_run=is_dry_run)
-    left = (swept.found, swept.size_bytes) if is_dry_run else (0, 0)
+    left = (swept.found, swept.size_bytes) if is_dry_run or swept.stranger else (0, 0)
     TableUpkeep.objects.filter(pk=keeper.row.pk).update(swept_ms=now_ms, orphans=left[0], orphan_bytes=left[1])
     return swept
 
