@@ -30,6 +30,7 @@ from rpc.errors import (
     ConnectionError,
     FlushError,
     LakehouseRpcError,
+    OutboxClosedError,
     OutboxCorruptError,
     ProtocolError,
 )
@@ -154,6 +155,7 @@ __all__ = [
     "OnHandlerErrorCallback",
     "Outbox",
     "OutboxBusyError",
+    "OutboxClosedError",
     "OutboxCorruptError",
     "OutboxFull",
     "OutboxTooSmallError",
