@@ -51,7 +51,7 @@ bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as
 bench-events: $(READY) ## Events/s that POST /ingest makes durable in batches of 100, on uvicorn and on daphne
 	$(PY) -m benchmarks.events
 
-bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (15 minutes)
+bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (35 minutes)
 	$(PY) -m benchmarks.flood
 
 soak: $(READY) ## Half an hour of steady work: memory, files, database and commit time by thirds

@@ -12,15 +12,19 @@ Method
 
 Last answer (November 2026, 2 cores of a virtual machine, CPython 3.11, daphne 4.2.3, uvicorn 0.54.0)
 
-    one round, while other work was going on          batches/s   CPU us each    peak MiB
-      daphne    durable, 1 a batch                       21 286          47.1         143
-      daphne    durable, 100 a batch                      5 869         166.5         145
-      daphne    stock consumer, echo                      5 236         206.9          91
-      daphne    bare ASGI, echo                          49 549          20.5          91
-      uvicorn   durable, 1 a batch                       16 387          64.0         144
-      uvicorn   durable, 100 a batch                      5 976         181.1         147
-      uvicorn   stock consumer, echo                      9 022         119.8          94
-      uvicorn   bare ASGI, echo                          80 231          12.6          94
+    median of three rounds                            batches/s   CPU us each    peak MiB
+      daphne    durable, 1 a batch                       16 695          60.3         125
+      daphne    durable, 100 a batch                      4 540         216.7         140
+      daphne    stock consumer, echo                      4 606         226.5          95
+      daphne    bare ASGI, echo                          45 057          22.5          95
+      uvicorn   durable, 1 a batch                       14 347          73.3         127
+      uvicorn   durable, 100 a batch                      5 204         213.4         143
+      uvicorn   stock consumer, echo                      8 352         125.1          72
+      uvicorn   bare ASGI, echo                          64 545          15.8          71
+
+  Since then the bits of a frame's head are plain numbers: daphne with 1 a batch took 16 816, 19 776 and 19 994 where
+  the code before took 14 071 to 16 054, run by turns. An earlier run on the same machine, less busy, had found 21 286
+  beside 5 236 of the stock consumer.
 
     make bench-ingest
 """

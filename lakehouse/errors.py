@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "QUERY_ERRORS",
     "CommitConflict",
+    "DamagedTable",
     "ForbiddenQuery",
     "InvalidQuery",
     "LakehouseError",
@@ -42,6 +43,12 @@ class CommitConflict(LakehouseError):
 
     code = "COMMIT_CONFLICT"
     retryable = True
+
+
+class DamagedTable(LakehouseError):
+    """A file or a property of a table cannot be understood."""
+
+    code = "DAMAGED_TABLE"
 
 
 class LeaseLost(LakehouseError):

@@ -31,6 +31,7 @@ def renewed(renew: Callable[[], None], *, term_ms: int, what: str) -> Iterator[N
                 break
             except DatabaseError as exc:
                 log.warning("%s was not renewed: %s", what, exc)
+                connection.close()  # A broken one stays broken; the next is a new one.
         connection.close()
 
     thread = threading.Thread(target=keep, name="evodb-renewal", daemon=True)

@@ -32,6 +32,7 @@ from rpc.errors import (
     ConnectionError,
     FlushError,
     LakehouseRpcError,
+    OutboxClosedError,
     OutboxCorruptError,
     ProtocolError,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "OnHandlerErrorCallback",
     "Outbox",
     "OutboxBusyError",
+    "OutboxClosedError",
     "OutboxCorruptError",
     "OutboxFull",
     "OutboxTooSmallError",

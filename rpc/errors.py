@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionError",
     "FlushError",
     "LakehouseRpcError",
+    "OutboxClosedError",
     "OutboxCorruptError",
     "ProtocolError",
 ]
@@ -54,6 +55,12 @@ class BufferOverflowError(LakehouseRpcError):
 
     code = "BUFFER_OVERFLOW"
     retryable = True
+
+
+class OutboxClosedError(LakehouseRpcError):
+    """The outbox was closed, by this call's own client or by who opened it."""
+
+    code = "OUTBOX_CLOSED"
 
 
 class OutboxCorruptError(LakehouseRpcError):

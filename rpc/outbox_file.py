@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
-from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError, OutboxCorruptError
+from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError, OutboxClosedError, OutboxCorruptError
 from rpc.outbox_damage import CODES as DAMAGE_CODES
 from rpc.outbox_damage import DamagedFileError, damage, put_aside
 from rpc.outbox_fsync import GroupedFsync
@@ -88,6 +88,7 @@ class OutboxFile:
         self._fsync_within_ms = fsync_within_ms
         self._grouped: GroupedFsync | None = None
         self._in_wal = False
+        self._closed = False
         self._drain_lock = DrainLock(self.path)
         self._turn = _Turn(self)
         self._connect()
@@ -184,6 +185,8 @@ class OutboxFile:
         return DamagedFileError(f"{self.path}: {found}; restore a backup, or {advice}", details={"found": found})
 
     def translated(self, exc: sqlite3.Error) -> LakehouseRpcError:
+        if self._closed:
+            return OutboxClosedError(f"{self.path} is closed; nothing of this call was kept. Open it again")
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF in DAMAGE_CODES:
             more = damage(self.connection)
             return self.damaged(str(exc) if more in (None, str(exc)) else f"{exc} ({more})")
@@ -194,6 +197,7 @@ class OutboxFile:
         with self.lock:
             if self._grouped is not None:
                 self._grouped.close()
+            self._closed = True
             self.connection.close()
             self._drain_lock.release()
 

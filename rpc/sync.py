@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from rpc.client import LakehouseRpcClient, Wait
 from rpc.create import create_rpc_client
-from rpc.errors import ConnectionError
+from rpc.errors import ConnectionError, OutboxClosedError
 from rpc.given import EntryLike
 from rpc.messages import FlushResult
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
@@ -129,6 +129,10 @@ class SyncRpcClient:
             return future.result()
         except CancelledError:
             raise ConnectionError("this client was closed meanwhile") from None
+        except OutboxClosedError as exc:
+            if not self._closed:
+                raise
+            raise ConnectionError("this client was closed meanwhile") from exc
         except BaseException:
             future.cancel()
             raise

@@ -34,7 +34,7 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
 from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
-from lakehouse.catalog import pointers
+from lakehouse.catalog import neighbours, pointers
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.pointers import SEPARATOR
@@ -168,8 +168,8 @@ class DjangoCatalog(WithoutViews):
     def register_table(self, identifier: str | Identifier, metadata_location: str, overwrite: bool = False) -> Table:
         if overwrite:
             raise NotImplementedError("found overwrite=True, wanted False: drop the table first")
-        metadata = self._read(metadata_location)
-        levels = Catalog.identifier_to_tuple(identifier)
+        metadata, levels = self._read(metadata_location), Catalog.identifier_to_tuple(identifier)
+        neighbours.check(levels, metadata, metadata_location)
         self._insert(StagedTable(levels, metadata, metadata_location, self._files.fresh(), self))
         return self.load_table(identifier)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
+from lakehouse.clock import now_ms
 from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
 
 SEPARATOR = "\x1f"
@@ -23,7 +24,6 @@ class Forgotten(NamedTuple):
     snapshot_id: int
     manifest_list: str
     statistics: tuple[str, ...]
-    forgotten_ms: int
 
 
 def find(namespace: str, table: str) -> str | None:
@@ -54,16 +54,24 @@ def insert(namespace: str, table: str, location: str) -> bool:
 def move(namespace: str, table: str, *, expected: str, location: str, forgotten: Sequence[Forgotten] = ()) -> bool:
     """Move the pointer if it is still where expected; False when somebody else moved or dropped it.
 
-    What the table forgets by it is remembered in the same transaction, until its files are deleted.
     The row is looked up first: PostgreSQL checks the WHERE of an UPDATE that waited again, but not a subquery in it.
     """
     found = IcebergTable.objects.filter(namespace__name=namespace, name=table).first()
-    if found is None:
-        return False
+    return found is not None and move_row(found.pk, expected=expected, location=location, forgotten=forgotten)
+
+
+def move_row(pk: int, *, expected: str, location: str, forgotten: Sequence[Forgotten] = ()) -> bool:
+    """The same for a row, whatever its table is called by now.
+
+    What the table forgets by it is remembered in the same transaction, until its files are deleted.
+    """
     with transaction.atomic():
-        moved = IcebergTable.objects.filter(pk=found.pk, metadata_location=expected).update(
+        moved = IcebergTable.objects.filter(pk=pk, metadata_location=expected).update(
             metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
         )
         if moved and forgotten:
-            ForgottenSnapshot.objects.bulk_create(ForgottenSnapshot(table=found, **one._asdict()) for one in forgotten)
+            since_ms = now_ms()  # Not when a client says it made its commit.
+            ForgottenSnapshot.objects.bulk_create(
+                ForgottenSnapshot(table_id=pk, forgotten_ms=since_ms, **one._asdict()) for one in forgotten
+            )
     return moved == 1

@@ -35,6 +35,7 @@ COLLECTED = "gc.enabled"
 """A table that says no here keeps everything: files of it may belong to others."""
 MAIN = "main"
 HALVINGS_MAX = 20
+DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,10 @@ class Retention:
     def of_table(self, properties: Mapping[str, str]) -> Retention:
         """What the table itself says counts; what it says and cannot be meant does not."""
         found = {
-            "age_ms": _number(properties, AGE, 0),
-            "newest": _number(properties, NEWEST, 1),
-            "most": _number(properties, MOST, 1),
-            "ref_age_ms": _number(properties, REF_AGE, 0),
+            "age_ms": number(properties, AGE, 0),
+            "newest": number(properties, NEWEST, 1),
+            "most": number(properties, MOST, 1),
+            "ref_age_ms": number(properties, REF_AGE, 0),
         }
         return replace(self, **{name: value for name, value in found.items() if value is not None})
 
@@ -102,7 +103,6 @@ def forgotten(before: TableMetadata, after: TableMetadata) -> tuple[Forgotten, .
             snapshot.snapshot_id,
             snapshot.manifest_list,
             tuple(one.statistics_path for one in statistics if one.snapshot_id == snapshot.snapshot_id),
-            after.last_updated_ms,
         )
         for snapshot in before.snapshots
         if snapshot.snapshot_id not in kept
@@ -167,6 +167,9 @@ def _unused_schemas(metadata: TableMetadata, gone: set[int]) -> list[int]:
     return [one.schema_id for one in metadata.schemas if one.schema_id not in used]
 
 
-def _number(properties: Mapping[str, str], name: str, low: int) -> int | None:
+def number(properties: Mapping[str, str], name: str, low: int) -> int | None:
+    """What a table's property says; None when it is no whole number that can be meant. Python refuses 5000 digits."""
     text = properties.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) >= low else None
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        return None
+    return found if (found := int(text)) >= low else None

@@ -97,7 +97,13 @@ def test_a_registered_file_names_nothing_outside_either(lake: Site) -> None:
     for place in (copy.with_name("nothing.metadata.json"), copy.parent):
         heard = lake.ask("POST", "namespaces/lake/register", {"name": "u", "metadata-location": str(place)})
         assert heard.status in {400, 503}
-    heard = lake.ask("POST", "namespaces/lake/register", {"name": "u", "metadata-location": f"file://{copy}"})
+    body = {"name": "u", "metadata-location": f"file://{copy}"}
+    heard = lake.ask("POST", "namespaces/lake/register", body)
+    assert heard.error == (409, "AlreadyExistsException")
+    assert "lake.t lies in" in heard.json["error"]["message"]
+    assert "register this one again" in heard.json["error"]["message"]
+    IcebergTable.objects.all().delete()
+    heard = lake.ask("POST", "namespaces/lake/register", body)
     assert (heard.status, heard.json["metadata-location"]) == (200, str(copy))
 
 

@@ -160,7 +160,7 @@ def test_a_death_before_the_pointer_moves_forgets_nothing(lake: Lake, monkeypatc
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(pointers, "move", die)
+        patch.setattr(pointers, "move_row", die)
         with pytest.raises(Death):
             expire(lake)
     assert len(lake.table().snapshots()) == 3
@@ -305,7 +305,7 @@ def test_the_command_expires_what_it_is_told(settings: Any, lake: Lake) -> None:
 def test_the_command_says_what_it_cannot_do(settings: Any, lake: Lake) -> None:
     settings.EVODB = lake.settings
     lake.commit()
-    with pytest.raises(CommandError, match=r"no table lake\.orders; tables are lake\.flights"):
+    with pytest.raises(CommandError, match=r"no table 'lake\.orders'; tables are lake\.flights"):
         command("expire", "--table", "lake.orders")
     with pytest.raises(CommandError, match="--keep is 0, wanted a whole number of at least 1"):
         command("expire", "--keep", "0")

@@ -16,7 +16,7 @@ from rpc.errors import (
     BufferOverflowError,
     ConnectionError,
     FlushError,
-    LakehouseRpcError,
+    OutboxClosedError,
     ProtocolError,
 )
 from rpc.guarded import create_circuit_breaker_rpc_client
@@ -441,7 +441,7 @@ async def test_async_with_that_finds_no_parent_closes_the_outbox(tmp_path):
         with pytest.raises(ConnectionError, match="cannot reach"):
             async with client:
                 pass
-        with pytest.raises(LakehouseRpcError, match="closed database"):
+        with pytest.raises(OutboxClosedError, match="sqlite3 is closed"):
             _ = client.outbox.epoch
 
 

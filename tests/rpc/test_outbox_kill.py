@@ -26,32 +26,35 @@ from rpc import columns
 from rpc.entries import RawEntry
 from rpc.outbox import Outbox
 
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # whole lines, whenever it is killed
+
 def live(path, number, seed, within):
     number, rng = int(number), random.Random(int(seed))
-    print("born", os.getpid(), flush=True)
+    say("born", os.getpid())
     outbox = Outbox(path, fsync_within_ms=int(within))
-    print("epoch", outbox.epoch, flush=True)
+    say("epoch", outbox.epoch)
     while True:
         count = rng.randint(1, 4)
         outbox.append([RawEntry(0, 1, 0, b"t", str(number + n).encode(), b"", b"{}") for n in range(count)])
         number += count
-        print("appended", number, flush=True)
+        say("appended", number)
         if rng.random() < 0.4:
             batch = outbox.cut(entries_max=rng.randint(1, 9), bytes_max=10_000)
             numbers = [entry.row_id.decode() for entry in columns.decode(batch.payload).entries()]
-            print("cut", batch.sequence, blake2b(batch.payload).hexdigest(), *numbers, flush=True)
+            say("cut", batch.sequence, blake2b(batch.payload).hexdigest(), *numbers)
         if rng.random() < 0.4 and (found := outbox.unacked(limit=4)):
             sequence = rng.choice(found).sequence
-            print("acking", sequence, flush=True)
+            say("acking", sequence)
             outbox.ack(sequence)
-            print("acked", sequence, flush=True)
+            say("acked", sequence)
 
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
         live(*line.split("|"))
     os.waitpid(pid, 0)
-    print("dead", flush=True)
+    say("dead")
 """
 
 

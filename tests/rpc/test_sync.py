@@ -5,6 +5,7 @@ import pytest
 
 from rpc.config import ChildConfig
 from rpc.errors import ConnectionError, ProtocolError
+from rpc.outbox import Outbox
 from rpc.outcome import ClientState
 from rpc.sync import create_sync_rpc_client
 from tests.lakehouse.test_intake import in_thread
@@ -68,6 +69,35 @@ def test_closing_ends_the_thread(tmp_path):
     assert name in {thread.name for thread in threading.enumerate()}
     client.close()
     assert name not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_call_that_comes_to_the_file_after_close_is_told_so(tmp_path, monkeypatch):
+    append, close, closed = Outbox.append, Outbox.close, threading.Event()
+
+    def late(self, *args, **options):
+        arrived.set()
+        closed.wait()
+        return append(self, *args, **options)
+
+    def close_and_say_so(self):
+        close(self)
+        closed.set()
+
+    monkeypatch.setattr(Outbox, "append", late)
+    monkeypatch.setattr(Outbox, "close", close_and_say_so)
+    client, arrived, told = make("ws://127.0.0.1:9/ws", tmp_path), threading.Event(), []
+
+    def send():
+        with pytest.raises(ConnectionError, match="closed meanwhile"):
+            client.send(change(1))
+        told.append(True)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    arrived.wait()
+    client.close()
+    thread.join(timeout=10)
+    assert told == [True]
 
 
 def test_closing_lets_go_of_threads_that_wait_for_room(tmp_path):

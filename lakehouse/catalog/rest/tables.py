@@ -19,7 +19,7 @@ from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.serializers import Compressor
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 
-from lakehouse.catalog import pointers
+from lakehouse.catalog import neighbours, pointers
 from lakehouse.catalog.catalog import check_table_name, namespace_key, table_key
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.rest import credentials, models
@@ -111,6 +111,7 @@ def register(call: Call) -> Answer:
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise bad_request(f"{location} holds no metadata of a table: {exc}"[:300]) from None
     places.check_all(paths_of_metadata(metadata), namespace=call.namespace)
+    neighbours.check(identifier, metadata, location)
     _point_at(identifier, location, overwrite=request.overwrite)
     return _loaded(call, location, _metadata_of(call, location))
 

@@ -26,8 +26,9 @@ from lakehouse.catalog.upkeep import compaction
 from lakehouse.catalog.upkeep.compaction import Terms
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small
+from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.rewriting import BUFFER_BYTES
-from lakehouse.errors import CommitConflict, SchemaMismatch, StoreUnavailable
+from lakehouse.errors import CommitConflict, SchemaMismatch
 from lakehouse.flush import exact, values
 from lakehouse.flush.names import Names
 
@@ -70,10 +71,9 @@ def make_column(keeper: Keeper, name: str, kind: Any, *, attempts_max: int) -> N
             for path, type_ in wanted.added.items():
                 update.add_column(path, type_)
         try:
-            change.commit_transaction()
+            with told(f"the metadata of {keeper.row} cannot be written"):
+                change.commit_transaction()
             keeper.commit(staging, expected=expected)
-        except OSError as exc:
-            raise StoreUnavailable(f"the metadata of {keeper.row} cannot be written: {exc}") from exc
         except CommitConflict:
             if attempt == attempts_max:
                 raise
@@ -95,7 +95,7 @@ def _with(table: Table, name: str, kind: Any) -> pa.Schema:
 
 def fill(keeper: Keeper, name: str, terms: Terms, moved: Moved) -> None:
     """Move what fits, in files that need a look. Raises CommitConflict: some of them need another one."""
-    try:
+    with told(f"files of {keeper.row} cannot be read or written"):
         while True:
             keeper.renew()
             table = keeper.load()
@@ -116,8 +116,6 @@ def fill(keeper: Keeper, name: str, terms: Terms, moved: Moved) -> None:
             moved.values, moved.files = moved.values + filler.moved, moved.files + len(old)
             moved.left += sum(left for _, left in found)
             memory.give_back()
-    except OSError as exc:
-        raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
 
 
 def _worth(table: Table, filler: _Filler, moved: Moved) -> Iterator[tuple[Small, int]]:

@@ -18,14 +18,15 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.files import DurableFileIO
-from lakehouse.catalog.retention import is_collected
+from lakehouse.catalog.retention import is_collected, number
 from lakehouse.catalog.staging import Change, Staging
 from lakehouse.catalog.upkeep import expiry, reachable, rewriting
 from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small, piles
+from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
-from lakehouse.errors import CommitConflict, StoreUnavailable
+from lakehouse.errors import CommitConflict
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,15 @@ class Compacted:
 
 
 def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda: False) -> Compacted:
-    """Merge what is worth it; a pile is begun only before `until`.
+    """Merge what is worth it: the first pile always, the next ones before `until`.
 
-    Raises CommitConflict, LeaseLost or StoreUnavailable; what was merged before stays so.
+    Raises CommitConflict, DamagedTable, LeaseLost or StoreUnavailable; what was merged before stays so.
     """
     done = Compacted()
-    try:
+    with told(f"files of {keeper.row} cannot be read or written"):
         table = keeper.load()
         for pile in _piles(table, keeper, terms):
-            if until():
+            if done and until():
                 break
             keeper.renew()
             old = list(described(table, pile))
@@ -77,30 +78,25 @@ def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda:
             done.old, done.new = done.old + len(old), done.new + len(new)
             done.rows += sum(file.record_count for file in new)
             pa.default_memory_pool().release_unused()
-    except OSError as exc:
-        raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
     return done
 
 
 def merge_manifests(keeper: Keeper, *, count_min: int = 2) -> int:
     """Fewer, larger manifests when there are so many small ones; returns how many are gone."""
-    table = keeper.load()
-    target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
-    before = manifests_of(table)
-    small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
-    if len(small) < count_min:
-        return 0
-    staging = Staging(keeper.catalog)
-    table = keeper.load(staging)
-    change = Change(table)
-    expected = table.metadata_location
-    try:
-        ManifestMerge(change, table.io, target_bytes=target).commit()
+    with told(f"manifests of {keeper.row} cannot be merged"):
+        staging = Staging(keeper.catalog)
+        table = keeper.load(staging)
+        target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
+        before = manifests_of(table)
+        small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
+        change, expected = Change(table), table.metadata_location
+        merge = ManifestMerge(change, table.io, target_bytes=target)
+        if len(small) < count_min or not merge.is_worth_it:
+            return 0
+        merge.commit()
         change.commit_transaction()
-    except OSError as exc:
-        raise StoreUnavailable(f"manifests of {keeper.row} cannot be merged: {exc}") from exc
-    keeper.commit(staging, expected=expected)
-    return max(0, len(before) - len(manifests_of(staging.result)))
+        keeper.commit(staging, expected=expected)
+        return len(before) - len(manifests_of(staging.result))
 
 
 def _piles(table: Table, keeper: Keeper, terms: Terms) -> list[list[Small]]:
@@ -195,5 +191,4 @@ def manifests_of(table: Table) -> list[ManifestFile]:
 
 
 def _target(metadata: TableMetadata, name: str, default: int) -> int:
-    text = metadata.properties.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) else default
+    return number(metadata.properties, name, 1) or default

@@ -24,11 +24,11 @@ from pyiceberg.table import Table
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
-from lakehouse.catalog.upkeep import expiry, rewriting
+from lakehouse.catalog.upkeep import expiry, reading, rewriting
 from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.replacing import Exchange
-from lakehouse.errors import CommitConflict, LakehouseError, StoreUnavailable
+from lakehouse.errors import CommitConflict, LakehouseError
 
 FOR_EVER_MS = 2**62
 
@@ -72,9 +72,12 @@ class Erased:
 
 
 def erase(keeper: Keeper, where: Mapping[str, str], notes: Notes, *, target_bytes: int, attempts_max: int) -> Erased:
-    """Take out the rows with these values. Raises NotErasable, CommitConflict, LeaseLost or StoreUnavailable."""
+    """Take out the rows with these values.
+
+    Raises NotErasable, CommitConflict, DamagedTable, LeaseLost or StoreUnavailable.
+    """
     done = Erased()
-    try:
+    with reading.told(f"files of {keeper.row} cannot be read or written"):
         for attempt in range(1, attempts_max + 1):
             try:
                 _take_out(keeper, where, done, notes, target_bytes=target_bytes)
@@ -83,8 +86,6 @@ def erase(keeper: Keeper, where: Mapping[str, str], notes: Notes, *, target_byte
                 if attempt == attempts_max:
                     raise
         _forget(keeper, done, attempts_max)
-    except OSError as exc:
-        raise StoreUnavailable(f"files of {keeper.row} cannot be read or written: {exc}") from exc
     return done
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 
 from pyiceberg.io import FileIO
 from pyiceberg.table import Table
@@ -21,7 +22,7 @@ from lakehouse.catalog.staging import Change, Staging
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.catalog.upkeep.folders import is_inside, is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
-from lakehouse.errors import StoreUnavailable
+from lakehouse.catalog.upkeep.reading import told
 from lakehouse.models import ForgottenSnapshot
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ class Expired:
 
 
 def forget(keeper: Keeper, retention: Retention) -> Expired:
-    """Forget what the table need not name any more. Raises CommitConflict, LeaseLost or StoreUnavailable."""
+    """Forget what the table need not name any more.
+
+    Raises CommitConflict, DamagedTable, LeaseLost or StoreUnavailable.
+    """
     staging = Staging(keeper.catalog)
     table = keeper.load(staging)
     updates = forgetting(table.metadata, retention, now_ms=keeper.now_ms())
@@ -58,10 +62,8 @@ def forget(keeper: Keeper, retention: Retention) -> Expired:
     expected = table.metadata_location
     change = Change(table)
     change._apply(updates)
-    try:
+    with told(f"the metadata of {keeper.row} cannot be written"):
         change.commit_transaction()
-    except OSError as exc:
-        raise StoreUnavailable(f"the metadata of {keeper.row} cannot be written: {exc}") from exc
     keeper.commit(staging, expected=expected)
     return Expired(forgotten=len(staging.forgotten))
 
@@ -69,9 +71,14 @@ def forget(keeper: Keeper, retention: Retention) -> Expired:
 def delete(
     keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda: False, is_told: bool = False
 ) -> Expired:
-    """Delete the files of snapshots forgotten before that. Raises LeaseLost or StoreUnavailable; repeat it then."""
+    """Delete the files of snapshots forgotten before that: some always, more before `until`.
+
+    Raises DamagedTable, LeaseLost or StoreUnavailable; repeat it then.
+    """
     done = Expired()
-    while not until():
+    for number in count():
+        if number and until():
+            break
         due = list(keeper.row.forgotten.filter(forgotten_ms__lte=before_ms).order_by("pk")[:SNAPSHOTS_AT_ONCE])
         if not due:
             break
@@ -82,14 +89,12 @@ def delete(
             _settle(due)
             continue
         # Asked after the table was read: what is forgotten in between is in neither and not due.
-        later = keeper.row.forgotten.exclude(pk__in=[one.pk for one in due]).values_list("manifest_list", flat=True)
-        try:
+        later = list(keeper.row.forgotten.exclude(pk__in=[one.pk for one in due]))
+        with told(f"files of {keeper.row} cannot be read or deleted"):
             for files in _steps(table, due, later):
                 inside = [path for path in files if is_inside(path, table)]
                 done.deleted += remove(table.io, inside)
                 done.paths += inside if is_told else []
-        except OSError as exc:
-            raise StoreUnavailable(f"files of {keeper.row} cannot be read or deleted: {exc}") from exc
         _settle(due)
     return done
 
@@ -98,11 +103,12 @@ def _settle(due: Iterable[ForgottenSnapshot]) -> None:
     ForgottenSnapshot.objects.filter(pk__in=[one.pk for one in due]).delete()
 
 
-def _steps(table: Table, due: Sequence[ForgottenSnapshot], later: Iterable[str]) -> Iterator[set[str]]:
+def _steps(table: Table, due: Sequence[ForgottenSnapshot], later: Sequence[ForgottenSnapshot]) -> Iterator[set[str]]:
     """What to delete, one set after the other."""
     named = reachable.manifest_lists(table.metadata)
-    kept = reachable.manifests(table.io, named) | reachable.manifests(table.io, later, missing_ok=True)
-    lists = {one.manifest_list for one in due} - {*named, *later}
+    young = [one.manifest_list for one in later]
+    kept = reachable.manifests(table.io, named) | reachable.manifests(table.io, young, missing_ok=True)
+    lists = {one.manifest_list for one in due} - {*named, *young}
     gone = reachable.manifests(table.io, lists, missing_ok=True).keys() - kept.keys()
     asked: set[str] = set()
     for manifest in gone:
@@ -111,7 +117,8 @@ def _steps(table: Table, due: Sequence[ForgottenSnapshot], later: Iterable[str])
             asked.update(entry.path for entry in reachable.entries(table.io, manifest))
     yield reachable.unreached(table.io, asked, kept)
     yield gone
-    yield lists | {path for one in due for path in one.statistics}
+    statistics = {path for one in due for path in one.statistics} - {path for one in later for path in one.statistics}
+    yield lists | (statistics - reachable.named_files(table.metadata, table.metadata_location))
 
 
 def remove(io: FileIO, paths: Iterable[str]) -> int:

@@ -7,20 +7,12 @@ namespace says, is ever deleted; and of a table only what lies in its own folder
 from __future__ import annotations
 
 from pyiceberg.catalog import LOCATION, WAREHOUSE_LOCATION
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table, TableProperties
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.neighbours import place_of
 from lakehouse.models import IcebergTable
-
-S3 = ("s3", "s3a", "s3n")
-
-
-def plain(location: str) -> str:
-    """One spelling for each place; without a slash at its end."""
-    scheme, _, path = PyArrowFileIO.parse_location(location.rstrip("/"))
-    return f"{'s3' if scheme in S3 else scheme}:{path}"
 
 
 def homes(metadata: TableMetadata) -> list[str]:
@@ -51,4 +43,4 @@ def is_ours(table: Table, row: IcebergTable, catalog: DjangoCatalog) -> bool:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    return plain(path).startswith(plain(folder) + "/")
+    return place_of(path).startswith(place_of(folder) + "/")

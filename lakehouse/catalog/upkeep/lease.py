@@ -14,7 +14,8 @@ from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.staging import Staging
-from lakehouse.errors import CommitConflict, LeaseLost, StoreUnavailable
+from lakehouse.catalog.upkeep.reading import told
+from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.models import IcebergTable, TableUpkeep
 from lakehouse.renewal import renewed
 
@@ -34,14 +35,18 @@ class Keeper:
         return (*self.row.namespace.name.split(SEPARATOR), self.row.name)
 
     def load(self, catalog: DjangoCatalog | None = None) -> Table:
-        """The table as it is now. Raises LeaseLost when it was dropped."""
-        try:
-            table = (catalog or self.catalog).find(self.identifier)
-        except OSError as exc:
-            raise StoreUnavailable(f"the metadata of {self.row} cannot be read: {exc}") from exc
-        if table is None:
+        """The table as it is now, found by its row: another may have its name.
+
+        Raises DamagedTable, LeaseLost or StoreUnavailable.
+        """
+        row = IcebergTable.objects.select_related("namespace").filter(pk=self.row.pk).first()
+        if row is None:
             raise LeaseLost(f"table {self.row} was dropped")
-        return table
+        if (row.namespace_id, row.name) != (self.row.namespace_id, self.row.name):
+            raise LeaseLost(f"table {self.row} was renamed to {row}")
+        source, location = catalog or self.catalog, row.metadata_location
+        with told(f"the metadata of {row} cannot be read"):
+            return Table(self.identifier, source._read(location), location, source._files.fresh(), source)
 
     def of(self, row: IcebergTable) -> Keeper:
         """To look at another table; without its lease."""
@@ -60,9 +65,8 @@ class Keeper:
         with transaction.atomic():
             self.renew()
             along()
-            moved = pointers.move(
-                self.row.namespace.name,
-                self.row.name,
+            moved = pointers.move_row(
+                self.row.pk,
                 expected=expected,
                 location=staging.result.metadata_location,
                 forgotten=staging.forgotten,
@@ -85,17 +89,23 @@ def kept(
     """The lease of a table, or None when somebody else has it; it is renewed until the end of this."""
     with suppress(IntegrityError):  # The table was dropped: there is nothing to hold then.
         TableUpkeep.objects.get_or_create(table=row)
-    began_ms = now_ms()
-    over = Q(lease_until_ms__lte=began_ms) | Q(lease_until_ms__gt=began_ms + lease_ms)  # by a clock that was ahead
-    taken = TableUpkeep.objects.filter(over, pk=row.pk).update(
-        lease_epoch=F("lease_epoch") + 1, lease_until_ms=began_ms + lease_ms
-    )
-    if not taken:
+    epoch = _take(row.pk, lease_ms, now_ms())
+    if epoch is None:
         yield None
         return
-    keeper = Keeper(row, TableUpkeep.objects.get(pk=row.pk).lease_epoch, catalog, lease_ms, now_ms)
+    keeper = Keeper(row, epoch, catalog, lease_ms, now_ms)
     try:
         with renewed(keeper.renew, term_ms=lease_ms, what=f"the lease of table {row}"):
             yield keeper
     finally:
         keeper.give_back()
+
+
+def _take(pk: int, lease_ms: int, now_ms: int) -> int | None:
+    """The epoch; None while somebody holds the lease. One that ends so late is of a clock that was wrong."""
+    is_over = Q(lease_until_ms__lte=now_ms) | Q(lease_until_ms__gt=now_ms + 2 * lease_ms)
+    with transaction.atomic():
+        taken = TableUpkeep.objects.filter(is_over, pk=pk).update(
+            lease_epoch=F("lease_epoch") + 1, lease_until_ms=now_ms + lease_ms
+        )
+        return TableUpkeep.objects.get(pk=pk).lease_epoch if taken else None

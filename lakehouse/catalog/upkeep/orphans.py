@@ -1,9 +1,9 @@
 """Files in a table's folders that no snapshot names: what flushes and rewrites left that died or lost.
 
 A file is an orphan when it is older than a bound, older than every open flush, and its name is in nothing the table's
-metadata leads to, nor that of a table which shares the folder, nor in a snapshot forgotten and not deleted yet. Names
-are compared without their folder: they are unique, and one place can be spelled in many ways. The lease keeps rewrites
-out meanwhile: one that began before cannot commit any more.
+metadata leads to, nor that of a table whose metadata lies in the folder, nor in a snapshot forgotten and not deleted
+yet. Names are compared without their folder: they are unique, and one place can be spelled in many ways. The lease
+keeps rewrites out meanwhile: one that began before cannot commit any more. None is deleted where strangers may be.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from pyiceberg.table import Table
 
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.neighbours import place_of
 from lakehouse.catalog.retention import is_collected
-from lakehouse.catalog.upkeep import expiry, reachable
-from lakehouse.catalog.upkeep.folders import data_and_metadata, is_ours, plain
+from lakehouse.catalog.upkeep import expiry, reachable, strangers
+from lakehouse.catalog.upkeep.folders import data_and_metadata, is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
-from lakehouse.errors import StoreUnavailable
+from lakehouse.catalog.upkeep.reading import told
 from lakehouse.models import Flush, FlushState, IcebergTable
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,15 @@ AT_ONCE = 50_000
 """Files compared with the table's manifests in one pass; bounds the memory."""
 NAMED = 20
 """So many are told by name."""
+CLOCKS_MS = 60_000
+"""So much may the clock of a store be behind that of who flushes."""
 KEPT_NAMES = {"version-hint.text"}
 
 
 class Orphan(NamedTuple):
     path: str
     size_bytes: int
+    written_ms: int
 
 
 @dataclass(slots=True)
@@ -45,30 +49,36 @@ class Swept:
     size_bytes: int = 0
     deleted: int = 0
     named: list[str] = field(default_factory=list)
+    stranger: str = ""
+    """Why none is deleted."""
 
     def __str__(self) -> str:
-        return f"{self.found} orphans of {self.size_bytes} bytes, {self.deleted} deleted"
+        why = f", for {self.stranger}" if self.stranger else ""
+        return f"{self.found} orphans of {self.size_bytes} bytes, {self.deleted} deleted{why}"
 
 
 def sweep(keeper: Keeper, *, before_ms: int, is_dry_run: bool) -> Swept:
-    """Find what is older than that, and delete it unless this is a dry run. Raises LeaseLost or StoreUnavailable."""
+    """Find what is older than that, and delete it unless this is a dry run.
+
+    Raises DamagedTable, LeaseLost or StoreUnavailable.
+    """
     done = Swept()
     keeper.renew()
-    before_ms = min(before_ms, _oldest_open_flush_ms() or before_ms)
-    try:
+    with told(f"the folders of {keeper.row} cannot be read or swept"):
         table = keeper.load()
         if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
             return done
         for some in _batches(_old_files(table, _others(keeper.row), before_ms)):
             _settle(keeper, some, done, is_dry_run=is_dry_run)
-    except OSError as exc:
-        raise StoreUnavailable(f"the folders of {keeper.row} cannot be read or swept: {exc}") from exc
     return done
 
 
 def _settle(keeper: Keeper, files: dict[str, Orphan], done: Swept, *, is_dry_run: bool) -> None:
-    """Files by their name; those that are orphans are counted and deleted."""
-    names = files.keys() - KEPT_NAMES
+    """Files by their name; those that are orphans are counted, and deleted unless they may be somebody else's."""
+    # Asked after the files were listed: a flush that began since has none of them, whatever our clock says.
+    began_ms = _oldest_open_flush_ms()
+    names = {name for name, one in files.items() if began_ms is None or one.written_ms < began_ms - CLOCKS_MS}
+    names -= KEPT_NAMES
     tables = [keeper.load(), *_sharing(keeper)]
     for table in tables:  # Read after the files were listed, so whatever was committed until then is seen.
         names = _unnamed(table, names)
@@ -79,9 +89,11 @@ def _settle(keeper: Keeper, files: dict[str, Orphan], done: Swept, *, is_dry_run
     done.found += len(orphans)
     done.size_bytes += sum(one.size_bytes for one in orphans)
     done.named += [one.path for one in orphans[: NAMED - len(done.named)]]
-    if not is_dry_run:
-        keeper.renew()
-        done.deleted += expiry.remove(tables[0].io, [one.path for one in orphans])
+    if orphans and not is_dry_run:
+        done.stranger = done.stranger or strangers.told(keeper, tables[0], tables[1:])
+        if not done.stranger:
+            keeper.renew()
+            done.deleted += expiry.remove(tables[0].io, [one.path for one in orphans])
 
 
 def _unnamed(table: Table, names: set[str]) -> set[str]:
@@ -106,9 +118,9 @@ def _old_files(table: Table, others: set[str], before_ms: int) -> Iterator[Orpha
     assert isinstance(io, DurableFileIO)
     for home in data_and_metadata(table.metadata):
         scheme, netloc, top = io.parse_location(home, io.properties)
-        for info in _walk(io.fs_by_scheme(scheme, netloc), top, {plain(one).partition(":")[2] for one in others}):
-            if info.mtime_ns is not None and info.mtime_ns // 1_000_000 < before_ms:
-                yield Orphan(home + info.path.removeprefix(top), info.size or 0)
+        for info in _walk(io.fs_by_scheme(scheme, netloc), top, {place_of(one).partition(":")[2] for one in others}):
+            if info.mtime_ns is not None and (written_ms := info.mtime_ns // 1_000_000) < before_ms:
+                yield Orphan(home + info.path.removeprefix(top), info.size or 0, written_ms)
 
 
 def _walk(fs: FileSystem, top: str, others: set[str]) -> Iterator[FileInfo]:
@@ -142,9 +154,9 @@ def _others(row: IcebergTable) -> set[str]:
 
 def _sharing(keeper: Keeper) -> list[Table]:
     """Tables whose metadata lies in the folder of this one: it was theirs before they were renamed."""
-    home = plain(keeper.load().metadata.location) + "/"
+    home = place_of(keeper.load().metadata.location) + "/"
     rows = IcebergTable.objects.exclude(pk=keeper.row.pk).select_related("namespace")
-    sharing = [row for row in rows.iterator(1000) if plain(row.metadata_location).startswith(home)]
+    sharing = [row for row in rows.iterator(1000) if place_of(row.metadata_location).startswith(home)]
     return [keeper.of(row).load() for row in sharing]
 
 

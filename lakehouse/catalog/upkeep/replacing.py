@@ -14,6 +14,7 @@ from pyiceberg.table import Transaction
 from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
 from pyiceberg.typedef import EMPTY_DICT
+from pyiceberg.utils.bin_packing import ListPacker
 
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.errors import CommitConflict
@@ -50,14 +51,24 @@ class Replacement(_SnapshotProducer["Replacement"]):
         kept: list[ManifestFile] = []
         gone: list[ManifestEntry] = []
         old = {file.file_path for file in self._deleted_data_files}
-        for manifest in self._current():
-            if manifest.content is ManifestContent.DATA and self._names_one_of(old, manifest):
+        manifests = self._current()
+        self._check_meanwhile(manifests)
+        for manifest in manifests:
+            if self._names_one_of(old, manifest):
                 kept += self._without(old, manifest, gone)
             else:
                 kept.append(manifest)
         if len(gone) != len(old):
             raise CommitConflict(f"{len(old) - len(gone)} of {len(old)} files were replaced by somebody else meanwhile")
         return kept, gone
+
+    def _check_meanwhile(self, manifests: Sequence[ManifestFile]) -> None:
+        """The new files have the rows that were there when they were written, in the partitions of then."""
+        if any(manifest.content is not ManifestContent.DATA for manifest in manifests):
+            raise CommitConflict("another engine deleted rows meanwhile, which the new files would bring back")
+        spec_id = self._transaction.table_metadata.default_spec_id
+        if any(file.spec_id != spec_id for file in self._added_data_files):
+            raise CommitConflict("the table was given another partitioning meanwhile, which the new files do not have")
 
     def _current(self) -> list[ManifestFile]:
         snapshot = self._transaction.table_metadata.snapshot_by_name(self._target_branch)
@@ -102,10 +113,22 @@ class ManifestMerge(Replacement):
         super().__init__(change, io, [], [])
         self._target_bytes = target_bytes
 
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether there are fewer manifests after it: some of them are small enough to be one."""
+        packer: ListPacker[ManifestFile] = ListPacker(self._target_bytes, lookback=1, largest_bin_first=False)
+        groups = self._merge._group_by_spec(self._current_of(is_data=True)).values()
+        bins = (packer.pack_end(group, lambda one: one.manifest_length) for group in groups)
+        return any(len(one) > 1 for some in bins for one in some)
+
     @cached_property
     def _planned(self) -> tuple[list[ManifestFile], list[ManifestEntry]]:
-        manifests = self._current()
-        merge = _ManifestMergeManager(self._target_bytes, 2, True, self)
-        data = [manifest for manifest in manifests if manifest.content is ManifestContent.DATA]
-        others = [manifest for manifest in manifests if manifest.content is not ManifestContent.DATA]
-        return merge.merge_manifests(data) + others, []
+        merged = self._merge.merge_manifests(self._current_of(is_data=True))
+        return merged + self._current_of(is_data=False), []
+
+    @property
+    def _merge(self) -> _ManifestMergeManager[Replacement]:
+        return _ManifestMergeManager(self._target_bytes, 2, True, self)
+
+    def _current_of(self, *, is_data: bool) -> list[ManifestFile]:
+        return [one for one in self._current() if (one.content is ManifestContent.DATA) is is_data]

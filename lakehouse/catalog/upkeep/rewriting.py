@@ -26,6 +26,7 @@ from lakehouse import memory
 from lakehouse.catalog import parts
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
+from lakehouse.catalog.retention import number
 from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
@@ -56,7 +57,7 @@ def rewrite(
         read = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
         batches = (left for batch in read if len(left := change(batch)))
         groups = _row_groups(
-            runs.in_order(batches, keys, Path(folder)), int(metadata.properties.get(ROW_GROUP, 100_000))
+            runs.in_order(batches, keys, Path(folder)), number(metadata.properties, ROW_GROUP, 1) or 100_000
         )
         yield from _Writer(metadata, schema, files[0], io, target_bytes).write(groups)
 
@@ -119,18 +120,19 @@ class _Writer:
             while writer._fos.tell() < self._target_bytes and (group := next(others, None)) is not None:
                 writer.write(group)
                 memory.give_back()
-        return DataFile.from_args(
+        file = DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=output.location,
             file_format=FileFormat.PARQUET,
             partition=self._example.partition,
             file_size_in_bytes=len(output),
             sort_order_id=None,
-            spec_id=self._metadata.default_spec_id,
             equality_ids=None,
             key_metadata=None,
             **writer.result().to_serialized_dict(),
         )
+        file.spec_id = self._metadata.default_spec_id
+        return file
 
     def _place(self) -> str:
         """Beside the file it replaces, whose folder tells its partition."""

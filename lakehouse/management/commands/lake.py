@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +20,15 @@ from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
 from lakehouse.catalog.upkeep.lease import Keeper
+from lakehouse.catalog.upkeep.reading import STRANGE
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.models import FlushTable, IcebergTable, Parent, TableUpkeep
 from lakehouse.query import duck
+
+log = logging.getLogger(__name__)
 
 ACTIONS = """
 stats     tables, rows, commits, files, history, and how to look at them
@@ -78,9 +82,9 @@ class Command(BaseCommand):
             self._foreign(lakes.chosen(settings.EVODB))
             return
         rows = list(_tables(table))
-        if table and not rows:
+        if table is not None and not rows:
             known = ", ".join(map(str, _tables(None)[:10])) or "none"
-            raise CommandError(f"there is no table {table}; tables are {known}")
+            raise CommandError(f"there is no table {table!r}; tables are {known}")
         asked = _asked(settings.EVODB, options)
         if action == "stats":
             self._stats(rows)
@@ -121,6 +125,10 @@ class Command(BaseCommand):
                 except LakehouseError as exc:
                     self.stderr.write(f"{row}: {exc}" + ("; try again" if exc.retryable else ""))
                     failed += 1
+                except Exception as exc:
+                    log.exception("upkeep of %s failed", row)
+                    self.stderr.write(f"{row}: {type(exc).__name__}: {exc}")
+                    failed += 1
         if failed:
             raise CommandError(f"{failed} of {len(rows)} tables are not done")
 
@@ -137,15 +145,15 @@ def _state(catalog: DjangoCatalog, row: IcebergTable) -> str:
     """Files and history of a table, as far as it can be read."""
     try:
         metadata = catalog.load_table((*row.namespace.name.split(SEPARATOR), row.name)).metadata
-    except OSError as exc:
-        return f"its metadata cannot be read: {exc}"
+    except (OSError, *STRANGE) as exc:
+        return f"its metadata cannot be read: {str(exc)[:500]}"
     snapshot = metadata.current_snapshot()
     said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-    size = filesizeformat(int(said.get("total-files-size") or 0)).replace("\xa0", " ")
+    size = filesizeformat(retention.number(said, "total-files-size", 0) or 0).replace("\xa0", " ")
     upkeep = TableUpkeep.objects.filter(table=row).first()
     swept = f"{upkeep.orphans} orphans" if upkeep and upkeep.swept_ms else "not looked for orphans yet"
     return (
-        f"{said.get('total-data-files') or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
+        f"{retention.number(said, 'total-data-files', 0) or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
         f"{row.forgotten.count()} more forgotten; {swept}"
     )
 
