@@ -104,6 +104,7 @@ FLOORS = {
         "lakehouse.flush.claim",
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.letters",
+        "lakehouse.allocation",
         "lakehouse.memory",
         "lakehouse.renewal",
         "lakehouse.folder_broker",
