@@ -125,6 +125,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.inbox",
         "lakehouse.flush.letters",
+        "lakehouse.allocation",
         "lakehouse.memory",
         "lakehouse.renewal",
         "lakehouse.folder_broker",
