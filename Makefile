@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flood soak
+.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -48,6 +48,9 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as fast as they were; with and without upkeep
 	$(PY) -m benchmarks.commits
 
+bench-events: $(READY) ## Events/s that POST /ingest makes durable in batches of 100, on uvicorn and on daphne
+	$(PY) -m benchmarks.events
+
 bench-flood: $(READY) ## 4 GB against an object store of 5 MB/s: memory, what arrived, who held back (35 minutes)
 	$(PY) -m benchmarks.flood
 
@@ -56,6 +59,12 @@ soak: $(READY) ## Half an hour of steady work: memory, files, database and commi
 
 bench-codec: $(READY) ## Entries/s encoded and decoded per payload, and a child's CPU per 100 000 entries
 	$(PY) -m benchmarks.codec
+
+bench-patterns: $(READY) ## Microseconds to know for which of 10 000 subscriptions an event is
+	$(PY) -m benchmarks.patterns
+
+bench-delivery: $(READY) ## From commit to webhook at 1000 events/s and 50 subscriptions: p50 and p99
+	$(PY) -m benchmarks.delivery
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'

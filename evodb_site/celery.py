@@ -14,7 +14,7 @@ from lakehouse import allocation, folder_broker
 folder_broker.register()
 app = Celery("evodb")
 app.config_from_object(settings.CELERY)
-app.autodiscover_tasks(["lakehouse"])
+app.autodiscover_tasks(["lakehouse", "lakehouse.subscriptions"])
 
 
 @signals.worker_init.connect

@@ -132,8 +132,12 @@ CELERY = {
     "beat_schedule": {
         "flush-due": {"task": "lakehouse.tasks.flush_due", "schedule": 5.0},
         "recover-fallback": {"task": "lakehouse.tasks.recover_fallback", "schedule": 10.0},
+        "refresh-current": {"task": "lakehouse.tasks.refresh_current", "schedule": 15.0},
+        "export-events": {"task": "lakehouse.tasks.export_events", "schedule": 30.0},
         "upkeep": {"task": "lakehouse.tasks.upkeep", "schedule": 60.0},
         "forget-history": {"task": "lakehouse.tasks.forget_history", "schedule": 600.0},
+        "forget-messages": {"task": "lakehouse.subscriptions.tasks.forget_messages", "schedule": 3600.0},
+        "free-payloads": {"task": "lakehouse.subscriptions.tasks.free_payloads", "schedule": 60.0},
         "forget-dead-letters": {"task": "lakehouse.tasks.forget_dead_letters", "schedule": 3600.0},
     },
     "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),

@@ -3,7 +3,8 @@
 A field `x_y` is read from the environment variable EVODB_X_Y and checked when the process starts; docs/settings.md
 must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
 `rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`,
-those of a query in `lakehouse.query.config`.
+those of a query in `lakehouse.query.config`, those of events in `lakehouse.events.config`, those of subscriptions
+in `lakehouse.subscribing`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse import catalog_choice
+from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
+from lakehouse.subscribing import SubscriptionConfig
 
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
@@ -36,7 +39,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(QueryConfig, UpkeepConfig):
+class Settings(QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.setting import at_least, setting
+from lakehouse.setting import at_least, between, setting
 
 MIB = 1024 * 1024
 
@@ -56,4 +56,10 @@ class UpkeepConfig:
     )
     orphan_delete: bool = setting(
         False, unit="yes/no", why="Let the beat delete orphans; else it counts them, and a command deletes."
+    )
+    current_buckets: int = setting(
+        16,
+        unit="buckets",
+        why="Of a new table of now; a refresh writes those anew in which something changed (docs/current-state.md).",
+        **between(1, 1024),
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ from django.conf import settings
 from django.db.models import Min
 
 from lakehouse.clock import now_ms
+from lakehouse.errors import LakehouseError
 from lakehouse.flush import backlog, breaker_row, history, letters
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import FallbackBatch, Parent
@@ -19,12 +23,16 @@ from lakehouse.models import FallbackBatch, Parent
 if TYPE_CHECKING:
     from lakehouse.fallback.transfer import Transfer
     from lakehouse.flush.flow import Flusher
+    from lakehouse.promotion import Promoter
+
+log = logging.getLogger(__name__)
 
 TO_THE_END = (FlushTrigger.MANUAL, FlushTrigger.GOODBYE, FlushTrigger.SHUTDOWN)
 """Reasons to flush all that waits; the others end where their threshold is not reached any more."""
 RECOVER_EVERY_MS = 10_000
 RECOVERY_MS = 5000
 UPKEEP_MS = 5000
+REFRESH_MS = 5000
 
 
 @cache
@@ -104,9 +112,29 @@ def purge_files(metadata_location: str) -> int:
 
 
 @shared_task
+def promote_field(parent_id: int, table: str, field: str, kind: str = "") -> str:
+    """Make a column of a key of `_rest`, for somebody who asked for that. Returns what came of it."""
+    parent = Parent.objects.get(pk=parent_id)
+    try:
+        return str(promoter().promote(parent, table, field, kind))
+    except LakehouseError as exc:
+        log.warning("%r of %s.%s did not become a column: %s", field, parent.namespace, table, exc)
+        return str(exc)
+
+
+def promoter() -> Promoter:
+    """What this process needs to make columns."""
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.promotion import Promoter
+
+    return Promoter(from_settings(settings.EVODB), settings.EVODB, now_ms, lambda ms: time.sleep(ms / 1000))
+
+
+@shared_task
 def forget_history() -> int:
     """Delete batches received more than `history_days` ago that are in their tables. Returns how many."""
-    return history.forget(settings.EVODB.history_days, now_ms=now_ms())
+    hold_days = settings.EVODB.subscription_hold_days
+    return history.forget(settings.EVODB.history_days, now_ms=now_ms(), hold_days=hold_days)
 
 
 @shared_task
@@ -121,12 +149,44 @@ def upkeep() -> int:
 
     if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
         return 0
-    until_ms = now_ms() + UPKEEP_MS
+    until = _patience(UPKEEP_MS)
+    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=until)
 
-    def is_over() -> bool:
-        return now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
 
-    return rounds.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=is_over)
+@shared_task
+def refresh_current() -> int:
+    """Bring tables of now up to date, those first that waited longest, as long as REFRESH_MS. Returns how many.
+
+    Whoever was faster has done it; what the store did not take is done the next time. The catalog has to be ours.
+    """
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.current import refresh
+
+    if settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    until = _patience(REFRESH_MS)
+    return refresh.go(from_settings(settings.EVODB), settings.EVODB, now_ms=now_ms, until=until)
+
+
+def _patience(most_ms: int) -> Callable[[], bool]:
+    """Whether it is over: after so long, and at once while a buffer fills up, for flushes come first."""
+    until_ms = now_ms() + most_ms
+    return lambda: now_ms() >= until_ms or backlog.fullness() >= settings.EVODB.load_elevated
+
+
+@shared_task
+def export_events() -> int:
+    """Write events that were committed as JSON lines, as long as UPKEEP_MS. Returns how many files there are more.
+
+    From our own catalog only, for a foreign one does not say which commit a row came with.
+    """
+    if not settings.EVODB.events_jsonl or settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
+        return 0
+    from lakehouse.catalog.storage import from_settings
+    from lakehouse.events import jsonl
+
+    until_ms, config = now_ms() + UPKEEP_MS, settings.EVODB
+    return jsonl.export(jsonl.storage_of(config), from_settings(config), until=lambda: now_ms() >= until_ms)
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

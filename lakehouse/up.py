@@ -2,7 +2,8 @@
 
     supervisor ─┬─ daphne   sockets and admin
                 ├─ worker   Celery, over a broker of plain files
-                └─ beat     asks for flushes that are due; apart, for inside a worker it would outlive a kill
+                ├─ beat     asks for flushes that are due; apart, for inside a worker it would outlive a kill
+                └─ deliverer tells subscriptions what was committed; apart, for a slow target must not hold up a flush
 
 A process that dies is started again; the journal knows what it was at. One that cannot stay up ends the house with 1,
 and its last lines are told. Ctrl-C walks the street to its end: answer what
@@ -57,7 +58,7 @@ def command(argv: list[str]) -> int:
 def run(settings: Settings) -> int:
     """Until a signal; 1 when daphne did not come up, or when a program cannot stay up."""
     token = _prepare(settings)
-    supervisor = Supervisor([daphne(settings), worker(), beat()], say=_say)
+    supervisor = Supervisor([daphne(settings), worker(), beat(), deliverer()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()
         came_up = _is_ready(settings, supervisor)
@@ -73,6 +74,7 @@ def run(settings: Settings) -> int:
     flushed = _flush()
     supervisor.stop("beat", within_s=5)
     supervisor.stop("worker", within_s=settings.lease_ms / 1000)
+    supervisor.stop("deliverer", within_s=settings.drain_ms / 1000 + 5)
     _say("stopped; everything acknowledged is in the lake" if flushed else "stopped; what waits is flushed next time")
     return 0 if came_up and supervisor.gave_up is None else 1
 
@@ -97,6 +99,10 @@ def worker() -> Program:
 
 def beat() -> Program:
     return Program("beat", [*CELERY, "beat", "--loglevel", "WARNING", "--pidfile", ""])
+
+
+def deliverer() -> Program:
+    return Program("deliverer", [sys.executable, "-m", "django", "subscriptions", "deliver"])
 
 
 def banner(settings: Settings, token: str | None) -> str:

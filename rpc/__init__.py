@@ -12,6 +12,7 @@ from rpc.circuit_breaker import (
 )
 from rpc.client import LakehouseRpcClient
 from rpc.codec import ProtocolCodec, get_codec
+from rpc.collection import CDCCollection, SqliteCollection
 from rpc.compression import Compression
 from rpc.config import (
     DEFAULT_CHILD_CONFIG,
@@ -23,6 +24,7 @@ from rpc.config import (
 )
 from rpc.create import create_rpc_client
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig, DeduplicationTracker, DedupStats
+from rpc.emitter import EventEmitter, RetryQueueStats
 from rpc.errors import (
     AccessDeniedError,
     BufferOverflowError,
@@ -34,6 +36,7 @@ from rpc.errors import (
     OutboxCorruptError,
     ProtocolError,
 )
+from rpc.event_outbox import EventBufferFullError, EventOutbox
 from rpc.frames import (
     CapabilityFlags,
     decode_batch,
@@ -96,6 +99,7 @@ from rpc.outbox_salvage import salvage, salvage_dead_letters
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
 from rpc.sync import SyncRpcClient, create_sync_rpc_client
+from rpc.tracing import traced
 
 __all__ = [
     "DEFAULT_CHILD_CONFIG",
@@ -114,6 +118,7 @@ __all__ = [
     "BufferStats",
     "BufferedBatch",
     "CDCBatchMessage",
+    "CDCCollection",
     "CapabilityFlags",
     "CaptureError",
     "ChildConfig",
@@ -138,7 +143,10 @@ __all__ = [
     "DedupStats",
     "DeduplicationTracker",
     "DisconnectMessage",
+    "EventBufferFullError",
+    "EventEmitter",
     "EventEmitterConfig",
+    "EventOutbox",
     "FlushError",
     "FlushReason",
     "FlushRequestMessage",
@@ -166,10 +174,12 @@ __all__ = [
     "PongMessage",
     "ProtocolCodec",
     "ProtocolError",
+    "RetryQueueStats",
     "RpcMessage",
     "RpcMessageType",
     "RpcSendResult",
     "ServerRpcMessage",
+    "SqliteCollection",
     "StatusMessage",
     "SyncRpcClient",
     "WalEntry",
@@ -204,4 +214,5 @@ __all__ = [
     "is_status_message",
     "salvage",
     "salvage_dead_letters",
+    "traced",
 ]

@@ -86,6 +86,8 @@ class BatchFrame(NamedTuple):
     identity: bytes | None = None
     """The payload by which repeats are known, where it differs: without the times that the parent filled in."""
     dialect: Dialect = Dialect.RPC
+    once: Sequence[bytes] = ()
+    """A digest for each entry that its parent stores once, whatever batch it comes in; empty for the others."""
 
 
 def encode(

@@ -121,6 +121,10 @@ class ParentConfig:
     """Entries for one table more become dead letters."""
     parquet_row_group_size: int = 100_000
     parquet_compression: Literal["snappy", "zstd", "gzip", "none"] = "snappy"
+    nested_values: Literal["json", "struct"] = "json"
+    """New columns of objects and arrays: JSON text, or structs and lists. A table's schema may say otherwise."""
+    current_state: bool = False
+    """Tables of now beside those of changes, for all tables of its namespace."""
 
     def __post_init__(self) -> None:
         _positive(self, *(row.name for row in fields(self) if row.type == "int"))
@@ -134,7 +138,9 @@ class ParentConfig:
                 f"max_buffer_entries is {self.max_buffer_entries}, wanted at least twice flush_threshold_entries "
                 f"({self.flush_threshold_entries})"
             )
-        _one_of(self, parquet_compression=("snappy", "zstd", "gzip", "none"))
+        _one_of(self, parquet_compression=("snappy", "zstd", "gzip", "none"), nested_values=("json", "struct"))
+        if not isinstance(self.current_state, bool):
+            raise ValueError(f"current_state is {self.current_state!r}, wanted true or false")
 
     @classmethod
     def with_overrides(cls, overrides: Mapping[str, Any]) -> ParentConfig:

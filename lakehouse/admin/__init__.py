@@ -1,5 +1,5 @@
 """The admin: every row there is, readable; what may be edited is what an operator decides, never what happened."""
 
-from lakehouse.admin import access, catalog, child_tables, flushes, journal, parents, waiting
+from lakehouse.admin import access, catalog, child_tables, current, flushes, journal, parents, schemas, waiting
 
-__all__ = ["access", "catalog", "child_tables", "flushes", "journal", "parents", "waiting"]
+__all__ = ["access", "catalog", "child_tables", "current", "flushes", "journal", "parents", "schemas", "waiting"]

@@ -6,7 +6,7 @@ from django.contrib import admin
 
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment, size
-from lakehouse.models import Batch, BatchPayload
+from lakehouse.models import Batch, BatchPayload, EventExport, EventId
 
 
 @admin.register(Batch)
@@ -37,3 +37,20 @@ class BatchPayloadAdmin(ReadOnlyAdmin):
     list_select_related = ("batch",)
     search_fields = ("=batch__id", "batch__child__name")
     search_help_text = "Number of the batch, or name of its child"
+
+
+@admin.register(EventId)
+class EventIdAdmin(ReadOnlyAdmin):
+    list_display = ("id", "parent", content("digest"), moment("received_ms"))
+    list_filter = ("parent",)
+    list_select_related = ("parent",)
+    search_fields = ("=id", "parent__name")
+    search_help_text = "Number of the row, or name of its parent"
+
+
+@admin.register(EventExport)
+class EventExportAdmin(ReadOnlyAdmin):
+    list_display = ("parent", "commit_number")
+    list_select_related = ("parent",)
+    search_fields = ("parent__name",)
+    search_help_text = "Name of the parent"

@@ -1,12 +1,16 @@
 """Columns of Arrow rows against columns of an Iceberg table: which fit, which are new, which must be refused.
 
-Every type we write has one Iceberg type and back; anything else is refused before a byte is written. A column of a
-table never changes its type here, and new columns are optional. Pure: no catalog, no files.
+Every type we write has one Iceberg type and back; anything else is refused before a byte is written. A column changes
+its type only to a wider one that Iceberg reads old files by, keeps its place, and new ones are optional and come last.
+Pure: no catalog, no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from dataclasses import field as default
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -18,13 +22,16 @@ from pyiceberg.types import (
     BinaryType,
     BooleanType,
     DateType,
+    DecimalType,
     DoubleType,
     FloatType,
     IcebergType,
     IntegerType,
+    ListType,
     LongType,
     NestedField,
     StringType,
+    StructType,
     TimestampType,
     TimestamptzType,
     TimeType,
@@ -53,16 +60,53 @@ ARROW = {iceberg: arrow for arrow, iceberg in ICEBERG.items()}
 ALIASES: dict[pa.DataType, pa.DataType] = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
 
 
+WIDER: set[tuple[IcebergType, IcebergType]] = {(IntegerType(), LongType()), (FloatType(), DoubleType())}
+Path = tuple[str, ...]
+ELEMENT = "element"
+NESTED_IDS = 100_000
+"""Far from the ids of columns, of which a schema may say two."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a table has to become for some rows."""
+
+    added: dict[Path, IcebergType] = default(default_factory=dict)
+    widened: dict[Path, IcebergType] = default(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.widened)
+
+
 def arrow_schema(schema: Schema) -> pa.Schema:
     """The table's columns as the shredder makes them: plain strings, times in UTC to the microsecond."""
     fallback = schema_to_pyarrow(schema, include_field_ids=False)
-    types = [ARROW.get(field.field_type, fallback.field(at).type) for at, field in enumerate(schema.fields)]
+    types = [_arrow(field.field_type, fallback.field(at).type) for at, field in enumerate(schema.fields)]
     return pa.schema([pa.field(f.name, type_, f.optional) for f, type_ in zip(schema.fields, types, strict=True)])
 
 
-def iceberg_type(field: pa.Field[Any]) -> IcebergType:
-    """Raises SchemaMismatch for a type no column of ours may have."""
-    arrow: pa.DataType = field.type
+def _arrow(kind: IcebergType, fallback: Any) -> Any:
+    if isinstance(kind, StructType):
+        inner = ((one, fallback.field(at).type) for at, one in enumerate(kind.fields))
+        return pa.struct([pa.field(one.name, _arrow(one.field_type, other), one.optional) for one, other in inner])
+    if isinstance(kind, ListType):
+        element = _arrow(kind.element_type, fallback.value_type)
+        return pa.list_(pa.field(ELEMENT, element, not kind.element_required))
+    return ARROW.get(kind, fallback)
+
+
+def iceberg_type(field: pa.Field[Any], ids: Iterator[int] | None = None) -> IcebergType:
+    """With ids for what is nested that whoever changes a table replaces. Raises SchemaMismatch for a type no column of
+    ours may have."""
+    arrow: Any = field.type
+    ids = ids or count(NESTED_IDS)
+    if isinstance(arrow, pa.Decimal128Type):
+        return DecimalType(arrow.precision, arrow.scale)
+    if pa.types.is_struct(arrow) and len(arrow):
+        return StructType(*(NestedField(next(ids), one.name, iceberg_type(one, ids), required=False) for one in arrow))
+    if pa.types.is_list(arrow):
+        element = iceberg_type(pa.field(field.name, arrow.value_type), ids)
+        return ListType(next(ids), element, element_required=False)
     found = ICEBERG.get(ALIASES.get(arrow, arrow))
     if found is None:
         raise SchemaMismatch(f"column {field.name!r} is {field.type}, wanted one of {', '.join(map(str, ICEBERG))}")
@@ -72,23 +116,51 @@ def iceberg_type(field: pa.Field[Any]) -> IcebergType:
 def new_table(rows: pa.Schema) -> tuple[Schema, PartitionSpec]:
     """Schema and partitioning of a table made for these rows."""
     _refuse_clashes(rows.names)
-    fields = [NestedField(number, f.name, iceberg_type(f), required=False) for number, f in enumerate(rows, start=1)]
+    ids = count(NESTED_IDS)
+    fields = [
+        NestedField(number, f.name, iceberg_type(f, ids), required=False) for number, f in enumerate(rows, start=1)
+    ]
     time = next((field for field in fields if field.name == TIME), None)
     if time is None or not isinstance(time.field_type, TimestamptzType):
         raise SchemaMismatch(f"a new table is partitioned by the day of {TIME!r}, wanted that column as {UTC}")
     return Schema(*fields), PartitionSpec(PartitionField(time.field_id, 1000, DayTransform(), DAY))
 
 
-def new_columns(table: Schema, rows: pa.Schema) -> dict[str, IcebergType]:
-    """Columns the rows have and the table lacks. Raises SchemaMismatch when the rows cannot be written to the table."""
+def changes(table: Schema, rows: pa.Schema) -> Changes:
+    """What the rows have that the table lacks. Raises SchemaMismatch when the rows cannot be written to the table."""
     known = {field.name: field for field in table.fields}
     _refuse_clashes([*known, *(name for name in rows.names if name not in known)])
     _refuse_clashes(rows.names)
+    found = Changes()
     for field in rows:
-        column = known.get(field.name)
-        if column is not None and column.field_type != iceberg_type(field):
+        wanted, column = iceberg_type(field), known.get(field.name)
+        if column is None:
+            found.added[field.name,] = wanted
+        elif not _compare(found, (field.name,), column.field_type, wanted):
             raise SchemaMismatch(f"column {field.name!r} is {field.type}, its table has {column.field_type}")
-    return {field.name: iceberg_type(field) for field in rows if field.name not in known}
+    return found
+
+
+def _compare(found: Changes, path: Path, have: IcebergType, wanted: IcebergType) -> bool:
+    """Note what a column lacks to hold these values; False when it never will."""
+    if isinstance(have, StructType) and isinstance(wanted, StructType):
+        inner = {one.name: one.field_type for one in have.fields}
+        found.added |= {(*path, one.name): one.field_type for one in wanted.fields if one.name not in inner}
+        shared = (one for one in wanted.fields if one.name in inner)
+        return all(_compare(found, (*path, one.name), inner[one.name], one.field_type) for one in shared)
+    if isinstance(have, ListType) and isinstance(wanted, ListType):
+        return _compare(found, (*path, ELEMENT), have.element_type, wanted.element_type)
+    if is_wider(wanted, have):
+        found.widened[path] = wanted
+        return True
+    return have == wanted or is_wider(have, wanted)
+
+
+def is_wider(wide: IcebergType, narrow: IcebergType) -> bool:
+    """Whether a column of the narrow type may become one of the wide type."""
+    if isinstance(wide, DecimalType) and isinstance(narrow, DecimalType):
+        return wide.scale == narrow.scale and wide.precision > narrow.precision
+    return (narrow, wide) in WIDER
 
 
 def align(table: Schema, rows: pa.Table) -> pa.Table:

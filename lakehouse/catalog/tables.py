@@ -160,12 +160,14 @@ def _create(staging: Staging, identifier: Identifier, rows: pa.Table, parquet: M
 
 
 def evolve(table: Table, rows: pa.Table) -> Transaction:
-    """A change of this table, with the columns that the rows have and it lacks. Raises SchemaMismatch."""
+    """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch."""
     change = Change(table)
-    if columns := evolution.new_columns(table.schema(), rows.schema):
+    if wanted := evolution.changes(table.schema(), rows.schema):
         with change.update_schema() as update:
-            for name, type_ in columns.items():
-                update.add_column((name,), type_)
+            for path, type_ in wanted.widened.items():
+                update.update_column(path, type_)
+            for path, type_ in wanted.added.items():
+                update.add_column(path, type_)
     return change
 
 

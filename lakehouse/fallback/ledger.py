@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from django.db.models import Max, QuerySet, Sum
 from django.db.models.functions import Length
 
-from lakehouse.flush.claim import RECOVERY
 from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, Parent
+from lakehouse.models.flushes import RECOVERY
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from lakehouse.catalog.tables import Staged
 from lakehouse.errors import LeaseLost
 from lakehouse.fallback.storage import WaitingRows
 from lakehouse.flush import claim, letters
-from lakehouse.flush.claim import RECOVERY, by_thousands
+from lakehouse.flush.claim import by_thousands
 from lakehouse.flush.entries import Unreadable
 from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, Parent
+from lakehouse.models.flushes import RECOVERY
 
 DEAD_AFTER_MS = 600_000
 """A recovery that began so long ago came to no end."""

@@ -28,13 +28,14 @@ from lakehouse.fallback.recovery import FallbackRecoveryManager, Recovered
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.settle import Recovery
 from lakehouse.fallback.storage import FallbackStorage, WaitingRows
-from lakehouse.flush import breaker_row, digests, fuse, fuse_box, raw, shred
+from lakehouse.flush import breaker_row, digests, fuse, fuse_box, inbox, raw, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import by_thousands
 from lakehouse.flush.digests import ChildSum
 from lakehouse.flush.entries import Unreadable
 from lakehouse.flush.flow import parquet_of
 from lakehouse.flush.fuse import FuseBlown
+from lakehouse.flush.inbox import Drift
 from lakehouse.flush.raw import RawRows
 from lakehouse.journal import child_tables
 from lakehouse.models import Batch, Parent
@@ -133,17 +134,21 @@ class Transfer:
     def _persist(self, recovery: Recovery, name: TableName, parts: Sequence[Any]) -> list[Staged]:
         kept = raw.kept(name.table, parts)
         known = self.lake.known_schemas(name.namespace, [name.table]).get(name.table)
-        rows, complaints = shred.type_rows(kept, known)
+        parent = Parent.objects.get(pk=self.parent_id)
+        rules = table_rules.of(parent)(name.table)
+        rows, complaints = shred.type_rows(kept, known, rules)
+        drift = inbox.drift_of({name.table: rows}, {name.table: known} if known else {}, lambda _: rules)
         self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]
-        parquet = parquet_of(Parent.objects.get(pk=self.parent_id).settings)
+        parquet = parquet_of(parent.settings)
         sums = digests.of_tables({name.table: rows})
         move = recovery.move(name.namespace)
+        tables = {name.table: shred.stamped(rows, recovery.flush_id)} if len(rows) else {}
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = self.lake.land(move, {name.table: rows} if len(rows) else {}, parquet)
+            staged = self.lake.land(move, tables, parquet)
             reach(Failpoint.RECOVERY_STAGED)
             try:
-                number = self._commit(recovery, move, staged, unreadable, sums)
+                number = self._commit(recovery, move, staged, unreadable, sums, drift)
             except CommitConflict as exc:
                 if attempt == self.settings.commit_attempts_max:
                     raise
@@ -176,11 +181,18 @@ class Transfer:
             )
 
     def _commit(
-        self, recovery: Recovery, move: Move, staged: list[Staged], unreadable: list[Unreadable], sums: list[ChildSum]
+        self,
+        recovery: Recovery,
+        move: Move,
+        staged: list[Staged],
+        unreadable: list[Unreadable],
+        sums: list[ChildSum],
+        drift: Drift,
     ) -> int:
         with transaction.atomic():
             number = settle.finish(recovery, staged, unreadable, now_ms=self.now_ms())
             child_tables.add(recovery.parent_id, recovery.flush_id, sums, unreadable)
+            inbox.note(recovery.parent_id, drift, now_ms=self.now_ms())
             self.lake.seal(move, staged)
             reach(Failpoint.RECOVERY_SWAPPED)
         return number

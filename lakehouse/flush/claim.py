@@ -30,14 +30,14 @@ from lakehouse.models import (
     ForeignCommit,
     Parent,
 )
+from lakehouse.models.flushes import RECOVERY
+from lakehouse.subscriptions import holding
 from rpc.batch import Encoding
 
 BATCHES_MAX = 20_000
 """Of one flush; marking more would hold SQLite's only writer for too long."""
 PAYLOADS_PER_DELETE = 1000
 IDS_PER_QUERY = 1000
-RECOVERY = "recovery"
-"""The trigger of a flush that needs no lease: it moves what was kept in the fallback, not batches that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +176,15 @@ def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
             _release(claim.parent_id, now_ms=now_ms, error=error)
 
 
-def forget_payloads(parent_id: int) -> int:
-    """Delete the bytes of batches that are rows now, also those an earlier flush did not come to; returns how many."""
+def forget_payloads(parent_id: int, *, held_bytes_max: int = 0) -> int:
+    """Delete the bytes of batches that are rows now, also those an earlier flush did not come to; returns how many.
+
+    So many of them are left for subscriptions that have not come to these batches.
+    """
     deleted = 0
     states = [BatchState.PERSISTED, BatchState.FALLBACK]
     done = BatchPayload.objects.filter(batch__parent_id=parent_id, batch__state__in=states)
+    done = done.exclude(holding.payloads(parent_id, bytes_max=held_bytes_max))
     while ids := list(done.values_list("pk", flat=True)[:PAYLOADS_PER_DELETE]):
         deleted += BatchPayload.objects.filter(pk__in=ids).delete()[0]
     return deleted

@@ -10,7 +10,7 @@ Documents that are no objects have no columns. The first document gives the colu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import exact, moments, structs, values
+from lakehouse.flush import exact, moments, nested, structs, values, widening
 from lakehouse.flush.names import Names
 from lakehouse.flush.plans import Survey
+from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.structs import Surprise
 
 PLANS_MAX = 4
@@ -42,23 +43,42 @@ class Documents:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
-def read(texts: Any, known: Any | None = None, *, plans_max: int = PLANS_MAX) -> Documents:
+def read(texts: Any, known: Any | None = None, rules: Rules = USUAL, *, plans_max: int = PLANS_MAX) -> Documents:
     """The columns of these JSON texts (null where there is none), given the schema of the table if it has one.
 
     With `plans_max` 0 the exact path reads everything.
     """
-    types = {} if known is None else {column.name: column.type for column in known if not column.name.startswith("_")}
+    wanted = Wanted.of(known, rules)
     trimmed, is_object = _objects(texts)
     unreadable = _check_others(trimmed, is_object)
     objects = _Objects(trimmed, is_object)
-    columns, rest = _read_as_planned(objects, types, plans_max) or _read_exactly(objects, types)
+    columns, rest = _read_as_planned(objects, wanted, plans_max) or _read_exactly(objects, wanted)
     unreadable.update(objects.unreadable)
-    order = [*types, *objects.first_keys(), *sorted(columns)]
+    order = [*wanted.types, *objects.first_keys(), *sorted(columns)]
     return Documents(
         {key: objects.spread(columns[key]) for key in dict.fromkeys(order) if key in columns},
         _rest_column(rest, objects, len(texts)),
         unreadable,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The columns there are, and what else may become one."""
+
+    types: dict[str, Any]
+    is_open: bool
+    is_nested: bool
+
+    @classmethod
+    def of(cls, known: Any | None, rules: Rules) -> Wanted:
+        schema = rules.schema(known)
+        types = {} if schema is None else {one.name: one.type for one in schema if not one.name.startswith("_")}
+        return cls(types, rules.is_open(known), rules.is_nested)
+
+    def names(self) -> Names:
+        inner = {name for name, kind in self.types.items() if nested.is_nested(kind)}
+        return Names(self.types, nested=inner, is_open=self.is_open)
 
 
 def _objects(texts: Any) -> tuple[Any, Any]:
@@ -124,9 +144,9 @@ class _Objects:
         return array.take(self._places)
 
 
-def _read_as_planned(objects: _Objects, types: dict[str, Any], plans_max: int) -> tuple[dict[str, Any], Rest] | None:
+def _read_as_planned(objects: _Objects, wanted: Wanted, plans_max: int) -> tuple[dict[str, Any], Rest] | None:
     """The columns by the fast path, or None when these documents are not for it."""
-    survey = Survey(types)
+    survey = Survey(wanted.types, wanted.names())
     objects.drop(survey.sample(objects.texts))
     for _ in range(plans_max):
         plan = survey.plan()
@@ -134,7 +154,7 @@ def _read_as_planned(objects: _Objects, types: dict[str, Any], plans_max: int) -
             return None
         try:
             arrays, rest = structs.read(objects.texts, plan)
-            return _columns(arrays, rest, types), rest
+            return _columns(arrays, rest, wanted), rest
         except Surprise as surprise:
             before = survey.seen_count
             unreadable = survey.learn(objects.texts, surprise)
@@ -144,9 +164,9 @@ def _read_as_planned(objects: _Objects, types: dict[str, Any], plans_max: int) -
     return None
 
 
-def _read_exactly(objects: _Objects, types: dict[str, Any]) -> tuple[dict[str, Any], Rest]:
-    found = exact.read(objects.texts, Names(types))
-    columns = _columns(found.arrays, found.rest, types)
+def _read_exactly(objects: _Objects, wanted: Wanted) -> tuple[dict[str, Any], Rest]:
+    found = exact.read(objects.texts, wanted.names())
+    columns = _columns(found.arrays, found.rest, wanted)
     if found.unreadable:
         index = pa.array([row for row in range(len(objects.texts)) if row not in found.unreadable], pa.uint64())
         columns = {key: array.take(index) for key, array in columns.items()}
@@ -156,12 +176,13 @@ def _read_exactly(objects: _Objects, types: dict[str, Any]) -> tuple[dict[str, A
     return columns, found.rest
 
 
-def _columns(arrays: dict[str, Any], rest: Rest, types: dict[str, Any]) -> dict[str, Any]:
+def _columns(arrays: dict[str, Any], rest: Rest, wanted: Wanted) -> dict[str, Any]:
     """Typed columns of what was read; misfits go to `rest`."""
-    columns = {}
+    columns, types = {}, wanted.types
+    beside = _beside_points(arrays, types) if wanted.is_nested else set()
     for key, array in arrays.items():
         if array.type == pa.binary():
-            fitted = values.fit(array, types.get(key))
+            fitted = values.fit(array, types.get(key), is_nested=wanted.is_nested and key not in beside)
             for row in fitted.misfits:
                 rest.setdefault(row, []).append((key, array[row].as_py()))
             typed = fitted.array
@@ -172,11 +193,16 @@ def _columns(arrays: dict[str, Any], rest: Rest, types: dict[str, Any]) -> dict[
     return columns
 
 
+def _beside_points(arrays: Iterable[str], types: Mapping[str, Any]) -> set[str]:
+    """Keys that cannot be structs, because another one says a path into them: `a` beside `a.b`."""
+    return {name[:at] for name in {*arrays, *types} for at, sign in enumerate(name) if sign == "."}
+
+
 def _finish(key: str, array: Any, known: Any | None) -> Any | None:
     if array.null_count == len(array):
         return None
     if array.type != pa.string():
-        return array
+        return array if known is None or array.type == known else widening.narrowed(array, known)
     if known is None:
         return moments.infer(array)
     if known not in (moments.TIMESTAMP, moments.DATE):

@@ -24,11 +24,13 @@ from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
+from lakehouse.events import namespaces, table
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, raw, room, shred
+from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
+from lakehouse.flush.inbox import Drift
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
@@ -92,7 +94,7 @@ class Flusher:
             memory.give_back()
         reach(Failpoint.COMMITTED)
         self.lake.tidy(flushed.staged)
-        claim.forget_payloads(parent_id)
+        claim.forget_payloads(parent_id, held_bytes_max=self.settings.subscription_backlog_bytes_max)
         reach(Failpoint.ANNOUNCED)
         where = f"commit {flushed.commit_number}" if flushed.commit_number else "in the fallback"
         log.info(
@@ -148,21 +150,29 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
-        known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
+        parent = Parent.objects.get(pk=claimed.parent_id)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        config = Parent.objects.get(pk=claimed.parent_id).settings
+        known = self.lake.known_schemas(claimed.namespace, {one.table for one in read.tables})
+        if holds_events := namespaces.holds_events(parent.name):
+            known = table.with_ours(known)
+        config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
-        shredded = shred.typed_of(kept, known)
+        rules_of = table_rules.of(parent)
+        shredded = shred.typed_of(kept, known, rules_of)
+        if holds_events:
+            shredded = replace(shredded, tables=table.completed(shredded.tables))
+        drift = inbox.drift_of(shredded.tables, known, rules_of)
         memory.give_back()
         reach(Failpoint.SHREDDED)
         assert shredded.entries == claimed.entries, f"shredded {shredded.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
         parquet = parquet_of(config)
+        rows = {name: shred.stamped(one, claimed.flush_id) for name, one in shredded.tables.items()}
         for attempt in range(1, self.settings.commit_attempts_max + 1):
-            staged = self.lake.land(claimed.move, shredded.tables, parquet)
+            staged = self.lake.land(claimed.move, rows, parquet)
             try:
-                number = self._commit(claimed, staged, shredded)
+                number = self._commit(claimed, staged, shredded, drift)
             except CommitConflict as exc:
                 # Somebody else wrote to the table meanwhile: these files are lost, the rows are not.
                 if attempt == self.settings.commit_attempts_max:
@@ -172,11 +182,12 @@ class Flusher:
                 break
         return Flushed(claimed.flush_id, number, claimed.batches, claimed.entries, len(shredded.unreadable), staged)
 
-    def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded) -> int:
+    def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded, drift: Drift) -> int:
         sums = digests.of_tables(shredded.tables)
         with transaction.atomic():
             number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
             child_tables.add(claimed.parent_id, claimed.flush_id, sums, shredded.unreadable)
+            inbox.note(claimed.parent_id, drift, now_ms=self.now_ms())
             reach(Failpoint.MARKED)
             self.lake.seal(claimed.move, staged)
             reach(Failpoint.SWAPPED)

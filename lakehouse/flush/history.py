@@ -9,8 +9,9 @@ from django.db import transaction
 from django.db.models import Count, F, Min, Q, QuerySet, Sum
 
 from lakehouse.metrics import FLUSH_SECONDS
-from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, FlushTable, Parent
+from lakehouse.models import Batch, BatchState, EventId, FallbackBatch, Flush, FlushState, FlushTable, Parent
 from lakehouse.models.parents import PastFlushes
+from lakehouse.subscriptions import holding
 
 DAY_MS = 24 * 3600 * 1000
 BATCHES_PER_DELETE = 1000
@@ -18,34 +19,49 @@ FLUSHES_PER_DELETE = 500
 UNFINISHED = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
 
 
-def forget(history_days: int, *, now_ms: int) -> int:
+def forget(history_days: int, *, now_ms: int, hold_days: int = 0) -> int:
     """Delete persisted batches received longer ago, and flushes as old; returns how many batches.
 
     Never those in which a parent still looks for repeats (`deduplication_window_ms`). A child with an epoch is
-    recognised for ever: its watermark stays. What a dead letter came from stays as well.
+    recognised for ever: its watermark stays. What a dead letter came from stays as well, and for `hold_days` more what
+    a subscription has not come to.
     """
     forgotten = 0
     for parent in Parent.objects.all():
         kept_ms = max(history_days * DAY_MS, parent.settings.deduplication_window_ms)
-        forgotten += forget_batches(parent, before_ms=now_ms - kept_ms)
-        while forget_flushes(parent.pk, before_ms=now_ms - kept_ms):
+        before_ms = now_ms - kept_ms
+        held = holding.commits_after(parent.pk, finished_before_ms=before_ms - hold_days * DAY_MS)
+        forgotten += forget_batches(parent, before_ms=before_ms, held_after=held)
+        forget_event_ids(parent, before_ms=before_ms)
+        while forget_flushes(parent.pk, before_ms=before_ms, held_after=held):
             pass
     return forgotten
 
 
-def forget_batches(parent: Parent, *, before_ms: int) -> int:
+def forget_batches(parent: Parent, *, before_ms: int, held_after: int | None = None) -> int:
     """Delete what was received before that and is in its table; returns how many."""
     compared = Q(epoch=F("child__epoch"), sequence__gte=F("child__sequence"))
     old = Batch.objects.exclude(compared).filter(
         parent=parent, state=BatchState.PERSISTED, received_ms__lt=before_ms, stored=None, dead_letters=None
     )
+    if held_after is not None:
+        old = old.exclude(flush__commit_number__gt=held_after)
     forgotten = 0
     while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
         forgotten += Batch.objects.filter(pk__in=ids).delete()[0]
     return forgotten
 
 
-def forget_flushes(parent_id: int, *, before_ms: int) -> int:
+def forget_event_ids(parent: Parent, *, before_ms: int) -> int:
+    """Delete the ids of events that came before that; returns how many."""
+    old = EventId.objects.filter(parent=parent, received_ms__lt=before_ms)
+    forgotten = 0
+    while ids := list(old.values_list("pk", flat=True)[:BATCHES_PER_DELETE]):
+        forgotten += EventId.objects.filter(pk__in=ids).delete()[0]
+    return forgotten
+
+
+def forget_flushes(parent_id: int, *, before_ms: int, held_after: int | None = None) -> int:
     """Delete the first commits of a parent if they ended before that, never the newest; returns how many.
 
     Commits are numbered without gaps, so what is kept of the others is one number and their sums.
@@ -55,6 +71,7 @@ def forget_flushes(parent_id: int, *, before_ms: int) -> int:
         parent = Parent.objects.select_for_update().get(pk=parent_id)
         past = PastFlushes.objects.filter(parent=parent).first() or PastFlushes(parent=parent, commit_number=0)
         last = _last_to_forget(parent, past, before_ms)
+        last = last if held_after is None else min(last, held_after)
         if last <= past.commit_number:
             return 0
         done = Flush.objects.filter(parent=parent, state=FlushState.COMMITTED, commit_number__lte=last)

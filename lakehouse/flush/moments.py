@@ -10,23 +10,18 @@ misfits; a test holds the two together.
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakehouse.flush import scalars
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 DATE = pa.date32()
 
 PROBE_VALUES = 16
-
-_SHAPE = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"(?:[ T]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,6}))?)?)?"
-    r"(?:Z|([+-])([0-9]{2})(?::?([0-9]{2}))?))?"
-)
 
 _BOUNDS: dict[Any, tuple[Any, Any]] = {
     TIMESTAMP: (
@@ -63,18 +58,4 @@ def infer(texts: Any) -> Any:
 
 def parse_one(text: str, kind: Any) -> datetime | date | None:
     """One text as TIMESTAMP or DATE, or None."""
-    match = _SHAPE.fullmatch(text)
-    if match is None or (match[4] is None) != (kind == DATE):
-        return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
-    offset_hours, offset_minutes = int(match[9] or 0), int(match[10] or 0)
-    try:
-        if kind == DATE:
-            return date(year, month, day)
-        if offset_hours > 23 or offset_minutes > 59:
-            return None
-        moment = datetime(year, month, day, hour, minute, second, int((match[7] or "").ljust(6, "0")), tzinfo=UTC)
-        offset = timedelta(hours=offset_hours, minutes=offset_minutes)
-        return moment + offset if match[8] == "-" else moment - offset
-    except (ValueError, OverflowError):
-        return None
+    return scalars.moment(text, is_date=kind == DATE)

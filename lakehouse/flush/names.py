@@ -7,7 +7,7 @@ is what Unicode folds: `straße` and `STRASSE` differ in no more than that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 COLUMNS_MAX = 1000
 """Typed columns of one table; a child that writes values as keys must not widen it without end."""
@@ -25,18 +25,30 @@ def is_possible(name: str) -> bool:
 
 
 class Names:
-    """The columns of one table, as they are taken one after the other."""
+    """The columns of one table, as they are taken one after the other.
 
-    def __init__(self, known: Iterable[str] = ()) -> None:
+    `nested` are those that have columns of their own: beside `a` with a `b` there can be no `a.b`. Where it is not open
+    no key takes a name that is not known.
+    """
+
+    def __init__(self, known: Iterable[str] = (), *, nested: Collection[str] = (), is_open: bool = True) -> None:
         self._taken = {name.casefold(): name for name in known}
+        self._nested = nested
+        self._is_open = is_open
 
     def is_free(self, name: str) -> bool:
         """Whether this key is a column, or could become one if there is room."""
-        return self._taken.get(name.casefold(), name) == name and is_possible(name)
+        taken = self._taken.get(name.casefold())
+        if taken is not None:
+            return taken == name and is_possible(name)
+        return self._is_open and is_possible(name) and not (self._nested and self._is_path(name))
 
     def has_room(self, name: str) -> bool:
         """Whether this key has a column, or one more is allowed."""
         return len(self._taken) < COLUMNS_MAX or name.casefold() in self._taken
+
+    def _is_path(self, name: str) -> bool:
+        return any(name[:at] in self._nested for at, sign in enumerate(name) if sign == ".")
 
     def take(self, name: str) -> None:
         self._taken[name.casefold()] = name

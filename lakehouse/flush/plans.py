@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.flush import exact, moments
-from lakehouse.flush.names import COLUMNS_MAX, Names, is_possible
+from lakehouse.flush.names import COLUMNS_MAX, Names
 from lakehouse.flush.structs import CHUNK_DOCUMENTS, Kind, Plan, Surprise
+from lakehouse.flush.widening import WIDER
 
 SAMPLE_DOCUMENTS = 64
 FIELDS_MAX = 300
@@ -26,16 +27,18 @@ _FITTING = {
     Kind.DOUBLE: {Kind.INTEGER, Kind.DOUBLE},
     Kind.TEXT: {Kind.TEXT},
 }
+_KINDS: dict[Any, Kind] = {pa.bool_(): Kind.BOOL, pa.int64(): Kind.INTEGER, pa.float64(): Kind.DOUBLE}
 _UNFIT = re.compile(r'[\\"\x00-\x1f]')
 """msgspec names no field like that."""
 _FRACTION = frozenset(b".eE")
 
 
 class Survey:
-    """The kinds of values seen under each key. `types` are the columns the table has."""
+    """The kinds of values seen under each key. `types` are the columns the table has, `names` say what may be one."""
 
-    def __init__(self, types: dict[str, Any]) -> None:
+    def __init__(self, types: dict[str, Any], names: Names | None = None) -> None:
         self._types = types
+        self._names = names or Names(types)
         self._seen: dict[str, set[Kind]] = {}
         self._is_for_msgspec = True
 
@@ -57,8 +60,8 @@ class Survey:
 
     def plan(self) -> Plan | None:
         """A kind for every key that was seen, or None when these documents are for the exact path."""
-        unknown = {key for key in self._seen if key not in self._types and is_possible(key)}
-        names = Names(self._types)
+        names = self._names
+        unknown = {key for key in self._seen if key not in self._types and names.is_free(key)}
         is_unfit = any(_UNFIT.search(key) for key in self._seen)
         too_many = len(self._seen) > FIELDS_MAX or len(self._types) + len(unknown) > COLUMNS_MAX
         if not self._is_for_msgspec or is_unfit or too_many or len({key.casefold() for key in unknown}) < len(unknown):
@@ -103,4 +106,4 @@ def _kind(kinds: set[Kind], known: Any | None) -> Kind:
 def _kind_of_type(known: Any) -> Kind:
     if known in (moments.TIMESTAMP, moments.DATE) or pa.types.is_string(known) or pa.types.is_large_string(known):
         return Kind.TEXT
-    return {pa.bool_(): Kind.BOOL, pa.int64(): Kind.INTEGER, pa.float64(): Kind.DOUBLE}.get(known, Kind.JSON)
+    return _KINDS.get(WIDER.get(known, known), Kind.JSON)

@@ -10,7 +10,7 @@ Entries a second on one core, documents of 19 keys and 300 bytes in batches of 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,14 @@ from lakehouse.flush import documents, entries, exact, raw, typed
 from lakehouse.flush.entries import StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
+from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
-from rpc.names import is_table
 
-__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "table_names", "type_rows", "typed_of"]
+__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "type_rows", "typed_of"]
 
 OPERATIONS = pa.array(["INSERT", "UPDATE", "DELETE"])
 DELETE = pa.scalar(2, pa.uint8())
-PARTITION = "_partition"
+PARTITION, BLOBS, FLUSH = "_partition", "_blobs", "_flush"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shr
     return typed_of(raw.read(batches), known)
 
 
-def typed_of(read: Raw, known: Mapping[str, pa.Schema]) -> Shredded:
-    """The second half: raw rows get types."""
+def typed_of(read: Raw, known: Mapping[str, pa.Schema], rules_of: Callable[[str], Rules] = lambda _: USUAL) -> Shredded:
+    """The second half: raw rows get types, by the rules of their tables."""
     tables: dict[str, Any] = {}
     letters = dict(read.letters)
     for one in read.tables:
-        table, unreadable = type_rows(one, known.get(one.table))
+        table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table))
         letters |= {one.rows["row"][index].as_py(): one.letter(index, reason) for index, reason in unreadable.items()}
         if table.num_rows:
             tables[one.table] = table
@@ -66,21 +66,20 @@ def typed_of(read: Raw, known: Mapping[str, pa.Schema]) -> Shredded:
     return Shredded(tables, read.sheet.unreadable + found, read.entries)
 
 
-def table_names(batches: Sequence[StoredBatch]) -> set[str]:
-    """The tables these batches may have rows for."""
-    found = {name for batch in batches for name in entries.tables_of(batch)}
-    return {name.decode() for name in found if is_table(name)}
+def stamped(rows: Any, flush_id: int) -> Any:
+    """The rows as this flush writes them: whoever knows its commit knows when they came."""
+    return rows.append_column(FLUSH, pa.repeat(pa.scalar(flush_id, pa.int64()), len(rows)))
 
 
-def type_rows(raw_rows: RawRows, known: Any | None) -> tuple[Any, dict[int, str]]:
+def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tuple[Any, dict[int, str]]:
     """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason."""
     rows, streams = raw_rows.rows, raw_rows.streams
     texts = {name: whole(rows[name]) for name in entries.TEXTS}
     document, other = _document(whole(rows["operation"]), texts["before"], texts["after"])
     numbers = whole(rows["document"])
-    read = typed.read(streams, numbers, document, known) if streams else documents.read(document, known)
+    read = typed.read(streams, numbers, document, known, rules) if streams else documents.read(document, known, rules)
     unreadable = read.unreadable | documents.check(other)
-    partition, not_json = _partition(texts["metadata"])
+    noted, not_json = _noted(texts["metadata"])
     unreadable |= not_json
     ours = {
         "_op": OPERATIONS.take(rows["operation"]),
@@ -96,8 +95,9 @@ def type_rows(raw_rows: RawRows, known: Any | None) -> tuple[Any, dict[int, str]
         "_after": texts["after"],
         "_rest": read.rest,
     }
-    if partition.null_count < len(partition) or (known is not None and PARTITION in known.names):
-        ours[PARTITION] = partition
+    for name, values in noted.items():
+        if values.null_count < len(values) or (known is not None and name in known.names):
+            ours[name] = values
     table = pa.table(ours | read.columns)
     if unreadable:
         table = table.take(pa.array([index for index in range(len(table)) if index not in unreadable], pa.int64()))
@@ -115,26 +115,35 @@ def _document(operation: Any, before: Any, after: Any) -> tuple[Any, Any]:
     return document, pc.if_else(both, pc.if_else(is_delete, after, before), nothing)
 
 
-def _partition(metadata: Any) -> tuple[Any, dict[int, str]]:
-    """The `partition` of each metadata: a string as it is, anything else as JSON text."""
+def _noted(metadata: Any) -> tuple[dict[str, Any], dict[int, str]]:
+    """What each metadata says of its row: the `partition`, and which columns are bytes in base64."""
     if metadata.null_count == len(metadata):
-        return metadata, {}
-    found: list[str | None] = []
+        return {PARTITION: metadata, BLOBS: metadata}, {}
+    partitions: list[str | None] = []
+    blobs: list[str | None] = []
     unreadable = {}
     for index, text in enumerate(metadata.to_pylist()):
         try:
-            found.append(None if text is None else _partition_of(text.encode()))
+            members = {} if text is None else exact.split(text.encode()) or {}
         except exact.NotJson as exc:
             unreadable[index] = f"metadata is {exc}"
-            found.append(None)
-    return pa.array(found, pa.string()), unreadable
+            members = {}
+        partitions.append(_text(members.get("partition")))
+        blobs.append(_json(members.get("blobs_after", members.get("blobs"))))
+    return {PARTITION: pa.array(partitions, pa.string()), BLOBS: pa.array(blobs, pa.string())}, unreadable
 
 
-def _partition_of(metadata: bytes) -> str | None:
-    text = bytes((exact.split(metadata) or {}).get("partition", b"null"))
-    if text == b"null":
+def _text(value: Any) -> str | None:
+    """A string as it is, anything else as JSON text."""
+    text = _json(value)
+    if text is None:
         return None
     try:
         return msgspec.json.decode(text, type=str)
     except msgspec.MsgspecError:
-        return text.decode()
+        return text
+
+
+def _json(value: Any) -> str | None:
+    text = None if value is None else bytes(value)
+    return None if text is None or text == b"null" else text.decode()

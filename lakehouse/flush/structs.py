@@ -20,7 +20,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush.values import DOUBLE_EXACT_MAX, as_texts
+from lakehouse.flush.scalars import DOUBLE_EXACT_MAX
+from lakehouse.flush.values import as_texts
 from lakehouse.flush.whole import whole
 
 CHUNK_DOCUMENTS, CHUNK_BYTES = 2048, 4 * 2**20

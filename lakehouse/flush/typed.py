@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import documents, exact, moments, values
-from lakehouse.flush.documents import Documents, Rest
-from lakehouse.flush.names import Names
+from lakehouse.flush import documents, exact, moments, values, widening
+from lakehouse.flush.documents import Documents, Rest, Wanted
+from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
 from rpc.arrow_stream import REST
 from rpc.entries import dump_value
@@ -31,20 +31,20 @@ BOUNDS: Mapping[Any, tuple[Any, Any]] = {
 """What readers can show; Arrow holds more."""
 
 
-def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None) -> Documents:
+def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, rules: Rules = USUAL) -> Documents:
     """The columns of all rows of a table: of those with a number from the streams, of the others from their texts.
 
     `numbers` counts through the rows of all streams of the table, null for a row without a typed document.
     """
-    types = {} if known is None else {column.name: column.type for column in known if not column.name.startswith("_")}
-    rest: Rest = {}
-    typed = _columns(streams, numbers, types, rest)
+    wanted = Wanted.of(known, rules)
+    types, rest = wanted.types, Rest()
+    typed = _columns(streams, numbers, wanted, rest)
     unreadable = _take_rest(_column(streams, numbers, REST), rest)
     others = pc.if_else(numbers.is_valid(), pa.scalar(None, pa.string()), texts)
     unreadable |= documents.check(pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string())))
     fields = [(name, typed[name].type) for name in typed if name not in types]
-    found = documents.read(others, pa.schema([*(known or []), *fields]))
-    columns = {key: pc.coalesce(typed[key], found.columns[key]) for key in typed.keys() & found.columns.keys()}
+    found = documents.read(others, pa.schema([*(rules.schema(known) or []), *fields]), rules)
+    columns = {key: widening.either(typed[key], found.columns[key]) for key in typed.keys() & found.columns.keys()}
     order = dict.fromkeys([*typed, *found.columns])
     return Documents(
         {key: columns.get(key, typed.get(key, found.columns.get(key))) for key in order},
@@ -53,9 +53,9 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None) ->
     )
 
 
-def _columns(streams: Sequence[Any], numbers: Any, types: Mapping[str, Any], rest: Rest) -> dict[str, Any]:
+def _columns(streams: Sequence[Any], numbers: Any, wanted: Wanted, rest: Rest) -> dict[str, Any]:
     """Typed columns as long as `numbers`; what fits none of them goes to `rest`."""
-    names, made = Names(types), {}
+    names, made = wanted.names(), {}
     for key in dict.fromkeys(name for stream in streams for name in stream.column_names):
         if key == REST:
             continue
@@ -66,7 +66,7 @@ def _columns(streams: Sequence[Any], numbers: Any, types: Mapping[str, Any], res
             _keep(rest, key, _json_texts(array))
             continue
         names.take(key)
-        column = _fit(array, types.get(key), key, rest)
+        column = _fit(array, wanted.types.get(key), key, rest)
         if column is not None:
             made[key] = column
     return made

@@ -11,10 +11,6 @@ Knows nothing of documents; 0.1 us a value when all fit, 0.6 us otherwise (times
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,14 +18,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import moments
-
-DOUBLE_EXACT_MAX = 2**53
-"""Integers up to here are exact in a double."""
-
-INTEGER = re.compile(rb"-?[0-9]+")
-INTEGER_DIGITS_MAX = 19
-CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")
+from lakehouse.flush import moments, nested, scalars, widening
+from lakehouse.flush.scalars import DOUBLE_EXACT_MAX
 
 _TEXT, _NESTED, _BOOL = (pa.array(list(marks), pa.binary()) for marks in ([b'"'], [b"{", b"["], [b"t", b"f"]))
 _NULL, _NOTHING = pa.scalar(b"null", pa.binary()), pa.scalar(None, pa.binary())
@@ -53,13 +43,18 @@ class Families(NamedTuple):
     """Objects and arrays; counted in `text` too."""
 
 
-def fit(texts: Any, known: Any | None = None) -> Fitted:
-    """The values as an array of the known type, or of the type they suggest."""
+def fit(texts: Any, known: Any | None = None, *, is_nested: bool = False) -> Fitted:
+    """The values as an array of the known type, or of the type they suggest.
+
+    With `is_nested` objects and arrays are structs and lists, else JSON text.
+    """
     found = families(texts)
     if not found.text + found.numbers + found.bools:
         return Fitted(None, [])
     if known is not None:
-        return _fitted(texts, _bulk(texts, known), known)
+        return _fit_nested(texts, known, is_nested) if nested.is_nested(known) else _fit_known(texts, known)
+    if is_nested and found.nested == found.text + found.numbers + found.bools:
+        return _fit_nested(texts, None, is_nested)
     if found.text >= max(found.numbers, found.bools):
         return _fit_text(texts, found)
     kind = _number_type(texts) if found.numbers >= found.bools else pa.bool_()
@@ -80,6 +75,21 @@ def families(texts: Any) -> Families:
     first = pc.binary_slice(texts, 0, 1)
     text, nested, bools = (pc.sum(pc.is_in(first, marks)).as_py() or 0 for marks in (_TEXT, _NESTED, _BOOL))
     return Families(text + nested, len(texts) - texts.null_count - text - nested - bools, bools, nested)
+
+
+def _fit_nested(texts: Any, known: Any | None, may_grow: bool) -> Fitted:
+    array = nested.read(texts, known, may_grow=may_grow)
+    return _fitted(texts, pa.nulls(len(texts)) if array is None else array, known)
+
+
+def _fit_known(texts: Any, known: Any) -> Fitted:
+    if pa.types.is_decimal(known):
+        return _fitted(texts, widening.decimals(texts, known), known)
+    wide = widening.WIDER.get(known)
+    if wide is None:
+        return _fitted(texts, _bulk(texts, known), known)
+    fitted = _fitted(texts, _bulk(texts, wide), wide)
+    return fitted if fitted.array is None else fitted._replace(array=widening.narrowed(fitted.array, known))
 
 
 def _fit_text(texts: Any, found: Families) -> Fitted:
@@ -170,68 +180,19 @@ def _one_by_one(texts: Any, kind: Any) -> Any:
 
 def _converter(kind: Any) -> Callable[[bytes], Any] | None:
     """What makes a value of this type from JSON text, or None from a misfit. Types we never write take nothing."""
-    if pa.types.is_signed_integer(kind):
-        limit = 1 << (kind.bit_width - 1)
-        return lambda text: _integer(text, -limit, limit - 1)
-    if kind == pa.float64():
-        return _double
-    if kind == pa.float32():
-        return _single
-    if pa.types.is_boolean(kind):
-        return {b"true": True, b"false": False}.get
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _text
     if kind in (moments.TIMESTAMP, moments.DATE):
         return lambda text: _moment(text, kind)
-    return None
+    return scalars.text if pa.types.is_large_string(kind) else _CONVERTERS.get(kind)
 
 
-def _integer(text: bytes, low: int, high: int) -> int | None:
-    if not INTEGER.fullmatch(text) or len(text.lstrip(b"-")) > INTEGER_DIGITS_MAX:
-        return None
-    value = int(text)
-    return value if low <= value <= high else None
-
-
-def _double(text: bytes) -> float | None:
-    if INTEGER.fullmatch(text):
-        exact = _integer(text, -DOUBLE_EXACT_MAX, DOUBLE_EXACT_MAX)
-        return None if exact is None else float(exact)
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) or text in CONSTANTS else None
-
-
-def _single(text: bytes) -> float | None:
-    value = _double(text)
-    if value is None or not math.isfinite(value):
-        return value
-    try:
-        (single,) = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        return None
-    return value if single == value else None
-
-
-def _text(text: bytes) -> str | None:
-    if text[:1] in (b"{", b"["):
-        return text.decode()
-    if text[:1] != b'"':
-        return None
-    value: str = json.loads(text)
-    return value if _is_unicode(value) else None
+_CONVERTERS: dict[Any, Callable[[bytes], Any]] = {
+    pa.int64(): scalars.integer,
+    pa.float64(): scalars.double,
+    pa.bool_(): scalars.boolean,
+    pa.string(): scalars.text,
+}
 
 
 def _moment(text: bytes, kind: Any) -> Any | None:
-    value = _text(text) if text[:1] == b'"' else None
+    value = scalars.string(text)
     return None if value is None else moments.parse_one(value, kind)
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, written as an escape
-        return False
-    return True

@@ -14,9 +14,10 @@ from asgiref.sync import sync_to_async
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Query, Status
-from ninja.errors import ValidationError
+from ninja.errors import HttpError, ValidationError
 
 from lakehouse import metrics as series
+from lakehouse.events.api import router as events
 from lakehouse.http import answers, cdc, flushes, openapi, queries, rows
 from lakehouse.http import status as statuses
 from lakehouse.http.documents import Answered, CheckResult, Flushed, ParentQuery, Ready, StatusQuery, Stored
@@ -29,6 +30,7 @@ from lakehouse.limits.refusal import Response
 from lakehouse.parent.grants import ADMIN, INGEST, QUERY
 from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.parent.house import house
+from lakehouse.subscriptions import routes, visitors
 from rpc.dolake.refusals import Reason, Refusal
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -202,6 +204,10 @@ async def query(request: HttpRequest) -> HttpResponse:
     return _http(await queries.answer(body, accept, grant=grant, caller=caller, house=opened))
 
 
+api.add_router("", events)
+api.add_router("/subscriptions", routes.router)
+
+
 @api.exception_handler(SentAway)
 def _sent_away(request: HttpRequest, exc: SentAway) -> HttpResponse:
     return _http(exc.response)
@@ -210,12 +216,23 @@ def _sent_away(request: HttpRequest, exc: SentAway) -> HttpResponse:
 @api.exception_handler(ValidationError)
 def _invalid(request: HttpRequest, exc: ValidationError) -> HttpResponse:
     said = [f"{one['loc'][-1]}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in exc.errors]
-    return _http(answers.answer(400, {"error": "; ".join(said)}))
+    return _complained(request, 400, "; ".join(said))
+
+
+@api.exception_handler(HttpError)
+def _unreadable(request: HttpRequest, exc: HttpError) -> HttpResponse:
+    """A body that is no JSON."""
+    return _complained(request, exc.status_code, str(exc))
 
 
 @api.exception_handler(DatabaseError)
 def _database_away(request: HttpRequest, exc: DatabaseError) -> HttpResponse:
     return _http(answers.refused(Refusal(Reason.INTERNAL_ERROR, "the database is not available", RETRY_MS)))
+
+
+def _complained(request: HttpRequest, status: int, text: str) -> HttpResponse:
+    code = {"code": visitors.CODES.get(status, "ERROR")} if request.path.startswith("/subscriptions") else {}
+    return _http(answers.answer(status, {"error": text, **code}))
 
 
 def _no_parent(name: str) -> Response:

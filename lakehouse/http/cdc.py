@@ -24,6 +24,7 @@ from lakehouse.http import answers, cdc_request
 from lakehouse.http.visits import Visit, visits_of
 from lakehouse.journal import accept
 from lakehouse.journal.accept import Accepted, Source, Verdict
+from lakehouse.journal.dedup import BY_KEY, NUMBER_BITS
 from lakehouse.journal.intake import Offer
 from lakehouse.limits.allowance import suggested_delay_ms
 from lakehouse.limits.load import shed_delay_ms
@@ -67,7 +68,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
 
 def unused_number() -> int:
     """Nobody can ask for such a number, so it need not be a secret, which costs 140 µs beside a busy thread."""
-    return random.getrandbits(cdc_request.NUMBER_BITS)
+    return random.getrandbits(NUMBER_BITS)
 
 
 def knock_of(scope: dict[str, Any]) -> Knock:
@@ -94,7 +95,7 @@ async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: s
         text = f"{waiting} bytes wait for the journal; {len(frame.payload)} more do not fit"
         bytes_max, delay_ms = house.settings.intake_bytes_max, _delay_ms(house, Reason.BUFFER_FULL)
         raise NotTaken(Refusal(Reason.BUFFER_FULL, text, delay_ms, max_size=bytes_max), Echo())
-    verdict = await _store(house, source, frame)
+    verdict = await durable(house, source, frame)
     if not isinstance(verdict, Accepted):
         raise _not_stored(house, verdict, frame)
     return _stored(house, visit, verdict)
@@ -121,7 +122,7 @@ async def _read(scope: dict[str, Any], read_body: ReadBody, visit: Visit) -> byt
     return data
 
 
-async def _store(house: House, source: Source, frame: BatchFrame) -> Verdict:
+async def durable(house: House, source: Source, frame: BatchFrame) -> Verdict:
     """What the journal says, when the events are durable or surely not stored."""
     verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
@@ -154,7 +155,7 @@ def _stored(house: House, visit: Visit, verdict: Accepted) -> Response:
 def _not_stored(house: House, verdict: accept.Refused, frame: BatchFrame) -> NotTaken:
     reason, text = Reason(verdict.reason), verdict.message
     if reason is Reason.INVALID_SEQUENCE:
-        field = "Idempotency-Key" if frame.sequence >= cdc_request.BY_KEY else "sequenceNumber"
+        field = "Idempotency-Key" if frame.sequence >= BY_KEY else "sequenceNumber"
         text = f"{field}: was used for other events of {frame.source!r} before; send these under another one"
     return NotTaken(Refusal(reason, text, _delay_ms(house, reason), max_size=verdict.max_size), Echo())
 

@@ -7,12 +7,10 @@ by chance. So what an earlier request holds never takes an event out of this one
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from lakehouse.journal.dedup import REQUESTS
+from lakehouse.journal.dedup import BY_CHANCE, BY_KEY, REQUESTS, number_of
 from rpc.batch import BatchFrame
 from rpc.dolake import limits as sizes
 from rpc.dolake import reading
@@ -28,9 +26,6 @@ from rpc.surrogates import mended
 EPOCH = REQUESTS
 """Of all that comes over HTTP; a socket never has it."""
 KEY_CHARS_MAX = 255
-NUMBER_BITS = 61
-BY_KEY, BY_CHANCE = 2 << NUMBER_BITS, 3 << NUMBER_BITS
-"""From here on numbers are made of keys, and by chance; those that JSON can say end at 2**53."""
 
 
 class CdcBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
@@ -87,7 +82,7 @@ def sequence_of(body: CdcBody, key: str | None, *, number: int) -> int:
         return BY_CHANCE + number
     if not key.strip() or len(key) > KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
         raise not_taken(f"Idempotency-Key: is {key[:60]!r}, wanted 1 to {KEY_CHARS_MAX} printable ASCII characters")
-    return BY_KEY + (int.from_bytes(sha256(key.encode()).digest()[:8], "big") >> (64 - NUMBER_BITS))
+    return BY_KEY + number_of(key)
 
 
 def too_large(size: int, limits: WireLimits) -> NotTaken:

@@ -15,13 +15,16 @@ from typing import Any
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
+from lakehouse.events import ingest
 from lakehouse.http import cdc
+from lakehouse.http.cdc import ReadBody
 from lakehouse.limits.refusal import Response
-from lakehouse.parent.house import house
+from lakehouse.parent.house import House, house
 from lakehouse.parent.outflow import Send
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+Answer = Callable[[dict[str, Any], ReadBody, House], Awaitable[Response]]
 
 OK = Response(200, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"2")], b"OK")
 LOCAL_HOSTS = (".localhost", "127.0.0.1", "[::1]")
@@ -39,13 +42,13 @@ class Front:
         self._django = django
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        asked = scope["method"], scope["path"]
-        if asked not in OURS or not _is_our_host(scope):
-            await self._django(scope, receive, send)
-        elif scope["path"] == "/health":
+        answer = ANSWERS.get((scope["method"], scope["path"]))
+        if scope["path"] == "/health" and scope["method"] in ("GET", "HEAD") and _is_our_host(scope):
             await _send(send, OK, is_head=scope["method"] == "HEAD")
+        elif answer is None or not _is_our_host(scope):
+            await self._django(scope, receive, send)
         else:
-            served = asyncio.ensure_future(_serve_cdc(scope, receive, send))
+            served = asyncio.ensure_future(_serve(answer, scope, receive, send))
             try:
                 await asyncio.shield(served)
             except asyncio.CancelledError:
@@ -54,15 +57,18 @@ class Front:
                 raise
 
 
-OURS = {("POST", "/cdc"), ("GET", "/health"), ("HEAD", "/health")}
+ANSWERS: dict[tuple[str, str], Answer] = {
+    ("POST", "/cdc"): cdc.answer,
+    **{("POST", path): ingest.answer for path in ingest.PATHS},
+}
 
 
-async def _serve_cdc(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def _serve(answer: Answer, scope: dict[str, Any], receive: Receive, send: Send) -> None:
     async def read_body(bytes_max: int) -> bytes:
         return await _read(receive, bytes_max)
 
     try:
-        response = await cdc.answer(scope, read_body, house())
+        response = await answer(scope, read_body, house())
     except Gone:
         return
     await _send(send, response)

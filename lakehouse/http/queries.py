@@ -14,7 +14,8 @@ from asgiref.sync import sync_to_async
 from msgspec import UNSET, UnsetType
 
 from lakehouse.errors import InvalidQuery, QueryError
-from lakehouse.http import answers
+from lakehouse.events import namespaces
+from lakehouse.http import answers, structured
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Headers, Response
 from lakehouse.parent.grants import Grant, fits
@@ -71,13 +72,13 @@ def engine_of(house: House) -> Engine:
 
 def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
     """Raises InvalidQuery."""
+    if structured.is_structured(data):
+        return _structured_query(data, grant, rows_max=rows_max)
     try:
         body = _json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise InvalidQuery(f"the body cannot be used: {exc}"[:1000]) from None
-    limit = rows_max if body.limit is UNSET else body.limit
-    if not 1 <= limit <= rows_max:
-        raise InvalidQuery(f"limit: is {limit}, wanted 1 to {rows_max} (EVODB_QUERY_ROWS_MAX)")
+    limit = _limit(body.limit, rows_max, otherwise=rows_max)
     if body.timeout_ms is not None and body.timeout_ms < 1:
         raise InvalidQuery(f"timeoutMs: is {body.timeout_ms}, wanted at least 1")
     wanted = "arrow" if ARROW_TYPE in accept else "csv" if "text/csv" in accept else "json"
@@ -92,11 +93,26 @@ def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
     )
 
 
-def _namespace(grant: Grant) -> str:
+def _structured_query(data: bytes, grant: Grant, *, rows_max: int) -> Query:
+    """Raises InvalidQuery."""
+    body, sql, parameters = structured.read(data)
+    namespace = _namespace(grant, namespaces.DEFAULT) if body.namespace is UNSET else body.namespace
+    limit = _limit(body.limit, rows_max, otherwise=min(structured.LIMIT, rows_max))
+    return Query(sql=sql, parameters=parameters, namespace=namespace, rows_max=limit)
+
+
+def _limit(limit: int | UnsetType, rows_max: int, *, otherwise: int) -> int:
+    found = otherwise if limit is UNSET else limit
+    if not 1 <= found <= rows_max:
+        raise InvalidQuery(f"limit: is {found}, wanted 1 to {rows_max} (EVODB_QUERY_ROWS_MAX)")
+    return found
+
+
+def _namespace(grant: Grant, otherwise: str = DEFAULT_NAMESPACE) -> str:
     """Of tables without one: a key for one namespace means that one."""
     if len(grant.namespaces) == 1 and not set(grant.namespaces[0]) & set("*?["):
         return grant.namespaces[0]
-    return DEFAULT_NAMESPACE
+    return otherwise
 
 
 async def _find(grant: Grant, names: Sequence[Name]) -> list[Place]:

@@ -22,6 +22,7 @@ from lakehouse.models import (
 )
 from lakehouse.parent import leases
 from lakehouse.parent.grants import fits
+from lakehouse.subscriptions import counts
 
 COMMITTED = DeadLetterState.COMMITTED
 
@@ -39,7 +40,7 @@ def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[
     abandoned = Flush.objects.filter(state=FlushState.ABANDONED)
     samples += _by_parent("dolake_flushes_abandoned_total", abandoned, Count("pk"), names)
     summed = {names[pk]: total for pk, total in totals.read(parents).items()}
-    return [*samples, *_flushes(summed), *_tables(summed)]
+    return [*samples, *counts.samples(names), *_flushes(summed), *_tables(summed)]
 
 
 def _buffer(parent: Parent) -> Iterator[Sample]:

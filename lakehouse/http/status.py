@@ -7,9 +7,9 @@ from dataclasses import asdict, fields
 from pydantic.alias_generators import to_camel
 
 from lakehouse.flush.breaker import BreakerState
-from lakehouse.http.cdc_request import BY_KEY
 from lakehouse.http.documents import Buffer, DedupStats, Fallback, LastFlush, SourceState, Status
 from lakehouse.http.rows import Picture
+from lakehouse.journal.dedup import BY_KEY
 from lakehouse.limits.config import RateLimitConfig
 from lakehouse.models import Child, Flush
 from lakehouse.parent.house import House

@@ -14,8 +14,18 @@ from django.db import transaction
 
 from lakehouse.flush import fuse
 from lakehouse.flush.breaker_row import word
-from lakehouse.journal import store
-from lakehouse.journal.dedup import REQUESTS, Content, content, digest_of, digests_in, entry_digests, rest_of, whole
+from lakehouse.journal import once, registry, store, strict
+from lakehouse.journal.dedup import (
+    REQUESTS,
+    Content,
+    content,
+    digest_of,
+    digests_in,
+    entry_digests,
+    indices_in,
+    rest_of,
+    whole,
+)
 from lakehouse.journal.store import Buffer, ChildRow, NewBatch
 from lakehouse.journal.watermark import ISLANDS_MAX
 from rpc.batch import BatchFrame
@@ -124,6 +134,8 @@ def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
         child.duplicates += 1
         _mark(child, source, epoch, frame.sequence)
         return _accepted(AckStatus.DUPLICATE, frame, buffer)
+    if buffer.schema_version and (complaint := _misfit(frame, fresh, buffer)):
+        return Refused(NackReason.INVALID_FORMAT, complaint)
     _take(group, source, epoch, frame.sequence, fresh)
     return _accepted(AckStatus.OK, frame, buffer)
 
@@ -163,7 +175,7 @@ def _repeat(group: Group, source: Source, epoch: int, frame: BatchFrame) -> bool
 def _fresh(group: Group, source: Source, epoch: int, frame: BatchFrame) -> Content | None:
     """The content to store, or None when every entry is stored already. Raises NotComparable."""
     if epoch == REQUESTS:
-        return whole(frame)
+        return once.rest_of(source.parent_id, frame, now_ms=group.now_ms) if frame.once else whole(frame)
     child, own = group.children[source.child_id], source.own_epoch
     is_current = own == child.is_own_epoch and (not own or epoch == child.epoch)
     if is_current and min(frame.entry_sequences) > child.entry_sequence_max:
@@ -201,6 +213,13 @@ def _known(group: Group, source: Source, epoch: int, frame: BatchFrame) -> set[i
                 "batch; begin a new epoch to send these entries"
             )
     return known
+
+
+def _misfit(frame: BatchFrame, fresh: Content, buffer: Buffer) -> str:
+    """What a strict schema has against the entries that would be stored."""
+    schemas = registry.strict(buffer.parent_id, buffer.schema_version)
+    is_cut = fresh.entries < frame.entries
+    return strict.complaint(frame, schemas, of=(lambda: indices_in(frame, fresh)) if is_cut else None)
 
 
 def _take(group: Group, source: Source, epoch: int, sequence: int, fresh: Content) -> None:

@@ -132,6 +132,20 @@ def add(parent_id: int, flush_id: int, brought: Sequence[Brought], unreadable: S
     _write(counted.rows)
 
 
+def take_out(namespace: str, erased: Iterable[Brought]) -> None:
+    """Count these rows of a namespace no more, for they were erased. Within the transaction that takes them away."""
+    for one in erased:
+        for child in Child.objects.filter(parent__namespace=namespace, name=one.source):
+            known = ChildTable.objects.select_for_update().filter(
+                child=child, epoch=epoch_of(child, one.epoch), table=one.table, entries__gte=one.sum.entries
+            )
+            if (row := known.first()) is not None:
+                row.entries -= one.sum.entries
+                row.digest = _hex((int(row.digest, 16) - one.sum.digest) % MODULUS)
+                row.save(update_fields=["entries", "digest"])
+                break
+
+
 def epoch_of(child: Child, epoch: int) -> int:
     """The epoch a sum belongs to: one the child keeps, or the one in place of all others."""
     own = (child.epoch_is_own and child.epoch == epoch) or str(epoch) in child.past_epochs

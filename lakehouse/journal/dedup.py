@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise, repeat
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -19,6 +20,9 @@ from rpc.entries import pack, scan, walk
 
 REQUESTS = 0
 """The epoch of what came as requests: each is known by its number alone, and stored whole or not at all."""
+NUMBER_BITS = 61
+BY_KEY, BY_CHANCE = 2 << NUMBER_BITS, 3 << NUMBER_BITS
+"""From here on numbers of requests are made of keys, and by chance; those that JSON can say end at 2**53."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ def whole(frame: BatchFrame) -> Content:
     return Content(frame.encoding, frame.payload, digest_of(frame), frame.entries, remembered)
 
 
+def number_of(key: str) -> int:
+    """The number of NUMBER_BITS that a request's own name for itself stands for."""
+    return int.from_bytes(sha256(key.encode()).digest()[:8], "big") >> (64 - NUMBER_BITS)
+
+
 def digest_of(frame: BatchFrame) -> bytes:
     return xxh3_128_digest(_identity(frame))
 
@@ -90,6 +99,13 @@ def rest_of(frame: BatchFrame, known: set[int], *, own_epoch: bool) -> Content |
     sequences = left.entry_sequences
     remembered = Stored(min(sequences), max(sequences), array("Q", [digests[index] for index in rest]).tobytes())
     return Content(left.encoding, left.payload, digest_of(frame), left.entries, remembered)
+
+
+def indices_in(frame: BatchFrame, stored: Content) -> set[int]:
+    """Which entries of a frame are in what is left of it."""
+    left = set(digests_in(stored.remembered.entry_digests))
+    digests = entry_digests(frame.encoding, _identity(frame))
+    return {index for index, digest in enumerate(digests) if digest in left}
 
 
 def entry_digests(encoding: Encoding, payload: bytes) -> list[int]:

@@ -36,6 +36,8 @@ class Buffer:
     size_bytes: int
     blown: str = ""
     """The parent's name while its fuse is blown: nothing leaves the buffer then."""
+    schema_version: int = 0
+    """Not 0 when there are schemas of its tables; another one whenever they are changed."""
 
     @property
     def utilization(self) -> float:
@@ -113,13 +115,10 @@ def buffers(parent_ids: Iterable[int]) -> dict[int, Buffer]:
     """The parents' rows, locked until the transaction ends."""
     rows = _select(
         "SELECT id, config, pending_batches, pending_entries, pending_bytes, "
-        f"CASE WHEN fuse_blown_ms IS NULL THEN '' ELSE name END FROM {PARENT}",
+        f"CASE WHEN fuse_blown_ms IS NULL THEN '' ELSE name END, schema_version FROM {PARENT}",
         sorted(parent_ids),
     )
-    return {
-        pk: Buffer(pk, ParentConfig.with_overrides(_json(config)), batches, entries, size_bytes, blown)
-        for pk, config, batches, entries, size_bytes, blown in rows
-    }
+    return {pk: Buffer(pk, ParentConfig.with_overrides(_json(config)), *others) for pk, config, *others in rows}
 
 
 def children(child_ids: Iterable[int]) -> dict[int, ChildRow]:

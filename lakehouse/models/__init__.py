@@ -8,9 +8,12 @@ from lakehouse.models.batches import Batch, BatchPayload, BatchState
 from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
+from lakehouse.models.current import CurrentSource, CurrentTable
+from lakehouse.models.events import EventExport, EventId
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.schemas import DriftField, DriftKind, NestedValues, SchemaMode, TableSchema
 from lakehouse.models.upkeep import ForgottenSnapshot, TableUpkeep
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
 
@@ -22,8 +25,14 @@ __all__ = [
     "Child",
     "ChildTable",
     "ConnectionState",
+    "CurrentSource",
+    "CurrentTable",
     "DeadLetter",
     "DeadLetterState",
+    "DriftField",
+    "DriftKind",
+    "EventExport",
+    "EventId",
     "FallbackBatch",
     "Flush",
     "FlushState",
@@ -33,7 +42,10 @@ __all__ = [
     "IcebergTable",
     "Installation",
     "Namespace",
+    "NestedValues",
     "Parent",
+    "SchemaMode",
     "StoreBreaker",
+    "TableSchema",
     "TableUpkeep",
 ]

@@ -6,6 +6,9 @@ from django.db import models
 
 from lakehouse.models.parents import Parent
 
+RECOVERY = "recovery"
+"""The trigger of a flush that needs no lease: it moves what was kept in the fallback, not batches that wait."""
+
 
 class FlushState(models.TextChoices):
     OPEN = "open"

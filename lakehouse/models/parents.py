@@ -42,6 +42,7 @@ class Parent(models.Model):
     # The fuse: while it is blown nobody flushes, so that what cannot be read stays in the journal.
     fuse_blown_ms = models.BigIntegerField(null=True, editable=False)
     fuse_reason = models.TextField(default="", editable=False)
+    schema_version = models.PositiveBigIntegerField(default=0, editable=False, help_text="0: it has no schemas.")
     fuse_accepted = models.BooleanField(default=False, editable=False, help_text="The next flush may not blow it.")
 
     def __str__(self) -> str:

@@ -43,8 +43,9 @@ __all__ = [
 KEY_PREFIX = "evodb_"
 """Lets a secret scanner recognise a key that was committed by mistake."""
 KEY_BYTES = 32
-KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]{{43}}\Z")
+KEY = re.compile(rf"({KEY_PREFIX}[A-Za-z0-9_-]{{43}}|ns_[A-Za-z0-9_-]{{1,64}}_[0-9a-f]{{64}})\Z")
 PREFIX_CHARS = len(KEY_PREFIX) + 4
+PREFIX_CHARS_MAX = 16
 TOKEN_CHARS_MAX = 1000
 """Longer text is no key; the rest of it is not hashed to find out."""
 
@@ -61,10 +62,15 @@ def is_key(text: str) -> bool:
 
 def prefix_of(key: str) -> str:
     """What lists and logs show of a key."""
-    return key[:PREFIX_CHARS]
+    if key.startswith(KEY_PREFIX):
+        return key[:PREFIX_CHARS]
+    return key[: key.rfind("_") + 5][:PREFIX_CHARS_MAX]  # ns_<namespace>_<token>
 
 
-def new_token() -> str:
+def new_token(namespace: str | None = None) -> str:
+    """A key that says which namespace of events it is for, if it is for one."""
+    if namespace is not None:
+        return f"ns_{namespace}_{secrets.token_hex(KEY_BYTES)}"
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 

@@ -126,6 +126,7 @@ def _connection(config: dict[str, str]) -> duckdb.DuckDBPyConnection:
     settings = Settings(**config)  # type: ignore[arg-type]  # text, all of it
     connection = duck.connect(settings)
     connection.execute("SET threads = 1")
+    connection.execute("CREATE TEMP MACRO p95(x) AS quantile_cont(x, 0.95)")
     if key and not settings.s3_access_key_id and settings.resolved_warehouse.startswith("s3://"):
         region = settings.s3_region
         if region == "auto" and not settings.s3_endpoint:

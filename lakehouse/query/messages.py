@@ -55,12 +55,20 @@ class Name(msgspec.Struct, frozen=True):
     table: str
 
 
+class Rows(msgspec.Struct, frozen=True):
+    """A table that is no files: its columns with DuckDB's types, and a JSON array of objects. Moments are in ms."""
+
+    columns: dict[str, str]
+    json: str
+
+
 class Place(msgspec.Struct, frozen=True):
-    """A table as the catalog calls it, and its newest metadata file."""
+    """A table as the catalog calls it, and its newest metadata file; or what it holds."""
 
     namespace: str
     table: str
     metadata_location: str
+    rows: Rows | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):

@@ -20,6 +20,7 @@ import msgspec
 from lakehouse.errors import ForbiddenQuery, InvalidQuery, QueryError, QueryTooLarge, QueryUnavailable
 from lakehouse.query import answers, fence, messages, statement, views
 from lakehouse.query.as_of import Token, in_duckdbs_words
+from lakehouse.query.json_lines import in_words_of_the_lake
 from lakehouse.query.messages import Answer, Failure, Hello, Job, Name, Place, Wanted
 from lakehouse.query.statement import Reference
 
@@ -115,6 +116,7 @@ def _answer(channel: Channel, connection: duckdb.DuckDBPyConnection, job: Job) -
 
 
 def _worded(sql: str) -> str:
+    sql = in_words_of_the_lake(sql, [start for start, _ in duckdb.tokenize(sql)])
     tokens = [Token(start, kind == duckdb.token_type.keyword) for start, kind in duckdb.tokenize(sql)]
     return in_duckdbs_words(sql, tokens)
 

@@ -11,9 +11,11 @@ import duckdb
 
 from lakehouse.errors import InvalidQuery
 from lakehouse.query import snapshots
-from lakehouse.query.messages import Place
+from lakehouse.query.messages import Place, Rows
 from lakehouse.query.quoting import identifier, quoted
 from lakehouse.query.statement import Reference
+
+MOMENT = "TIMESTAMPTZ"
 
 
 @dataclass(slots=True)
@@ -35,17 +37,19 @@ def open_tables(
     """`places` has one for each name of the query, as the query calls it. Raises InvalidQuery and duckdb.Error."""
     opened, views = Opened(), _Views(connection)
     metadata: dict[str, dict[str, Any]] = {}
-    found = {(one.namespace, one.table): one.metadata_location for one in places}
+    found = {(one.namespace, one.table): one for one in places}
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(namespace)}")
     connection.execute(f"USE memory.{identifier(namespace)}")
     for one in named:
-        location = found[one.namespace or namespace, one.table]
-        if location not in metadata:
-            metadata[location] = _read(connection, location)
-            opened.folders += snapshots.folders(metadata[location], location)
-        snapshot_id = _snapshot(connection, one, metadata[location], as_of)
         wanted = (one.namespace or namespace, one.table)
-        view = views.open(wanted, location, snapshot_id)
+        location, rows = found[wanted].metadata_location, found[wanted].rows
+        if rows is not None:
+            view = views.fill(wanted, _current(one, rows, as_of))
+        else:
+            if location not in metadata:
+                metadata[location] = _read(connection, location)
+                opened.folders += snapshots.folders(metadata[location], location)
+            view = views.open(wanted, location, _snapshot(connection, one, metadata[location], as_of))
         if view != wanted or one.at or one.node["catalog_name"]:
             one.rename(*view)
             opened.is_renamed = True
@@ -75,6 +79,30 @@ class _Views:
             )
         assert there == content
         return view
+
+    def fill(self, wanted: tuple[str, str], rows: Rows) -> tuple[str, str]:
+        if _folded(wanted) not in self._taken:
+            self._taken[_folded(wanted)] = ("", None)
+            shape = json.dumps([{name: "BIGINT" if kind == MOMENT else kind for name, kind in rows.columns.items()}])
+            columns = [
+                f"make_timestamptz({name} * 1000) AS {name}" if kind == MOMENT else name
+                for name, kind in ((identifier(name), kind) for name, kind in rows.columns.items())
+            ]
+            namespace, table = map(identifier, wanted)
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {namespace}")
+            self._connection.execute(
+                f"CREATE TABLE {namespace}.{table} AS SELECT {', '.join(columns)} "  # noqa: S608 - names of ours
+                f"FROM (SELECT unnest(from_json($1::VARCHAR, {quoted(shape)}), max_depth := 2))",
+                [rows.json],
+            )
+        return wanted
+
+
+def _current(one: Reference, rows: Rows, as_of: str) -> Rows:
+    """Raises InvalidQuery when they are asked for another time; as of then nobody knows."""
+    if one.at is not None or as_of:
+        raise InvalidQuery(f"{one.table} tells of now only; take the time away, or ask for it in a query of its own")
+    return rows
 
 
 def _snapshot(

@@ -1,7 +1,8 @@
 """From what a trigger can write to what may travel. Pure.
 
 A trigger writes a BLOB as {"$blob": hex} and copies any bytes that a TEXT holds. On the wire a BLOB is base64 text and
-the metadata names its columns; text is UTF-8; a key longer than the wire allows is its SHA-256.
+the metadata names its columns, and apart from those the columns of `after` where only `before` has bytes in some; text
+is UTF-8; a key longer than the wire allows is its SHA-256.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ def _mended(entry: RawEntry) -> RawEntry:
     texts = (entry.row_id, entry.before, entry.after)
     row_id, before, after = (text.decode(errors="replace").encode() for text in texts)
     metadata: dict[str, object] = json.loads(entry.metadata) if entry.metadata else {}
-    if blobs := list(dict.fromkeys(_blob_columns(before) + _blob_columns(after))):
+    before_blobs, after_blobs = _blob_columns(before), _blob_columns(after)
+    if blobs := list(dict.fromkeys(before_blobs + after_blobs)):
         metadata["blobs"] = blobs
+    if after and _are_texts(after, set(blobs) - set(after_blobs)):
+        metadata["blobs_after"] = after_blobs
     if len(row_id) > U16_MAX:
         row_id = b"sha256:" + hashlib.sha256(entry.row_id).hexdigest().encode()
     return entry._replace(
@@ -67,6 +71,11 @@ def _blob_columns(text: bytes) -> list[str]:
     if MARKER not in text:
         return []
     return [column for column, value in json.loads(text).items() if isinstance(value, dict)]
+
+
+def _are_texts(text: bytes, columns: set[str]) -> bool:
+    """Whether any of these columns is a text here, which nobody may take for bytes."""
+    return bool(columns) and any(isinstance(json.loads(text).get(column), str) for column in columns)
 
 
 def _base64(match: re.Match[bytes]) -> bytes:

@@ -221,3 +221,18 @@ def test_a_revoked_key_is_not_rotated() -> None:
     create()
     run("revoke", "laptop")
     assert "rotating gives nobody time to change, make a new one" in complaint("rotate", "laptop")
+
+
+def test_a_key_for_the_events_of_a_namespace_says_which_one() -> None:
+    key = create("--events", "acme-eu")
+    row = AccessKey.objects.get()
+    assert key.startswith("ns_acme-eu_")
+    assert (row.namespaces, row.digest, row.prefix) == ("acme-eu", access.digest_of(key), key[:15])
+    assert access.is_key(key)
+
+
+@pytest.mark.parametrize("name", ["default", "admin", "../x", "a.b", "", "x" * 65])
+def test_a_namespace_of_events_that_is_none_makes_no_key(name: str) -> None:
+    with pytest.raises(CommandError, match="wanted 1 to 64 letters"):
+        create("--events", name)
+    assert not AccessKey.objects.exists()

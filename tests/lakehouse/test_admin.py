@@ -24,7 +24,12 @@ from lakehouse.models import (
     BatchPayload,
     Child,
     ChildTable,
+    CurrentSource,
+    CurrentTable,
     DeadLetter,
+    DriftField,
+    EventExport,
+    EventId,
     FallbackBatch,
     Flush,
     FlushTable,
@@ -35,6 +40,7 @@ from lakehouse.models import (
     Namespace,
     Parent,
     StoreBreaker,
+    TableSchema,
     TableUpkeep,
 )
 from lakehouse.models.parents import Holder, PastFlushes
@@ -76,7 +82,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
     )
     namespace = Namespace.objects.create(name=f"lake-{number}")
     subscription = Subscription.objects.create(parent=parent, name="hook", pattern="*", target_kind="webhook")
-    delivery = Delivery.objects.create(subscription=subscription, commit_number=1, entry_key="orders/1")
+    delivery = Delivery.objects.create(subscription=subscription, commit_number=1, events=b"[{}]")
     table = IcebergTable.objects.create(namespace=namespace, name="orders", metadata_location="lake/orders/1.json")
     rows: list[Model] = [
         parent,
@@ -99,9 +105,15 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         ),
         Attempt.objects.create(delivery=delivery, started_ms=NOW_MS, duration_ms=7),
         StoreBreaker.objects.create(),
+        TableSchema.objects.create(parent=parent, table="orders", mode="inbox"),
+        DriftField.objects.create(parent=parent, table="orders", field="x", first_ms=NOW_MS, last_ms=NOW_MS),
         ChildTable.objects.create(
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
+        EventExport.objects.create(parent=parent, commit_number=7),
+        EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
+        current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),
+        CurrentSource.objects.create(current=current, source="shop", epoch=1, seq=7),
         Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),
         PastFlushes.objects.create(parent=parent, commit_number=1, took_ms=7),
         access.new_key("laptop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS)[0],
@@ -128,7 +140,7 @@ def test_every_model_is_registered() -> None:
 
 
 def test_what_an_operator_may_edit_is_this_and_no_more() -> None:
-    assert set(EDITABLE) == {Parent, Namespace, AccessKey, Subscription}
+    assert set(EDITABLE) == {Parent, Namespace, AccessKey, Subscription, TableSchema}
 
 
 def test_the_admin_passes_the_checks() -> None:

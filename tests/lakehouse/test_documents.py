@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pytest
@@ -198,9 +200,9 @@ def test_known_columns_count_for_the_limit(plans_max: int) -> None:
     ("kind", "fitting", "stored", "misfits"),
     [
         (pa.int64(), ["1", "-0"], [1, 0], ["1.0", '"1"', "true", "[]", str(2**63)]),
-        (pa.int32(), ["7"], [7], [str(2**31), "1.5", '"x"']),
+        (pa.int32(), ["7"], [7], ["1.5", '"x"', str(2**63)]),
         (pa.float64(), ["1", "1.5", str(2**53)], [1.0, 1.5, 2.0**53], [str(2**53 + 1), '"1"', "false", "1e999"]),
-        (pa.float32(), ["0.5"], [0.5], ["0.1", "1e300", '"x"']),
+        (pa.float32(), ["0.5", "NaN", "-Infinity"], [0.5, ANY, -math.inf], [str(2**53 + 1), '"x"', "true"]),
         (pa.bool_(), ["true", "false"], [True, False], ["1", '"true"', "{}"]),
         (pa.string(), ['"x"', "[1, 2]", '{"a":1}'], ["x", "[1, 2]", '{"a":1}'], ["1", "true", "0.5"]),
         (pa.large_string(), ['"x"', "[]"], ["x", "[]"], ["1"]),
@@ -212,7 +214,13 @@ def test_known_columns_count_for_the_limit(plans_max: int) -> None:
             ['"2013-01-01"', '"2013-01-01T05:00:00"', '"2013-01-01T05:00:00.1234567Z"', "1",
              '"9999-12-31T23:59:59-01:00"'],
         ),
-        (pa.decimal128(9, 2), [], [], ["1", '"x"']),
+        (
+            pa.decimal128(9, 2),
+            ["1", "1e3", '"-1234567.89"', '"0.10"', "2.500"],
+            [Decimal(1), Decimal(1000), Decimal("-1234567.89"), Decimal("0.1"), Decimal("2.5")],
+            ['"x"', "1.005", "true", "[]", '"1e3"', "1" + "0" * 37, "NaN"],
+        ),
+        (pa.time64("us"), [], [], ['"12:00:00"', "1"]),
     ],
     ids=str,
 )  # fmt: skip
@@ -225,6 +233,26 @@ def test_a_known_column_keeps_its_type_and_misfits_go_to_rest(
         assert found.columns["a"].to_pylist() == stored + [None] * len(misfits)
         assert found.columns["a"].type == (pa.string() if kind == pa.large_string() else kind)
     assert found.rest.to_pylist() == [None] * len(fitting) + texts[len(fitting) :]
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize(
+    ("kind", "values", "wide", "stored"),
+    [
+        (pa.int32(), ["1", str(2**31)], pa.int64(), [1, 2**31]),
+        (pa.int32(), ["1", "1.5", str(-(2**63))], pa.int64(), [1, None, -(2**63)]),
+        (pa.float32(), ["0.5", "0.1"], pa.float64(), [0.5, 0.1]),
+        (pa.float32(), ["null", "1e300"], pa.float64(), [None, 1e300]),
+        (pa.decimal128(4, 2), ['"10.5"', "123.45"], pa.decimal128(5, 2), [Decimal("10.5"), Decimal("123.45")]),
+        (pa.decimal128(4, 2), ['"' + "9" * 36 + '.99"'], pa.decimal128(38, 2), [Decimal("9" * 36 + ".99")]),
+    ],
+    ids=str,
+)
+def test_a_known_column_widens_when_a_value_needs_it(
+    kind: Any, values: list[str], wide: Any, stored: list[Any], plans_max: int
+) -> None:
+    found = read(*(f'{{"a":{value}}}' for value in values), known={"a": kind}, plans_max=plans_max)
+    assert (found.columns["a"].type, found.columns["a"].to_pylist()) == (wide, stored)
 
 
 @BOTH_PATHS

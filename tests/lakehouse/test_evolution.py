@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import DayTransform
-from pyiceberg.types import ListType, LongType, NestedField, StringType
+from pyiceberg.types import DateType, DecimalType, IcebergType, ListType, LongType, NestedField, StringType
 
 from lakehouse.catalog import evolution
 from lakehouse.errors import SchemaMismatch
@@ -19,23 +22,47 @@ def test_every_type_has_one_type_over_there_and_back() -> None:
 
 
 def test_large_strings_are_strings() -> None:
-    assert evolution.new_columns(TABLE, pa.schema({"city": pa.large_string()})) == {}
+    assert not evolution.changes(TABLE, pa.schema({"city": pa.large_string()}))
 
 
 def test_only_columns_the_table_lacks_are_new() -> None:
-    found = evolution.new_columns(TABLE, pa.schema({"zip": pa.string(), "id": pa.int64()}))
-    assert found == {"zip": StringType()}
+    found = evolution.changes(TABLE, pa.schema({"zip": pa.string(), "id": pa.int64()}))
+    assert (found.added, found.widened) == ({("zip",): StringType()}, {})
 
 
-def test_a_column_never_changes_its_type() -> None:
-    with pytest.raises(SchemaMismatch, match="column 'id' is double, its table has long"):
-        evolution.new_columns(TABLE, pa.schema({"id": pa.float64()}))
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        (LongType(), pa.float64()),
+        (DecimalType(9, 2), pa.decimal128(9, 3)),
+        (StringType(), pa.binary()),
+        (DateType(), evolution.UTC),
+    ],
+)
+def test_a_column_never_becomes_what_old_files_could_not_be_read_as(table: IcebergType, rows: Any) -> None:
+    with pytest.raises(SchemaMismatch, match=f"column 'id' is {re.escape(str(rows))}, its table has"):
+        evolution.changes(Schema(NestedField(1, "id", table)), pa.schema({"id": rows}))
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        (pa.int32(), pa.int64()),
+        (pa.float32(), pa.float64()),
+        (pa.decimal128(9, 2), pa.decimal128(12, 2)),
+    ],
+)
+def test_a_column_widens_and_narrow_rows_fit_a_wide_one(narrow: Any, wide: Any) -> None:
+    types = {one: evolution.iceberg_type(pa.field("x", one)) for one in (narrow, wide)}
+    for have, rows, widened in ((narrow, wide, {("x",): types[wide]}), (wide, narrow, {})):
+        found = evolution.changes(Schema(NestedField(1, "x", types[have])), pa.schema({"x": rows}))
+        assert (found.added, found.widened) == ({}, widened)
 
 
 @pytest.mark.parametrize("names", [["ID"], ["zip", "ZIP"], ["zip", "zip"], ["straße", "STRASSE"], ["_TS_DAY"]])
 def test_names_too_close_to_each_other_are_refused(names: list[str]) -> None:
     with pytest.raises(SchemaMismatch, match="too close"):
-        evolution.new_columns(TABLE, pa.schema([(name, pa.string()) for name in names]))
+        evolution.changes(TABLE, pa.schema([(name, pa.string()) for name in names]))
 
 
 def test_a_new_table_is_partitioned_by_day_and_all_its_columns_are_optional() -> None:
@@ -58,4 +85,4 @@ def test_rows_get_the_columns_of_their_table_in_its_order() -> None:
 
 def test_columns_others_made_are_shown_as_they_are() -> None:
     schema = Schema(NestedField(1, "tags", ListType(2, StringType(), element_required=False)))
-    assert pa.types.is_large_list(evolution.arrow_schema(schema).field("tags").type)
+    assert evolution.arrow_schema(schema).field("tags").type == pa.list_(pa.string())

@@ -203,3 +203,8 @@ def test_a_long_host_is_cut() -> None:
     record = logging.LogRecord("n", logging.ERROR, "p", 1, "%s\n2", ("x" * 10_000,), None)
     assert log_redaction.Strangers().filter(record)
     assert record.getMessage() == "x" * log_redaction.CHARS_MAX
+
+
+def test_the_key_of_a_namespace_keeps_its_namespace_and_nothing_more() -> None:
+    assert redacted("key ns_acme_eu_" + "0f" * 32 + " was shown") == "key ns_acme_eu_*** was shown"
+    assert redacted("columns_per_table and ns_acme") == "columns_per_table and ns_acme"

@@ -42,7 +42,9 @@ def test_each_key_is_planned_by_what_was_seen_of_it() -> None:
         (pa.timestamp("us", "UTC"), '"x"', Kind.TEXT),
         (pa.date32(), "1", Kind.JSON),
         (pa.bool_(), "true", Kind.BOOL),
-        (pa.int32(), "1", Kind.JSON),
+        (pa.int32(), "1", Kind.INTEGER),
+        (pa.float32(), "1.5", Kind.DOUBLE),
+        (pa.decimal128(9, 2), "1", Kind.JSON),
     ],
 )
 def test_a_known_column_is_planned_by_its_type(known: Any, value: str, kind: Kind) -> None:

@@ -139,13 +139,14 @@ def test_names_of_columns_may_be_anything(catalog: DjangoCatalog) -> None:
     [
         ({"_seq": pa.array(["1"])}, "column '_seq' is string, its table has long"),
         ({"_seq": pa.array([1.0])}, "column '_seq' is double, its table has long"),
-        ({"_seq": pa.array([1], pa.int32())}, "column '_seq' is int32, its table has long"),
         ({"_SEQ": pa.array([1])}, "too close to '_seq'"),
         ({"_ts_day": pa.array([1])}, "too close to '_ts_day'"),
         ({"": pa.array([1])}, "no name"),
         ({"x": pa.nulls(1)}, "column 'x' is null"),
         ({"x": pa.array([1], pa.uint32())}, "column 'x' is uint32"),
-        ({"x": pa.array([[1]])}, "column 'x' is list"),
+        ({"x": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}, "column 'x' is map"),
+        ({"x": pa.array([[1]], pa.list_(pa.uint32()))}, "column 'x' is uint32"),
+        ({"x": pa.array([{}], pa.struct([]))}, "column 'x' is struct"),
         ({"x": pa.array([1], pa.timestamp("ns", tz="UTC"))}, "column 'x' is timestamp"),
     ],
 )

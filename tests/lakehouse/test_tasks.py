@@ -135,6 +135,6 @@ def test_history_is_forgotten_when_it_is_old_enough_and_in_its_table(worker):
 def test_the_beat_asks_for_tasks_that_exist():
     app.loader.import_default_modules()
     scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
-    ours = ("flush_due", "forget_history", "recover_fallback", "upkeep")
+    ours = ("flush_due", "forget_history", "recover_fallback", "refresh_current", "upkeep")
     assert scheduled >= {f"lakehouse.tasks.{name}" for name in ours}
     assert scheduled <= set(app.tasks)

@@ -147,7 +147,7 @@ def test_a_file_ends_where_the_target_is_reached(lake: Lake, monkeypatch: pytest
     lake.commit(4, each=1000, text=text)
     table = lake.table()
     [size, *_] = table.inspect.files()["file_size_in_bytes"].to_pylist()
-    old = [entry.data_file for one in compaction._manifests(table) for entry in one.fetch_manifest_entry(table.io)]
+    old = [entry.data_file for one in compaction.manifests_of(table) for entry in one.fetch_manifest_entry(table.io)]
     new = list(rewriting.rewrite(table.metadata, old, table.io, target_bytes=size))
     assert len(new) > 2
     assert max(file.file_size_in_bytes for file in new) < 2 * size
@@ -253,8 +253,8 @@ def test_rows_that_get_lost_on_the_way_stop_it(lake: Lake, monkeypatch: pytest.M
 def test_a_table_with_delete_files_is_left_to_who_wrote_them(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.commit(4)
     deletes = type("Manifest", (), {"content": "deletes"})()
-    manifests = compaction._manifests
-    monkeypatch.setattr(compaction, "_manifests", lambda table: [*manifests(table), deletes])
+    manifests = compaction.manifests_of
+    monkeypatch.setattr(compaction, "manifests_of", lambda table: [*manifests(table), deletes])
     assert not compact(lake)
 
 

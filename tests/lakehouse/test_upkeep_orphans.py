@@ -153,12 +153,12 @@ def test_a_compaction_that_overslept_the_sweep_commits_nothing(lake: Lake) -> No
         table = asleep.load()
         terms = compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False)
         [pile] = compaction._piles(table, asleep, terms)
-        old = list(compaction._described(table, pile))
-        new = compaction._rewritten(table, old, sum(file.record_count for file in old), terms)
+        old = list(compaction.described(table, pile))
+        new = compaction.rewritten(table, old, sum(file.record_count for file in old), terms)
         with lake.keeper(hours=1) as keeper:
             assert orphans.sweep(keeper, before_ms=later(), is_dry_run=False).deleted == 1
         with pytest.raises(LeaseLost):
-            compaction._exchange(asleep, old, new, terms)
+            compaction.exchange(asleep, old, new, terms)
     assert lake.rows().total() == 8
 
 

@@ -60,7 +60,7 @@ def run(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> Ended:
 def test_every_command_is_listed_with_what_it_is_for(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(argv, capsys)
     assert code == 0
-    for name in ("capture", "ping", "send", "tail", "up", "vector", "verify"):
+    for name in ("capture", "ping", "restore", "send", "tail", "up", "vector", "verify"):
         assert [line for line in out.splitlines() if line.startswith(f"  {name} ") and len(line.split()) > 3]
 
 
@@ -76,7 +76,7 @@ def test_an_unknown_command_is_told_to_a_program_as_json(capsys: pytest.CaptureF
     assert (code, out) == (2, "")
     error = json.loads(err)
     assert (error["error"], error["code"]) == ("there is no command 'frobnicate'", "USAGE")
-    assert "capture, ping, send, tail, up, vector, verify" in error["hint"]
+    assert "capture, ping, restore, send, tail, up, vector, verify" in error["hint"]
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def interrupted(argv: list[str]) -> int:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["capture", "ping", "send", "tail", "vector", "verify"])
+@pytest.mark.parametrize("name", ["capture", "ping", "restore", "send", "tail", "vector", "verify"])
 def test_every_command_explains_itself_and_its_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])

@@ -25,7 +25,6 @@ from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush import breaker_row
 from lakehouse.flush.breaker import BreakerState
 from lakehouse.flush.breaker_row import word
-from lakehouse.flush.claim import RECOVERY
 from lakehouse.flush.flow import Flushed, Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import (
@@ -40,6 +39,7 @@ from lakehouse.models import (
     IcebergTable,
     Parent,
 )
+from lakehouse.models.flushes import RECOVERY
 from lakehouse.models.parents import PastFlushes
 from rpc import columns
 from rpc.failpoints import Failpoint, FailpointFailed

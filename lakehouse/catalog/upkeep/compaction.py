@@ -72,9 +72,9 @@ def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda:
             if done and until():
                 break
             keeper.renew()
-            old = list(_described(table, pile))
-            new = _rewritten(table, old, sum(file.rows for file in pile), terms)
-            _exchange(keeper, old, new, terms)
+            old = list(described(table, pile))
+            new = rewritten(table, old, sum(file.rows for file in pile), terms)
+            exchange(keeper, old, new, terms)
             done.old, done.new = done.old + len(old), done.new + len(new)
             done.rows += sum(file.record_count for file in new)
             pa.default_memory_pool().release_unused()
@@ -87,7 +87,7 @@ def merge_manifests(keeper: Keeper, *, count_min: int = 2) -> int:
         staging = Staging(keeper.catalog)
         table = keeper.load(staging)
         target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
-        before = _manifests(table)
+        before = manifests_of(table)
         small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
         change, expected = Change(table), table.metadata_location
         merge = ManifestMerge(change, table.io, target_bytes=target)
@@ -96,22 +96,33 @@ def merge_manifests(keeper: Keeper, *, count_min: int = 2) -> int:
         merge.commit()
         change.commit_transaction()
         keeper.commit(staging, expected=expected)
-        return len(before) - len(_manifests(staging.result))
+        return len(before) - len(manifests_of(staging.result))
 
 
 def _piles(table: Table, keeper: Keeper, terms: Terms) -> list[list[Small]]:
-    manifests = _manifests(table)
-    if any(one.content is not ManifestContent.DATA for one in manifests):
-        log.info("%s has delete files of another engine; that engine has to compact it", keeper.row)
+    manifests = manifests_of(table)
+    if why := refusal(table, keeper, manifests):
+        log.info("%s is not compacted: %s", keeper.row, why)
         return []
-    if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
-        return []
-    spec_id = table.metadata.default_spec_id
-    files = (
-        file for one in manifests if one.partition_spec_id == spec_id for file in _files(table.io, one.manifest_path)
-    )
     target = _target(table.metadata, TARGET, terms.target_bytes)
-    return piles(files, target_bytes=target, files_min=terms.files_min, is_tiered=terms.is_tiered)
+    return piles(files(table, manifests), target_bytes=target, files_min=terms.files_min, is_tiered=terms.is_tiered)
+
+
+def refusal(table: Table, keeper: Keeper, manifests: Sequence[ManifestFile]) -> str:
+    """Why files of this table must not be exchanged, or nothing."""
+    if any(one.content is not ManifestContent.DATA for one in manifests):
+        return "it has delete files of another engine; that engine has to compact it"
+    if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
+        return "its files are not ours to replace (gc.enabled, or where it lies)"
+    return ""
+
+
+def files(table: Table, manifests: Sequence[ManifestFile]) -> Iterator[Small]:
+    """The data files of the partitioning the table has now."""
+    spec_id = table.metadata.default_spec_id
+    for manifest in manifests:
+        if manifest.partition_spec_id == spec_id:
+            yield from _files(table.io, manifest.manifest_path)
 
 
 def _files(io: FileIO, manifest: str) -> Iterator[Small]:
@@ -120,24 +131,26 @@ def _files(io: FileIO, manifest: str) -> Iterator[Small]:
             yield Small(path, manifest, tuple(partition[at] for at in range(len(partition))), size_bytes, rows)
 
 
-def _described(table: Table, pile: Sequence[Small]) -> Iterator[DataFile]:
+def described(table: Table, pile: Sequence[Small]) -> Iterator[DataFile]:
     """These files with all their manifests say of them; one manifest is in memory at a time."""
     wanted = {file.path for file in pile}
     named = {file.manifest for file in pile}
-    for manifest in _manifests(table):
+    for manifest in manifests_of(table):
         if manifest.manifest_path in named:
             for entry in manifest.fetch_manifest_entry(table.io):
                 if entry.data_file.file_path in wanted:
                     yield entry.data_file
 
 
-def _rewritten(table: Table, old: Sequence[DataFile], rows: int, terms: Terms) -> list[DataFile]:
-    """The new files, on the disk and named nowhere."""
+def rewritten(
+    table: Table, old: Sequence[DataFile], rows: int, terms: Terms, change: rewriting.ChangeRows = lambda batch: batch
+) -> list[DataFile]:
+    """The new files, on the disk and named nowhere. `change` is done to their rows on the way."""
     target = _target(table.metadata, TARGET, terms.target_bytes)
     io = table.io
     assert isinstance(io, DurableFileIO)
     try:
-        new = list(rewriting.rewrite(table.metadata, old, io, target_bytes=target))
+        new = list(rewriting.rewrite(table.metadata, old, io, target_bytes=target, change=change))
         found = sum(file.record_count for file in new)
         assert found == rows, f"{len(old)} files of {table.name()} have {rows} rows, {found} were read"
     except BaseException:
@@ -147,7 +160,7 @@ def _rewritten(table: Table, old: Sequence[DataFile], rows: int, terms: Terms) -
     return new
 
 
-def _exchange(keeper: Keeper, old: Sequence[DataFile], new: Sequence[DataFile], terms: Terms) -> None:
+def exchange(keeper: Keeper, old: Sequence[DataFile], new: Sequence[DataFile], terms: Terms) -> None:
     """In one commit. Raises CommitConflict when others were faster each time; the new files are deleted then."""
     for attempt in range(1, terms.attempts_max + 1):
         staging = Staging(keeper.catalog)
@@ -169,10 +182,10 @@ def _exchange(keeper: Keeper, old: Sequence[DataFile], new: Sequence[DataFile], 
 
 def _are_there(table: Table, files: Sequence[DataFile]) -> bool:
     asked = {file.file_path for file in files}
-    return not reachable.unreached(table.io, asked, [one.manifest_path for one in _manifests(table)])
+    return not reachable.unreached(table.io, asked, [one.manifest_path for one in manifests_of(table)])
 
 
-def _manifests(table: Table) -> list[ManifestFile]:
+def manifests_of(table: Table) -> list[ManifestFile]:
     snapshot = table.metadata.current_snapshot()
     return snapshot.manifests(table.io) if snapshot is not None else []
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from pyiceberg.io import FileIO
@@ -36,9 +36,11 @@ class Expired:
     """Snapshots."""
     deleted: int = 0
     """Files."""
+    paths: list[str] = field(default_factory=list)
+    """Which they were, as far as somebody wants to know."""
 
     def __add__(self, other: Expired) -> Expired:
-        return Expired(self.forgotten + other.forgotten, self.deleted + other.deleted)
+        return Expired(self.forgotten + other.forgotten, self.deleted + other.deleted, self.paths + other.paths)
 
     def __bool__(self) -> bool:
         return bool(self.forgotten or self.deleted)
@@ -66,7 +68,9 @@ def forget(keeper: Keeper, retention: Retention) -> Expired:
     return Expired(forgotten=len(staging.forgotten))
 
 
-def delete(keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda: False) -> Expired:
+def delete(
+    keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda: False, is_told: bool = False
+) -> Expired:
     """Delete the files of snapshots forgotten before that: some always, more before `until`.
 
     Raises DamagedTable, LeaseLost or StoreUnavailable; repeat it then.
@@ -88,7 +92,9 @@ def delete(keeper: Keeper, *, before_ms: int, until: Callable[[], bool] = lambda
         later = list(keeper.row.forgotten.exclude(pk__in=[one.pk for one in due]))
         with told(f"files of {keeper.row} cannot be read or deleted"):
             for files in _steps(table, due, later):
-                done.deleted += remove(table.io, (path for path in files if is_inside(path, table)))
+                inside = [path for path in files if is_inside(path, table)]
+                done.deleted += remove(table.io, inside)
+                done.paths += inside if is_told else []
         _settle(due)
     return done
 

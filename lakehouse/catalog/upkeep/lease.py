@@ -57,10 +57,14 @@ class Keeper:
         if not self._held().update(lease_until_ms=self.now_ms() + self.lease_ms):
             raise LeaseLost(f"table {self.row} is kept in order by somebody else")
 
-    def commit(self, staging: Staging, *, expected: str) -> None:
-        """Move the pointer to what was staged. Raises LeaseLost or CommitConflict; nothing has moved then."""
+    def commit(self, staging: Staging, *, expected: str, along: Callable[[], None] = lambda: None) -> None:
+        """Move the pointer to what was staged. Raises LeaseLost or CommitConflict; nothing has moved then.
+
+        What is done `along` with it is in the same transaction.
+        """
         with transaction.atomic():
             self.renew()
+            along()
             moved = pointers.move_row(
                 self.row.pk,
                 expected=expected,

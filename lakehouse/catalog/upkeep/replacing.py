@@ -99,6 +99,13 @@ class Replacement(_SnapshotProducer["Replacement"]):
         )
 
 
+class Exchange(Replacement):
+    """The same for files whose rows are others: Iceberg's `overwrite`."""
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        return super(Replacement, self)._summary(snapshot_properties)
+
+
 class ManifestMerge(Replacement):
     """No file in or out; manifests up to `target_bytes` become one."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,8 @@ from lakehouse.catalog.retention import number
 from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
+ChangeRows = Callable[[Any], Any]
+"""From a record batch to one with the same columns, of as many rows or fewer."""
 READ_BYTES = 4 * 2**20
 BUFFER_BYTES = 2**20
 """Of each column; without it a row group is in memory as a whole."""
@@ -37,12 +39,23 @@ ROW_GROUP_BYTES = 16 * 2**20
 """Of the rows in memory, half of what a flush holds: there is the sorting beside it."""
 
 
-def rewrite(metadata: TableMetadata, files: Sequence[DataFile], io: FileIO, *, target_bytes: int) -> Iterator[DataFile]:
-    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file."""
+def rewrite(
+    metadata: TableMetadata,
+    files: Sequence[DataFile],
+    io: FileIO,
+    *,
+    target_bytes: int,
+    change: ChangeRows = lambda batch: batch,
+) -> Iterator[DataFile]:
+    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file.
+
+    `change` gives the rows to write in place of those of a batch, or fewer.
+    """
     schema = sanitize_column_names(metadata.schema())
     keys = [name for name in ORDER if name in metadata.schema().column_names]
     with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
-        batches = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        read = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
+        batches = (left for batch in read if len(left := change(batch)))
         groups = _row_groups(
             runs.in_order(batches, keys, Path(folder)), number(metadata.properties, ROW_GROUP, 1) or 100_000
         )

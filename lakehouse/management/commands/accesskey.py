@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
+from lakehouse.events.namespaces import RESERVED, is_namespace
 from lakehouse.models import AccessKey
 from lakehouse.models.access import KeyPriority, patterns_of
 from lakehouse.parent import access, key_changes
@@ -35,6 +36,7 @@ class Command(BaseCommand):
         create.add_argument("--source", action="append", help="child ids it may write as, such as shop-*; default *")
         create.add_argument("--parent", action="append", help="parents it may reach; default *")
         create.add_argument("--namespace", action="append", help="namespaces it may write and read; default *")
+        create.add_argument("--events", metavar="NAMESPACE", help="a key ns_NAMESPACE_..., for its events alone")
         create.add_argument("--expires", help="how long it is good, such as 90s, 15m, 12h, 30d, 4w; default for ever")
         create.add_argument("--limit", action="append", metavar="NAME=VALUE", help="its own limit; several times")
         create.add_argument("--priority", default="normal", help=f"{' or '.join(KeyPriority.values)}; default normal")
@@ -54,12 +56,20 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from None
 
     def _create(self, now_ms: int, options: dict[str, Any]) -> None:
+        tenant = options["events"]
+        if tenant is not None and (not is_namespace(tenant) or tenant in RESERVED):
+            raise ValueError(
+                f"--events is {tenant!r}, wanted 1 to 64 letters, digits, '_' or '-', and no reserved name"
+            )
+        if tenant is not None and options["namespace"]:
+            raise ValueError("--events names the only namespace of such a key; leave --namespace out")
         made = access.new_key(
             options["name"],
             scopes=[scope.strip() for given in options["scope"] for scope in given.split(",")],
             source_pattern=options["source"] or "*",
             parents=options["parent"] or "*",
-            namespaces=options["namespace"] or "*",
+            namespaces=tenant or options["namespace"] or "*",
+            token=None if tenant is None else access.new_token(tenant),
             priority=options["priority"],
             limits=_limits(options["limit"] or ()),
             now_ms=now_ms,
@@ -143,6 +153,16 @@ def _lines(key: AccessKey, now_ms: int) -> Iterable[str]:
     yield from (f"    {word} {moment(value_ms)}" for word, value_ms in ends if value_ms is not None)
     if successor := getattr(key, "replaced_by", None):
         yield f"    replaced by {successor.prefix} (id {successor.pk})"
+
+
+def _tenant(options: dict[str, Any]) -> str | None:
+    tenant: str | None = options["events"]
+    if tenant is not None and (not is_namespace(tenant) or tenant in RESERVED):
+        wanted = f"1 to 64 letters, digits, '_' or '-', and none of {', '.join(sorted(RESERVED))}"
+        raise ValueError(f"--events is {tenant!r}, wanted {wanted}")
+    if tenant is not None and options["namespace"]:
+        raise ValueError("--events names the only namespace of such a key; leave --namespace out")
+    return tenant
 
 
 def _limits(given: Iterable[str]) -> dict[str, int]:

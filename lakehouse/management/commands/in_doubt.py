@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from lakehouse.catalog import foreign, intents, landing
 from lakehouse.errors import LakehouseError
 from lakehouse.flush import fuse_box
-from lakehouse.flush.claim import RECOVERY
 from lakehouse.models import Flush, ForeignCommit
+from lakehouse.models.flushes import RECOVERY
 
 
 class Command(BaseCommand):

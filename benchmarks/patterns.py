@@ -1,0 +1,96 @@
+"""How long does it take to know for which of 10 000 subscriptions an event is?
+
+Question
+  How many microseconds does one event cost, for a type that was asked for before and for one that was not, when the
+  patterns are those of a large tenant, and when they are the worst that somebody may write?
+
+Method
+  10 000 patterns in one index, one thread, its CPU time. `first` asks for types that the index has never seen, each
+  once, 2000 of them (200 of the worst); `again` asks for the same types a second time, when they are remembered.
+     literal   shop.order.created and its like, every one another
+     mixed     half literal, a quarter `shop.N.*`, an eighth `webN*.push`, an eighth `**.N` and `a.**.N`
+     stars     `*aN*.b*N`, of which no letter says where to look
+     hostile   ten segments of `**`, `*` and pieces of one letter, all different, and types of 64 such segments
+
+Last answer (2 cores of an AMD EPYC, shared; CPython 3.11)
+  us an event      first    slowest      again  matched
+  literal            3.6      330.6       0.73      1.0
+  mixed              5.3       77.9       0.70      1.2
+  stars            307.5     2143.2       0.67      0.0
+  hostile       364224.3   577157.0       0.69      0.0
+
+  In words: below 1 ms for everything somebody writes to be told of something, 5 us for a type that is new and 0.7 us
+  for one that is not. 10 000 patterns and a type made for each other cost 0.4 s once; fan_out then takes fewer events
+  of that parent at a time, so that the others wait for one event of it and not for 500.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+from lakehouse.subscriptions.patterns import PatternIndex, complaint
+
+SUBSCRIPTIONS = 10_000
+TYPES = 2000
+HOSTILE_TYPES = 200
+
+
+def literal() -> Iterator[str]:
+    return (f"shop.order{number}.created" for number in itertools.count())
+
+
+def mixed() -> Iterator[str]:
+    for number in itertools.count():
+        yield from (f"shop.order{number}.created", f"shop.order{number}.*", f"order{number}.paid", f"web{number}*.push")
+        yield from (
+            f"shop.a{number}.*",
+            f"shop.b{number}",
+            f"c{number}.d",
+            f"**.order{number}" if number % 2 else f"shop.**.e{number}",
+        )
+
+
+def stars() -> Iterator[str]:
+    return (f"*a{number}*.b*{number}" for number in itertools.count())
+
+
+def hostile() -> Iterator[str]:
+    pieces = ("**", "*", "a", "a*", "*a", "*a*", "**")
+    for chosen in itertools.product(pieces, repeat=7):
+        yield ".".join(("**", *chosen, "**", "a"))
+
+
+def types(of: str) -> list[str]:
+    if of == "hostile":
+        return [".".join(["a"] * (63 - number % 7)) + f".{number}" for number in range(HOSTILE_TYPES)]
+    return [f"shop.order{number}.created" for number in range(TYPES)]
+
+
+def measured(index: PatternIndex[int], asked: list[str], *, match: Callable[[str], object]) -> tuple[float, float]:
+    """Microseconds of CPU of a type on average, and of the slowest."""
+    took = []
+    for event_type in asked:
+        started = time.thread_time_ns()
+        match(event_type)
+        took.append(time.thread_time_ns() - started)
+    return sum(took) / len(took) / 1000, max(took) / 1000
+
+
+def main() -> None:
+    print(f"{'us an event':10} {'first':>10} {'slowest':>10} {'again':>10} {'matched':>8}")
+    for patterns in (literal, mixed, stars, hostile):
+        index: PatternIndex[int] = PatternIndex()
+        for number, pattern in enumerate(itertools.islice(patterns(), SUBSCRIPTIONS)):
+            assert complaint(pattern) is None, pattern
+            index.add(pattern, number)
+        asked = types(patterns.__name__)
+        first, slowest = measured(index, asked, match=index.match)
+        again, _ = measured(index, asked, match=index.match)
+        matched = sum(len(index.match(one)) for one in asked) / len(asked)
+        print(f"{patterns.__name__:10} {first:10.1f} {slowest:10.1f} {again:10.2f} {matched:8.1f}")
+
+
+if __name__ == "__main__":
+    main()

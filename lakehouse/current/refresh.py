@@ -1,0 +1,234 @@
+"""A table of now is brought up to date: pulled by position, written bucket by bucket, committed with its position.
+
+    look ─ pull what is new ─ buckets that change, anew ─ one transaction: pointer, positions, sources
+
+What is read is one moment of the journal, and the transaction names the turn it saw; of two at once one counts, and a
+death leaves files that nobody names. Whoever comes later begins where the last one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import duckdb
+import pyarrow as pa
+from django.db import transaction
+from django.db.models import F
+from pyiceberg.expressions import AlwaysTrue, In
+from pyiceberg.manifest import DataFile
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Transaction
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.types import IntegerType, NestedField
+
+from lakehouse.catalog import evolution, parts, pointers, retention, tables
+from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.retention import HOUR_MS, forgetting
+from lakehouse.catalog.staging import Creation, Staging
+from lakehouse.catalog.upkeep.replacing import Exchange
+from lakehouse.conf import Settings
+from lakehouse.current import pulling
+from lakehouse.current.moment import Moment, look, wanted
+from lakehouse.current.pulling import BUCKET, LEFT_OUT, Pull
+from lakehouse.errors import CommitConflict, LakehouseError, StoreUnavailable
+from lakehouse.models import CurrentSource, CurrentTable
+from lakehouse.query import duck
+from lakehouse.query.quoting import quoted
+
+log = logging.getLogger(__name__)
+
+BUCKETS = "evodb.current.buckets"
+PROPERTIES = {
+    **tables.TABLE_DEFAULTS,
+    # A rewritten bucket holds what was deleted; it goes an hour later, and with it what nobody is to find any more.
+    retention.AGE: str(HOUR_MS),
+    retention.NEWEST: "1",
+    retention.MOST: "10",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    buckets: int
+    rows: int
+    """In the buckets that were written."""
+    late: int
+    """Rows whose change came late."""
+
+
+def go(catalog: DjangoCatalog, settings: Settings, *, now_ms: Callable[[], int], until: Callable[[], bool]) -> int:
+    """Refresh each table of now that is wanted and has something new; returns how many were."""
+    refreshed = 0
+    for namespace, table in wanted(now_ms()):
+        if until():
+            break
+        try:
+            found = refresh(catalog, settings, namespace, table, now_ms=now_ms)
+        except (LakehouseError, duckdb.Error) as exc:  # no table keeps the others waiting
+            log.warning("the table of now of %s.%s is left for later: %s", namespace, table, exc)
+            continue
+        if found is not None:
+            refreshed += 1
+            log.info("the table of now of %s.%s: %s", namespace, table, found)
+    return refreshed
+
+
+def refresh(
+    catalog: DjangoCatalog, settings: Settings, namespace: str, table: str, *, now_ms: Callable[[], int]
+) -> Refreshed | None:
+    """None when nothing happened. Raises CommitConflict when somebody was faster, or StoreUnavailable."""
+    moment = look(namespace, table)
+    if moment is None:
+        return None
+    if moment.flushes == ():
+        move_on(moment, now_ms())
+        return Refreshed(0, 0, 0)
+    try:
+        try:
+            return _once(catalog, settings, moment, now_ms)
+        except (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException) as exc:
+            log.warning("the table of now of %s.%s is made anew, for it cannot be merged: %s", namespace, table, exc)
+            return _once(catalog, settings, replace(moment, flushes=None), now_ms)
+    except (OSError, duckdb.IOException, duckdb.HTTPException) as exc:
+        raise StoreUnavailable(f"the changes of {namespace}.{table} cannot be read or written: {exc}") from exc
+
+
+def _once(catalog: DjangoCatalog, settings: Settings, moment: Moment, now_ms: Callable[[], int]) -> Refreshed:
+    with duck.connect(settings) as connection, tempfile.TemporaryDirectory(prefix="evodb-current-") as folder:
+        connection.execute(f"SET memory_limit = '{settings.query_memory_bytes_max}B'")
+        connection.execute(f"SET temp_directory = {quoted(folder)}")
+        connection.execute(f"SET threads = {settings.query_threads}")
+        return _Refresh(catalog, connection, moment, settings).run(now_ms)
+
+
+class _Refresh:
+    """One of a table, from the moment that was looked at."""
+
+    def __init__(
+        self, catalog: DjangoCatalog, connection: duckdb.DuckDBPyConnection, moment: Moment, settings: Settings
+    ) -> None:
+        self._catalog, self._moment, self._settings = catalog, moment, settings
+        self._staging = Staging(catalog)
+        self._now = self._staging.find(self._identifier)
+        found = None if self._now is None else self._now.metadata_location
+        changes = catalog.find((*moment.namespace.split("."), moment.table))
+        if changes is None or found != moment.current_location:
+            raise CommitConflict(f"{moment.namespace}.{moment.table} or its table of now was changed meanwhile")
+        if self._now is not None and BUCKETS not in self._now.properties:
+            raise CommitConflict(f"{'.'.join(self._identifier)} is no table of now, so none can be kept there")
+        self._changes = changes
+        self._buckets = settings.current_buckets if self._now is None else int(self._now.properties[BUCKETS])
+        self._pull = Pull(connection, moment, changes.schema().column_names, self._buckets)
+
+    def run(self, now_ms: Callable[[], int]) -> Refreshed:
+        reached = {source: (epoch, seq) for source, epoch, seq in self._pull.sources()}
+        applied = self._applied([*reached])
+        late = self._pull.mend([(source, *at) for source, at in applied.items()]) if applied else 0
+        change = self._begin()
+        rows = self._rewrite(change, self._pull.buckets())
+        if change._updates or self._now is None:
+            kept = retention.from_settings(self._settings)
+            change._apply(forgetting(change.table_metadata, kept, now_ms=now_ms()))
+            change.commit_transaction()
+        latest = {source: max(at, applied.get(source, at)) for source, at in reached.items()}
+        with transaction.atomic():
+            self._commit(latest, now_ms())
+        if self._is_staged:
+            tables.delete_metadata(self._catalog, self._staging.obsolete)
+        return Refreshed(len(self._pull.buckets()), rows, late)
+
+    def _applied(self, sources: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """How far these sources were before. Of a table that is made anew nothing counts."""
+        if self._moment.flushes is None:
+            return {}
+        known = CurrentSource.objects.filter(current=self._moment.current_id)
+        return {
+            source: (epoch, seq)
+            for some in pulling.chunks(sources)
+            for source, epoch, seq in known.filter(source__in=some).values_list("source", "epoch", "seq")
+        }
+
+    def _begin(self) -> Transaction:
+        """A change of the table, with the columns of the changes; of a new one if there is none."""
+        schema = self._changes.schema()
+        kept = [field for field in schema.fields if field.name not in LEFT_OUT]
+        if self._now is None:
+            fields = [field.model_copy(update={"required": False}) for field in kept]
+            bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
+            spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
+            properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
+            return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))
+        names = {field.name for field in kept}
+        arrow = evolution.arrow_schema(schema)
+        return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
+
+    def _rewrite(self, change: Transaction, buckets: Sequence[int]) -> int:
+        """Exchange the files of these buckets; of all, when the table is made anew."""
+        old: list[DataFile] = []
+        if self._now is not None:
+            touched = AlwaysTrue() if self._moment.flushes is None else In(BUCKET, set(buckets))  # type: ignore[arg-type,call-arg]
+            old = [task.file for task in self._now.scan(row_filter=touched).plan_files()]
+        metadata, io = change.table_metadata, change._table.io
+        new: list[DataFile] = []
+        rows = 0
+        for bucket in buckets:
+            content = self._pull.content(bucket)
+            if len(content):
+                new += parts.write(metadata, evolution.align(metadata.schema(), content), io, {})
+                rows += len(content)
+        if old or new:
+            Exchange(change, io, old, new).commit()
+        return rows
+
+    def _commit(self, sources: dict[str, tuple[int, int]], now_ms: int) -> None:
+        """Positions, sources and pointer, within one transaction. Raises CommitConflict; nothing may stay then."""
+        move_on(self._moment, now_ms)
+        rows = [
+            CurrentSource(current_id=self._moment.current_id, source=source, epoch=epoch, seq=seq)
+            for source, (epoch, seq) in sources.items()
+        ]
+        if self._moment.flushes is None:
+            CurrentSource.objects.filter(current=self._moment.current_id).delete()
+        CurrentSource.objects.bulk_create(
+            rows,
+            batch_size=500,
+            update_conflicts=True,
+            unique_fields=["current", "source"],
+            update_fields=["epoch", "seq"],
+        )
+        if not self._is_staged:
+            return
+        namespace, name = table_key(self._identifier)
+        location = self._staging.result.metadata_location
+        if self._moment.current_location is None:
+            pointers.lock_namespaces({namespace})
+            moved = pointers.insert(namespace, name, location)
+        else:
+            moved = pointers.move(
+                namespace,
+                name,
+                expected=self._moment.current_location,
+                location=location,
+                forgotten=self._staging.forgotten,
+            )
+        if not moved:
+            raise CommitConflict(f"the table of now of {self._moment.namespace}.{name} was written meanwhile")
+
+    @property
+    def _is_staged(self) -> bool:
+        return hasattr(self._staging, "result")
+
+    @property
+    def _identifier(self) -> tuple[str, ...]:
+        return (*self._moment.namespace_of_now.split("."), self._moment.table)
+
+
+def move_on(moment: Moment, now_ms: int) -> None:
+    """The table has all up to these positions. Raises CommitConflict when somebody else was faster."""
+    seen = CurrentTable.objects.filter(pk=moment.current_id, turn=moment.turn)
+    if not seen.update(turn=F("turn") + 1, positions=moment.positions, version=moment.version, refreshed_ms=now_ms):
+        raise CommitConflict(f"the table of now of {moment.namespace}.{moment.table} was refreshed meanwhile")

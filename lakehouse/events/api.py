@@ -1,0 +1,102 @@
+"""The endpoints of events, as django-ninja knows them and /docs shows them; what they do stands beside this.
+
+POST /ingest is answered before Django sees it (`http.front`); here is the same, slower, and what OpenAPI tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from ninja import Router
+
+from lakehouse.events import answers, ingest, openapi, reading, signatures, webhooks
+from lakehouse.limits.refusal import Response
+from lakehouse.parent.house import House, house
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+Serve = Callable[[dict[str, Any], ingest.ReadBody, House], Awaitable[Response]]
+
+router = Router(tags=["events"])
+
+
+def endpoint(method: str, path: str, name: str, serve: Serve, **said: Any) -> None:
+    """An operation, which hears every other method too: a preflight is answered, all else is 405."""
+
+    async def view(request: HttpRequest, **_: str) -> HttpResponse:
+        async def read_body(bytes_max: int) -> bytes:
+            return request.read(bytes_max + 1)
+
+        return _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
+
+    router.api_operation([method], path, operation_id=name, by_alias=True, **said)(view)
+    others = [one for one in METHODS if one != method]
+    router.api_operation(others, path, include_in_schema=False)(view)
+
+
+async def _stream(request: HttpRequest) -> HttpResponseBase:
+    found = await reading.open_stream(request.scope, house())  # type: ignore[attr-defined]  # an ASGI request
+    if isinstance(found, Response):
+        return _http(found)
+    headers = {name.decode(): value.decode() for name, value in answers.ANYBODY}
+    headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingHttpResponse(found, content_type=reading.STREAM.decode(), headers=headers)
+
+
+def _http(response: Response) -> HttpResponse:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+    headers.pop("content-length", None)
+    headers.pop("connection", None)
+    return HttpResponse(response.body, status=response.status, headers=headers)
+
+
+for _path in ingest.PATHS:
+    endpoint(
+        "POST",
+        _path,
+        f"ingest{_path.replace('/', '_')}",
+        ingest.answer,
+        summary="Events of an application" if _path == "/ingest" else "The same as /ingest, for pages",
+        description="At most 1000 in 1 MiB, all stored or none, durable when the answer comes; the same `batchId` is "
+        "stored once. Needs the scope `ingest` or `admin`; a page may show its key as `?token=`.",
+        response={200: openapi.Ingested, **openapi.ERRORS},
+        openapi_extra=openapi.ingest(),
+    )
+
+for _path in ("/events", "/recent"):
+    endpoint(
+        "GET",
+        _path,
+        _path[1:],
+        reading.listing,
+        summary="Events, newest first" if _path == "/events" else "The newest events",
+        description="What was acknowledged is seen, in a table or not yet. `links` lead to the next and the previous "
+        "page. Needs the scope `query` or `admin`.",
+        response={200: openapi.Listed, **openapi.OF_READING},
+        openapi_extra=openapi.listing(),
+    )
+router.api_operation(
+    ["GET"],
+    "/events/stream",
+    operation_id="events_stream",
+    summary="Events as they come in",
+    description="Server-sent events, until who listens hangs up; a client that comes back with `Last-Event-ID` goes on "
+    "behind it. Needs the scope `query` or `admin`.",
+    response={200: None, **openapi.OF_READING},
+    openapi_extra=openapi.stream(),
+)(_stream)
+
+for _provider in signatures.PROVIDERS:
+    endpoint(
+        "POST",
+        f"/webhooks/{_provider}",
+        f"webhook_{_provider.replace('-', '_')}",
+        webhooks.answer,
+        summary=f"A delivery of {_provider}",
+        description="Becomes an event `webhook.<provider>.<event>`. Needs no key but the provider's signature, made "
+        "with the secret in `EVODB_EVENTS_WEBHOOK_SECRETS`.",
+        response={200: openapi.Ingested, **openapi.ERRORS},
+        openapi_extra=openapi.webhook(),
+    )

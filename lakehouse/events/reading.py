@@ -1,0 +1,170 @@
+"""GET /events, /recent and /events/stream: what waits in the journal, then what is in the table, as one.
+
+The journal is asked first: what a flush moves meanwhile is then seen twice, and shown once. So whatever was
+acknowledged is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
+
+import msgspec
+import orjson
+from asgiref.sync import sync_to_async
+
+from lakehouse.errors import QueryError
+from lakehouse.events import answers, callers, homes, waiting
+from lakehouse.events import wanted as wanting
+from lakehouse.events.ingest import ReadBody, correlation
+from lakehouse.events.namespaces import TABLE
+from lakehouse.events.refusals import Code, EventsRefused
+from lakehouse.events.wanted import Cursor, Found, Wanted
+from lakehouse.http.queries import engine_of
+from lakehouse.journal.intake import Intake
+from lakehouse.limits.refusal import Response
+from lakehouse.models import IcebergTable
+from lakehouse.parent.grants import ADMIN, QUERY, Grant, fits
+from lakehouse.parent.house import House
+from lakehouse.query import lake_tables
+from lakehouse.query.engine import Query
+from lakehouse.query.messages import Name, Place
+
+POLL_S = 0.5
+SILENCE_POLLS_MAX = 30
+"""Then a comment is sent, for proxies that close what is silent."""
+STREAM = b"text/event-stream; charset=utf-8"
+
+
+async def listing(scope: dict[str, Any], read_body: ReadBody, house: House) -> Response:
+    """GET /events and /recent."""
+    correlation_id, path = correlation(scope), scope["path"]
+    if scope["method"] == "OPTIONS":
+        return answers.preflight("GET", correlation_id)
+    if scope["method"] != "GET":
+        return answers.not_allowed(path, scope["method"], "GET", correlation_id)
+    try:
+        asked = callers.asked_of(scope, is_open=house.settings.open)
+        grant, namespace = await callers.permit(house, scope, asked, QUERY, ADMIN)
+        wanted = wanting.read(asked.query)
+        found = await events_of(house, grant, namespace, wanted)
+        document = {"namespace": namespace, **wanting.page(wanted, found, partial(_link, path, asked.query))}
+    except EventsRefused as exc:
+        return answers.refused(exc, correlation_id)
+    return answers.written(200, msgspec.json.encode(document), b"application/json", correlation_id)
+
+
+def _link(path: str, query: Mapping[str, list[str]], cursor: Cursor | None) -> str:
+    words = {name: query[name][0] for name in (*wanting.FILTERS, "limit", "namespace") if name in query}
+    words |= {"cursor": cursor.shown()} if cursor else {}
+    return f"{path}?{urlencode(words)}" if words else path
+
+
+async def events_of(house: House, grant: Grant, namespace: str, wanted: Wanted) -> list[Found]:
+    """Raises EventsRefused."""
+    parent_id = await sync_to_async(homes.find)(namespace)
+    if parent_id is None:
+        return []
+    found = await sync_to_async(waiting.newest)(parent_id, wanted)
+    if not await sync_to_async(_has_table)(namespace):
+        return found
+    sql, parameters = wanted.sql(namespace)
+    query = Query(sql=sql, parameters=parameters, namespace=namespace, rows_max=wanted.limit + 1)
+    try:
+        answer = await engine_of(house).run(query, find=partial(_find, grant), caller=f"events {grant.key_id}")
+    except QueryError as exc:
+        code = Code.SERVICE_UNAVAILABLE if exc.retryable else Code.INVALID_REQUEST
+        raise EventsRefused(code, str(exc), retry_after_s=1 if exc.retryable else None) from None
+    return found + [
+        Found(moment_ms, event_id, body.encode()) for moment_ms, event_id, body in orjson.loads(answer.body)
+    ]
+
+
+class Streams:
+    """How many live tails a process has."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIterator[bytes]:
+    """GET /events/stream: the live tail, or the answer that there is none."""
+    correlation_id = correlation(scope)
+    try:
+        asked = callers.asked_of(scope, is_open=house.settings.open)
+        _, namespace = await callers.permit(house, scope, asked, QUERY, ADMIN)
+        wanted = wanting.read(asked.query)
+        last = _last_event(scope)
+        streams = streams_of(house)
+        if streams.count >= house.settings.events_streams_max:
+            text = f"{streams.count} streams are open already (EVODB_EVENTS_STREAMS_MAX)"
+            raise EventsRefused(Code.SERVICE_UNAVAILABLE, text, retry_after_s=10)
+    except EventsRefused as exc:
+        return answers.refused(exc, correlation_id)
+    parent_id = await sync_to_async(homes.find)(namespace)
+    after = 0 if parent_id is None else await sync_to_async(waiting.last_batch)(parent_id)
+    return _tail(house, streams, namespace, wanted, after if last is None else min(last, after))
+
+
+async def _tail(house: House, streams: Streams, namespace: str, wanted: Wanted, after: int) -> AsyncIterator[bytes]:
+    streams.count += 1
+    try:
+        yield b"retry: 1000\n\n"
+        silent = 0
+        while not house.is_closing:
+            parent_id = await sync_to_async(homes.find)(namespace)
+            found = [] if parent_id is None else await sync_to_async(waiting.steps)(parent_id, wanted, after=after)
+            for step in found:
+                after = step.batch_id
+                if text := _told(step):
+                    silent = 0
+                    yield text
+            silent += 1
+            if silent > SILENCE_POLLS_MAX:
+                silent = 0
+                yield b": still here\n\n"
+            if not found:
+                await asyncio.sleep(POLL_S)
+    finally:
+        streams.count -= 1
+
+
+def _told(step: waiting.Step) -> bytes:
+    """As server-sent events; their id is the batch, from which a client that comes back goes on."""
+    if step.is_gone:
+        return (
+            b'event: gap\nid: %d\ndata: {"text":"events of a batch went into the table; GET /events has them"}\n\n'
+            % (step.batch_id)
+        )
+    lines = [b"event: event\ndata: %b\n" % one.body for one in step.events]
+    if not lines:
+        return b""
+    return b"\n".join([*lines[:-1], b"id: %d\n%b" % (step.batch_id, lines[-1])]) + b"\n"
+
+
+def streams_of(house: House) -> Streams:
+    found = _streams.get(house.intake)
+    if found is None:
+        found = _streams[house.intake] = Streams()
+    return found
+
+
+def _last_event(scope: dict[str, Any]) -> int | None:
+    said = next((value for name, value in scope["headers"] if name.lower() == b"last-event-id"), b"")
+    return int(said) if said.isdigit() and len(said) < 19 else None
+
+
+def _has_table(namespace: str) -> bool:
+    return IcebergTable.objects.filter(namespace__name=namespace, name=TABLE).exists()
+
+
+async def _find(grant: Grant, names: list[Name]) -> list[Place]:
+    places = partial(lake_tables.places, names, allows=lambda namespace: fits(namespace, grant.namespaces))
+    return await sync_to_async(places)()
+
+
+_streams: WeakKeyDictionary[Intake, Streams] = WeakKeyDictionary()

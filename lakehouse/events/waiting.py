@@ -1,0 +1,68 @@
+"""Events that are durable and in no table yet: read from the journal, so that who asks sees what was acknowledged."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lakehouse.events.namespaces import TABLE
+from lakehouse.events.wanted import Found, Wanted
+from lakehouse.models import Batch, BatchState
+from rpc import columns
+from rpc.batch import Encoding
+
+WAITS = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
+BATCHES_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The events of one batch, as a live tail tells them. `is_gone`: they are in the table already."""
+
+    batch_id: int
+    events: list[Found]
+    is_gone: bool
+
+
+def newest(parent_id: int, wanted: Wanted) -> list[Found]:
+    """The first of them by time, as many as a page and one more."""
+    take = heapq.nsmallest if wanted.is_backward else heapq.nlargest
+    return take(wanted.limit + 1, _fitting(parent_id, wanted), key=lambda one: one.place)
+
+
+def last_batch(parent_id: int) -> int:
+    found = Batch.objects.filter(parent=parent_id).order_by("-pk").values_list("pk", flat=True).first()
+    return found or 0
+
+
+def steps(parent_id: int, wanted: Wanted, *, after: int) -> list[Step]:
+    """The batches behind this one, the oldest first."""
+    rows = Batch.objects.filter(parent=parent_id, pk__gt=after).order_by("pk")
+    found = rows.values_list("pk", "encoding", "stored__payload")[:BATCHES_AT_ONCE]
+    return [
+        Step(pk, [] if payload is None else list(_events(encoding, payload, wanted)), payload is None)
+        for pk, encoding, payload in found
+    ]
+
+
+def _fitting(parent_id: int, wanted: Wanted) -> Iterator[Found]:
+    rows = Batch.objects.filter(parent=parent_id, state__in=WAITS, stored__isnull=False).order_by("pk")
+    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(BATCHES_AT_ONCE):
+        yield from _events(encoding, payload, wanted)
+
+
+def _events(encoding: str, payload: bytes | memoryview, wanted: Wanted) -> Iterator[Found]:
+    if encoding != Encoding.COLUMNS:
+        return
+    whole = columns.decode(bytes(payload))
+    if not any(map(wanted.is_near, whole.timestamps_ms)):
+        return
+    for entry in whole.entries():
+        event_id = entry.row_id.decode()
+        if (
+            entry.table == TABLE.encode()
+            and wanted.is_near(entry.timestamp_ms)
+            and wanted.fits(entry.timestamp_ms, event_id, entry.after)
+        ):
+            yield Found(entry.timestamp_ms, event_id, entry.after)

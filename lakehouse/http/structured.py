@@ -1,0 +1,91 @@
+"""POST /query without SQL: which events are wanted, member by member. Pure; every value is a parameter."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from lakehouse.errors import InvalidQuery
+
+LIMIT = 1000
+TYPES_MAX = 100
+COLUMNS = (
+    *("id", "ns", "type", "ts", "do", "method", "namespace", "durationMs", "success", "error", "collection", "docId"),
+    *("doc", "prev", "bookmark", "reason", "connectionCount", "code", "event", "properties", "traits", "userId"),
+    *("anonymousId", "sessionId", "data", "source", "webhook", "payload"),
+)
+
+
+class DateRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    start: datetime | UnsetType = UNSET
+    end: datetime | UnsetType = UNSET
+
+
+class StructuredBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True, forbid_unknown_fields=True):
+    date_range: DateRange | UnsetType = UNSET
+    do_id: str | UnsetType = UNSET
+    do_class: str | UnsetType = UNSET
+    event_types: list[str] | UnsetType = UNSET
+    collection: str | UnsetType = UNSET
+    colo: str | UnsetType = UNSET
+    namespace: str | UnsetType = UNSET
+    limit: int | UnsetType = UNSET
+
+
+class _Sql(msgspec.Struct):
+    sql: msgspec.Raw | UnsetType = UNSET
+
+
+_json = msgspec.json.Decoder(StructuredBody)
+_sql = msgspec.json.Decoder(_Sql)
+
+
+def is_structured(data: bytes) -> bool:
+    """Whether this is an object that has members and no SQL among them."""
+    try:
+        return _sql.decode(data).sql is UNSET and len(data.strip()) > 2
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+
+
+def read(data: bytes) -> tuple[StructuredBody, str, dict[str, Any]]:
+    """The body, and the query it stands for. Raises InvalidQuery."""
+    try:
+        body = _json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise InvalidQuery(f"the body cannot be used: {exc}"[:1000]) from None
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+
+    def where(condition: str, name: str, value: Any) -> None:
+        if value is not UNSET:
+            conditions.append(condition)
+            values[name] = value
+
+    if body.date_range is not UNSET:
+        where("_ts >= CAST($start AS TIMESTAMPTZ)", "start", _moment("start", body.date_range.start))
+        where("_ts <= CAST($end AS TIMESTAMPTZ)", "end", _moment("end", body.date_range.end))
+    where("json_extract_string(\"do\", '$.id') = $do_id", "do_id", body.do_id)
+    where("json_extract_string(\"do\", '$.class') = $do_class", "do_class", body.do_class)
+    where("json_extract_string(\"do\", '$.colo') = $colo", "colo", body.colo)
+    where("collection = $collection", "collection", body.collection)
+    if body.event_types is not UNSET:
+        if not 1 <= len(body.event_types) <= TYPES_MAX:
+            raise InvalidQuery(f"eventTypes: has {len(body.event_types)}, wanted 1 to {TYPES_MAX}")
+        names = [f"type_{index}" for index in range(len(body.event_types))]
+        conditions.append(f"type IN ({', '.join(f'${name}' for name in names)})")
+        values |= dict(zip(names, body.event_types, strict=True))
+    columns = ", ".join(f'"{name}"' for name in COLUMNS)
+    found = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    return body, f"SELECT {columns} FROM events{found} ORDER BY _ts DESC, _row_id DESC", values  # noqa: S608 - bound
+
+
+def _moment(name: str, moment: datetime | UnsetType) -> str | UnsetType:
+    if moment is UNSET:
+        return UNSET
+    if moment.tzinfo is None:
+        raise InvalidQuery(f"dateRange.{name}: is {moment.isoformat()}, wanted a time with its zone")
+    return moment.isoformat()

@@ -1,0 +1,142 @@
+"""`manage.py erase`: take the rows of a row id or of a child out of the lake for good, and tell which files went."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings as site
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import F
+
+from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
+from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.upkeep import erasing, lease, rounds
+from lakehouse.catalog.upkeep.erasing import Erased, Notes
+from lakehouse.catalog_choice import elsewhere
+from lakehouse.clock import now_ms
+from lakehouse.current.names import current_of
+from lakehouse.errors import LakehouseError
+from lakehouse.flush import claim, digests, letters
+from lakehouse.flush.digests import ChildSum
+from lakehouse.journal import child_tables
+from lakehouse.models import Batch, BatchState, CurrentTable, DeadLetter, IcebergTable, Parent
+from lakehouse.query.engine import DEFAULT_NAMESPACE
+
+
+class Command(BaseCommand):
+    help = "Take rows out of the lake for good: files, history and sums (docs/erase.md). This cannot be undone."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--table", help="only this table; --row-id needs it")
+        parser.add_argument("--row-id", help="every change of this row, of all children unless --child says which")
+        parser.add_argument("--child", help="every change of this child")
+        parser.add_argument("--namespace", default=DEFAULT_NAMESPACE, help="where the tables are; default lake")
+
+    def handle(
+        self, *, table: str | None, row_id: str | None, child: str | None, namespace: str, **options: Any
+    ) -> None:
+        where = {"_row_id": row_id, "_source": child}
+        values = {name: value for name, value in where.items() if value is not None}
+        self._check(table, row_id, child, namespace)
+        tables = [table] if table else _tables(namespace)
+        catalog = from_settings(site.EVODB)
+        rows = removed = 0
+        for name in tables:
+            for found in (
+                self._erase(catalog, namespace, name, values, _Sums(namespace, name)),
+                self._erase_from_now(catalog, namespace, name, values),
+            ):
+                rows, removed = rows + found.rows, removed + len(found.removed)
+        if child is not None and table is None:
+            purged = letters.purge(DeadLetter.objects.filter(child__parent__namespace=namespace, child__name=child))
+            self.stdout.write(f"{purged} dead letters purged")
+        self.stdout.write(f"{rows} rows erased, {removed} files removed")
+
+    def _check(self, table: str | None, row_id: str | None, child: str | None, namespace: str) -> None:
+        """Raises CommandError, before anything was touched."""
+        if site.EVODB.catalog:
+            raise CommandError(f"{elsewhere(site.EVODB.catalog)}; rows are erased there")
+        if row_id is None and child is None:
+            raise CommandError("nothing says which rows; type --row-id ID with --table NAME, or --child NAME")
+        if row_id is not None and table is None:
+            raise CommandError("a row id means a row of one table; type --table NAME")
+        known = _tables(namespace)
+        if table is not None and table not in known:
+            raise CommandError(f"there is no table {namespace}.{table}; there are {', '.join(known[:10]) or 'none'}")
+        left = Batch.objects.filter(parent__namespace=namespace).exclude(state=BatchState.PERSISTED)
+        left = left if child is None else left.filter(child__name=child)
+        if waiting := left.count():
+            raise CommandError(
+                f"{waiting} batches wait in the journal or the fallback and may bring such rows; "
+                "type manage.py flush_buffers --wait, and then the same again"
+            )
+        for parent_id in Parent.objects.filter(namespace=namespace).values_list("pk", flat=True):
+            claim.forget_payloads(parent_id)
+
+    def _erase_from_now(self, catalog: DjangoCatalog, namespace: str, table: str, values: dict[str, str]) -> Erased:
+        """After the changes. A refresh that has read them before finds its turn over."""
+        CurrentTable.objects.filter(namespace=namespace, table=table).update(turn=F("turn") + 1)
+        return self._erase(catalog, current_of(namespace), table, values, _Nothing())
+
+    def _erase(
+        self, catalog: DjangoCatalog, namespace: str, table: str, values: dict[str, str], notes: Notes
+    ) -> Erased:
+        key = namespace_key(namespace)
+        row = IcebergTable.objects.select_related("namespace").filter(namespace__name=key, name=table).first()
+        if row is None:
+            return Erased()
+        terms = rounds.terms_of(site.EVODB)
+        with lease.kept(row, catalog, lease_ms=site.EVODB.lease_ms, now_ms=now_ms) as keeper:
+            if keeper is None:
+                raise CommandError(f"{row} is kept in order by somebody else; type the same again in a minute")
+            try:
+                found = erasing.erase(
+                    keeper, values, notes, target_bytes=terms.target_bytes, attempts_max=terms.attempts_max
+                )
+                swept = rounds.sweep(keeper, site.EVODB, is_dry_run=False)
+            except LakehouseError as exc:
+                raise CommandError(f"{exc}" + ("; type the same again" if exc.retryable else "")) from None
+        found.removed += swept.named
+        self._tell(row, found)
+        return found
+
+    def _tell(self, row: IcebergTable, found: Erased) -> None:
+        for path in erasing.told(found.removed):
+            self.stdout.write(f"removed {path}")
+        self.stdout.write(f"{row}: {found.rows} rows, {found.rewritten} files written anew")
+        for name in found.kept_by:
+            self.stderr.write(f"{row}: the snapshot of {name} is kept, and what it has; drop it and erase again")
+
+
+def _tables(namespace: str) -> Sequence[str]:
+    rows = IcebergTable.objects.filter(namespace__name=namespace_key(namespace)).order_by("name")
+    return list(rows.values_list("name", flat=True))
+
+
+class _Nothing:
+    """A table of now is in no sums."""
+
+    def begin(self) -> None: ...
+
+    def see(self, rows: Any) -> None: ...
+
+    def write(self) -> None: ...
+
+
+class _Sums(_Nothing):
+    """What is erased is counted no more, so that `verify` compares with what is left."""
+
+    def __init__(self, namespace: str, table: str) -> None:
+        self._namespace, self._table = namespace, table
+        self._sums: list[ChildSum] = []
+
+    def begin(self) -> None:
+        self._sums = []
+
+    def see(self, rows: Any) -> None:
+        self._sums += digests.of_rows(rows, table=self._table) if len(rows) else []
+
+    def write(self) -> None:
+        child_tables.take_out(self._namespace, self._sums)

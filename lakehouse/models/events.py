@@ -1,0 +1,33 @@
+"""Events: which ids a namespace has stored already, and how far they are written as JSON lines."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from lakehouse.models.parents import Parent
+
+
+class EventId(models.Model):
+    """An id that an event brought along, known for `history_days`. `digest` is xxh3-128 of it."""
+
+    id = models.BigAutoField(primary_key=True)
+    parent = models.ForeignKey(Parent, on_delete=models.CASCADE, related_name="event_ids", db_index=False)
+    digest = models.BinaryField(max_length=16)
+    received_ms = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["parent", "digest"], name="event_once")]
+        indexes = [models.Index(fields=["parent", "received_ms"], name="event_id_by_age")]
+
+    def __str__(self) -> str:
+        return bytes(self.digest).hex()
+
+
+class EventExport(models.Model):
+    """The commits of a parent up to `commit_number` are written as JSON lines."""
+
+    parent = models.OneToOneField(Parent, on_delete=models.CASCADE, primary_key=True, related_name="event_export")
+    commit_number = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"JSON lines up to commit {self.commit_number}"

@@ -1,0 +1,124 @@
+"""What is done to subscriptions and dead letters from outside: by the API, the admin and the command.
+
+A delivering process reads these rows before it acts and compares them when it writes, so nobody has to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.db.models import OuterRef, QuerySet, Subquery
+
+from lakehouse.models import Parent
+from lakehouse.setting import listed
+from lakehouse.subscriptions import events, places, terms
+from lakehouse.subscriptions.models import (
+    Delivery,
+    DeliveryState,
+    Subscription,
+    SubscriptionState,
+    TargetKind,
+    new_uid,
+)
+
+UNSUBSCRIBED = "unsubscribed"
+Subscriptions = QuerySet[Subscription]
+
+
+class TooMany(Exception):
+    """A parent has as many subscriptions as it may."""
+
+
+def allowed() -> terms.Allowed:
+    return terms.Allowed.of(settings.EVODB.webhook_allowed, listed(settings.EVODB.subscription_tasks))
+
+
+def complaints(fields: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with these fields of a subscription, by their names."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return terms.complaints(given, allowed())
+
+
+def subscribe(
+    parent: Parent, fields: Mapping[str, Any], *, now_ms: int, start: places.Start | None = None
+) -> Subscription:
+    """A new one, which starts now or there. The fields are without a complaint. Raises TooMany."""
+    most = settings.EVODB.subscriptions_max
+    with transaction.atomic():
+        locked = Parent.objects.select_for_update().get(pk=parent.pk)
+        living = Subscription.objects.filter(parent=locked).exclude(state=SubscriptionState.DISABLED).count()
+        if living >= most:
+            raise TooMany(f"parent {parent.name!r} has {living} of {most} subscriptions (EVODB_SUBSCRIPTIONS_MAX)")
+        made = Subscription(parent=locked, created_ms=now_ms, **fields)
+        place_now(made)
+        if start is not None:
+            made.commit_number, made.from_ms = start.place.commit_number, start.from_ms
+        made.save()
+    return made
+
+
+def place_now(one: Subscription) -> None:
+    """Everything committed from now on is for it."""
+    one.commit_number, one.batch_id, one.batch_entries, one.from_ms = one.parent.commit_number, 0, 0, 0
+
+
+def put_at(which: Subscriptions, start: places.Start) -> int:
+    """Tell them again from there on; a disabled one is active again."""
+    return which.update(**start.place._asdict(), from_ms=start.from_ms, state=SubscriptionState.ACTIVE, state_reason="")
+
+
+def history_days() -> int:
+    days: int = settings.EVODB.history_days
+    return days
+
+
+def pause(which: Subscriptions) -> int:
+    return which.filter(state=SubscriptionState.ACTIVE).update(state=SubscriptionState.PAUSED, state_reason="")
+
+
+def resume(which: Subscriptions) -> int:
+    """From its place when it was paused, from now when it had lost it."""
+    paused = which.filter(state=SubscriptionState.PAUSED).update(state=SubscriptionState.ACTIVE, state_reason="")
+    newest = Subquery(Parent.objects.filter(pk=OuterRef("parent_id")).values("commit_number"))
+    return paused + which.filter(state=SubscriptionState.DISABLED).update(
+        state=SubscriptionState.ACTIVE, state_reason="", commit_number=newest, batch_id=0, batch_entries=0, from_ms=0
+    )
+
+
+def unsubscribe(which: Subscriptions) -> int:
+    """What is on its way already stays where it is until it resumes."""
+    living = which.exclude(state=SubscriptionState.DISABLED)
+    return living.update(state=SubscriptionState.DISABLED, state_reason=UNSUBSCRIBED)
+
+
+def test_fire(one: Subscription, *, now_ms: int) -> Delivery:
+    """Queue a message as any other, with one event of a type of its own."""
+    uid = new_uid()
+    event = events.test_event(uid, parent=one.parent.name, now_ms=now_ms)
+    return Delivery.objects.create(
+        subscription=one,
+        uid=uid,
+        commit_number=0,
+        events=orjson.dumps([event]),
+        next_attempt_ms=now_ms,
+        created_ms=now_ms,
+    )
+
+
+test_fire.__test__ = False  # type: ignore[attr-defined]  # its name is no test's
+
+
+def retry(which: QuerySet[Delivery], *, now_ms: int) -> int:
+    """Queue dead letters again, as the same messages; each stays a letter until it is delivered."""
+    return which.filter(state=DeliveryState.DEAD).update(
+        state=DeliveryState.PENDING, attempts_made=0, next_attempt_ms=now_ms, finished_ms=None
+    )
+
+
+def target_of(one: Subscription) -> str:
+    """What the target is called where it is: a group is ours alone, so that nobody speaks in another's name."""
+    return events.group_of(one.parent_id, one.target) if one.target_kind == TargetKind.CHANNELS else one.target

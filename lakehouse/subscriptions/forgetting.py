@@ -1,0 +1,43 @@
+"""What is deleted in the course of time: delivered messages with their log, old dead letters, payloads nobody needs."""
+
+from __future__ import annotations
+
+from django.db.models import QuerySet
+
+from lakehouse.conf import Settings
+from lakehouse.flush.history import DAY_MS
+from lakehouse.models import BatchState, Parent
+from lakehouse.subscriptions.models import Delivery, DeliveryState
+
+ROWS_PER_DELETE = 500
+
+
+def forget(settings: Settings, *, now_ms: int) -> int:
+    """Returns how many messages."""
+    delivered = Delivery.objects.filter(state=DeliveryState.DELIVERED)
+    old_ms, dead_ms = (
+        now_ms - settings.subscription_log_days * DAY_MS,
+        now_ms - settings.subscription_letter_days * DAY_MS,
+    )
+    forgotten = _delete(delivered.filter(finished_ms__lt=old_ms))
+    return forgotten + _delete(Delivery.objects.filter(state=DeliveryState.DEAD, dead_ms__lt=dead_ms))
+
+
+def free_payloads(settings: Settings) -> int:
+    """Those that were kept for subscriptions which have come further since; returns how many."""
+    from lakehouse.flush import claim  # loads the lake's libraries, which the beat never needs
+
+    held = Parent.objects.filter(
+        batches__state__in=[BatchState.PERSISTED, BatchState.FALLBACK], batches__stored__isnull=False
+    )
+    most = settings.subscription_backlog_bytes_max
+    return sum(claim.forget_payloads(pk, held_bytes_max=most) for pk in held.values_list("pk", flat=True).distinct())
+
+
+def _delete(which: QuerySet[Delivery]) -> int:
+    """In short transactions; the attempts go with their messages."""
+    deleted = 0
+    while ids := list(which.values_list("pk", flat=True)[:ROWS_PER_DELETE]):
+        Delivery.objects.filter(pk__in=ids).delete()
+        deleted += len(ids)
+    return deleted

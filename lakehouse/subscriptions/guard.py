@@ -1,0 +1,53 @@
+"""Where a webhook may go: to addresses of the public Internet, and to networks the operator allowed. Pure.
+
+What counts is the address that is connected to, so this is asked of what a name was resolved to, every time, and the
+connection goes to the very address that was asked about. An IPv4 address within an IPv6 address is what it hides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+NAT64, COMPATIBLE = ip_network("64:ff9b::/96"), ip_network("::/96")
+LOW_32_BITS = 0xFFFF_FFFF
+
+
+def networks(items: Iterable[str]) -> tuple[Network, ...]:
+    return tuple(ip_network(item, strict=False) for item in items)
+
+
+def is_address(text: str) -> bool:
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_allowed(text: str, allowed: Iterable[Network] = ()) -> bool:
+    """Whether this address may be connected to. What is no address may not."""
+    if not is_address(text):
+        return False
+    address = ip_address(text.partition("%")[0])
+    return all(_is_public(one) or any(one in network for network in allowed) for one in _hidden(address))
+
+
+def _hidden(address: Address) -> list[Address]:
+    """The IPv4 address that this one stands for, or itself; both when it is a tunnel to it."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address in NAT64 or (address in COMPATIBLE and int(address) > 1):
+        return [IPv4Address(int(address) & LOW_32_BITS)]
+    if address.sixtofour is not None:
+        return [address.sixtofour]
+    return [address, *(address.teredo or ())]
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)

@@ -1,0 +1,86 @@
+"""Events become messages: one each, or many in one for a subscription that wants batches.
+
+A message of a batch is open until it is full, or has waited for `batch_ms`; more events join it then. Who sends it
+closes it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription
+from lakehouse.subscriptions.stream import Told
+
+MESSAGE_BYTES_MAX = 1024 * 1024
+"""An event that is larger alone is a message alone."""
+Draft = Delivery
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+def drafts_of(one: Subscription, told: Sequence[Told], *, now_ms: int) -> list[Draft]:
+    """New messages with these events, in their order."""
+    return [_draft(one, some, now_ms=now_ms) for some in _parts(told, one.batch_events)]
+
+
+def joined(one: Subscription, told: list[Told], *, now_ms: int) -> list[Told]:
+    """Let as many as fit join the open message, in the caller's transaction; returns the others."""
+    waiting = Delivery.objects.select_for_update().filter(subscription=one, state=DeliveryState.PENDING, is_open=True)
+    found = waiting.order_by("-pk").first()
+    if found is None:
+        return told
+    room = MESSAGE_BYTES_MAX - len(found.events)
+    count = 0
+    for event in told[: max(0, one.batch_events - found.event_count)]:
+        room -= len(event.event.body) + 1
+        if room < 0:
+            break
+        count += 1
+    if count:
+        found.events = b"%b,%b]" % (bytes(found.events)[:-1], _list(told[:count])[1:-1])
+        found.event_count += count
+        found.commit_number = told[count - 1].commit_number
+    if found.event_count >= one.batch_events or count < len(told):
+        found.is_open, found.next_attempt_ms = False, now_ms
+    found.save(update_fields=["events", "event_count", "commit_number", "is_open", "next_attempt_ms"])
+    return told[count:]
+
+
+def without(events: bytes, delivered: frozenset[str]) -> tuple[bytes, int]:
+    """What is left of a message when its receiver took some, and how many were taken."""
+    every = msgspec.json.decode(events, type=list[msgspec.Raw])
+    kept = [bytes(one) for one in every if msgspec.json.decode(one, type=_Named).id not in delivered]
+    return b"[" + b",".join(kept) + b"]", len(kept)
+
+
+def _draft(one: Subscription, told: Sequence[Told], *, now_ms: int) -> Draft:
+    is_open = len(told) < one.batch_events
+    return Delivery(
+        subscription=one,
+        commit_number=told[-1].commit_number,
+        events=_list(told),
+        event_count=len(told),
+        is_open=is_open,
+        next_attempt_ms=now_ms + (one.batch_ms if is_open else 0),
+        created_ms=now_ms,
+    )
+
+
+def _parts(told: Sequence[Told], most: int) -> list[list[Told]]:
+    parts: list[list[Told]] = []
+    size_bytes = 0
+    for one in told:
+        size_bytes += len(one.event.body) + 1
+        if not parts or len(parts[-1]) >= most or size_bytes > MESSAGE_BYTES_MAX:
+            parts.append([])
+            size_bytes = len(one.event.body) + 1
+        parts[-1].append(one)
+    return parts
+
+
+def _list(told: Sequence[Told]) -> bytes:
+    return b"[" + b",".join(one.event.body for one in told) + b"]"

@@ -1,0 +1,140 @@
+"""What attempts leave behind: the message delivered, due again, or a dead letter; and one line for each in the log.
+
+Messages are taken from their rows and settled on their rows; a row that somebody else has settled meanwhile, or that is
+gone with its subscription, is left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import F
+
+from lakehouse.subscriptions import leases, messages, retries
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
+from lakehouse.subscriptions.retries import Again, Outcome, Reason
+from lakehouse.subscriptions.targets import Message
+
+log = logging.getLogger(__name__)
+
+
+class Tried(NamedTuple):
+    message: Message
+    started_ms: int
+    duration_ms: int
+    outcome: Outcome
+
+
+def take(subscription: Subscription, *, room: int, but: set[int], now_ms: int) -> list[Message]:
+    """So many messages that are due, the longest waiting first, without those that are on their way already."""
+    waiting = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
+    rows = list(waiting.order_by("next_attempt_ms", "pk")[: room + len(but)])
+    chosen = [row for row in rows if row.pk not in but][:room]
+    if opened := [row.pk for row in chosen if row.is_open]:
+        Delivery.objects.filter(pk__in=opened).update(is_open=False)
+        chosen = [Delivery.objects.get(pk=row.pk) if row.is_open else row for row in chosen]
+    return [
+        Message(row.pk, row.uid, bytes(row.events), row.event_count, row.attempts_made, subscription) for row in chosen
+    ]
+
+
+def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) -> None:
+    """All of these in one transaction."""
+    by_id = {one.message.delivery_id: one for one in tried}
+    with transaction.atomic():
+        pending = Delivery.objects.select_for_update().filter(pk__in=by_id, state=DeliveryState.PENDING)
+        rows = {row.pk: row for row in pending.defer("events").order_by("pk")}
+        still = [one for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
+        _note_attempts(still)
+        whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
+        _delivered(whole, now_ms)
+        for one in still:
+            if one.outcome.ok and one.outcome.delivered is not None:
+                _partly(one, now_ms, chance)
+            elif not one.outcome.ok:
+                _failed(one, now_ms, chance, attempts_made=one.message.attempts_made + 1)
+
+
+def _note_attempts(tried: Sequence[Tried]) -> None:
+    Attempt.objects.bulk_create(
+        Attempt(
+            delivery_id=one.message.delivery_id,
+            started_ms=one.started_ms,
+            duration_ms=max(0, one.duration_ms),
+            status=one.outcome.status,
+            error=one.outcome.error,
+        )
+        for one in tried
+    )
+
+
+def _delivered(tried: Sequence[Tried], now_ms: int) -> None:
+    Delivery.objects.filter(pk__in=[one.message.delivery_id for one in tried]).update(
+        state=DeliveryState.DELIVERED,
+        events=b"",
+        attempts_made=F("attempts_made") + 1,
+        finished_ms=now_ms,
+        dead_ms=None,
+        reason="",
+        last_error="",
+    )
+    counts: dict[int, int] = {}
+    for one in tried:
+        counts[one.message.to.pk] = counts.get(one.message.to.pk, 0) + one.message.event_count
+    for pk, count in counts.items():
+        _count(pk, count, now_ms)
+
+
+def _count(subscription_id: int, events: int, now_ms: int) -> None:
+    Subscription.objects.filter(pk=subscription_id).update(
+        delivered_events=F("delivered_events") + events, last_delivered_ms=now_ms
+    )
+
+
+def _partly(one: Tried, now_ms: int, chance: Callable[[], float]) -> None:
+    """What was not taken is another message: under the same id a receiver would think that it has it."""
+    assert one.outcome.delivered is not None
+    events, left = messages.without(one.message.events, one.outcome.delivered)
+    if not left:
+        _delivered([one], now_ms)
+        return
+    taken = one.message.event_count - left
+    if taken:
+        _count(one.message.to.pk, taken, now_ms)
+        Delivery.objects.filter(pk=one.message.delivery_id).update(uid=new_uid(), events=events, event_count=left)
+    error = f"the receiver took {taken} of {one.message.event_count} events"
+    failed = one._replace(
+        message=_with_count(one.message, left), outcome=Outcome(False, one.outcome.status, error=error)
+    )
+    _failed(failed, now_ms, chance, attempts_made=1 if taken else one.message.attempts_made + 1)
+
+
+def _with_count(message: Message, count: int) -> Message:
+    return Message(message.delivery_id, message.uid, b"", count, message.attempts_made, message.to)
+
+
+def _failed(one: Tried, now_ms: int, chance: Callable[[], float], *, attempts_made: int) -> None:
+    to, outcome = one.message.to, one.outcome
+    row = Delivery.objects.filter(pk=one.message.delivery_id)
+    following = retries.next_of(outcome, attempts_made=attempts_made, attempts_max=to.attempts_max, chance=chance())
+    if isinstance(following, Again):
+        row.update(attempts_made=attempts_made, next_attempt_ms=now_ms + following.delay_ms, last_error=outcome.error)
+        return
+    again = row.filter(dead_ms__isnull=False).update(attempts_made=attempts_made)
+    row.update(
+        state=DeliveryState.DEAD,
+        attempts_made=attempts_made,
+        finished_ms=now_ms,
+        reason=following.reason.value,
+        last_error=outcome.error,
+    )
+    if not again:
+        row.update(dead_ms=now_ms)
+        Subscription.objects.filter(pk=to.pk).update(dead_events=F("dead_events") + one.message.event_count)
+    log.warning("%s of %s is a dead letter (%s): %s", one.message.message_id, to, following.reason, outcome.error)
+    if following.reason is Reason.GONE:
+        why = "the target answered 410 Gone"
+        Subscription.objects.filter(pk=to.pk).update(state=SubscriptionState.DISABLED, state_reason=why)

@@ -1,0 +1,156 @@
+"""make an edge database anew from the lake, as it is or as it was
+
+    evodb restore --child shop --as-of '2026-01-31 12:00:00' out.db --parent ws://127.0.0.1:8800/ws
+
+It asks the parent over HTTP, with a key that may query. A time without a zone is UTC, and of the child's clock: what
+is restored is all the child had done up to the last change it dates so. Values are as they were captured; the schema is
+inferred from them (docs/time-travel.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from rpc.commands import endings, screen
+from rpc.commands import options as given
+from rpc.commands.endings import OK, UsageError
+from rpc.commands.parents import NoParentError
+from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.rebuilding import NotATable
+from rpc.restoring import Ask, NothingThere, Page, Restored, restore
+
+ANSWER_S = 120
+TRIES = 10
+AGAIN_S = 1.0
+BUSY, DENIED = (429, 503), (401, 403)
+
+
+class RestoreError(LakehouseRpcError):
+    """The lake cannot be made into a database."""
+
+    code = "RESTORE_ERROR"
+
+
+def command(argv: list[str]) -> int:
+    return endings.ended(_parser(), run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = given.parser("restore", __doc__)
+    made.add_argument("out", help="the SQLite file to make; it may not exist yet")
+    given.with_parent(made)
+    made.add_argument("--child", metavar="NAME", required=True, help="whose database it is")
+    made.add_argument("--as-of", metavar="TIME", default="", help="such as '2026-01-31 12:00:00'; else as it is now")
+    made.add_argument("--namespace", metavar="NAME", default="lake", help="where its parent keeps its tables (lake)")
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    folder, out = given.folder_of(options.out), Path(options.out)
+    if out.exists():
+        raise UsageError(f"{out} exists already; type the path of a file to be made")
+    ask = over_http(address_of(given.parent_of(options)), given.token_of(options))
+    child = given.child_of(options.child)
+    made = into_file(
+        folder / out.name, lambda db: restore(ask, db, child, namespace=options.namespace, as_of=options.as_of)
+    )
+    with closing(screen.of(as_json=options.json)) as shown:
+        for table, rows in made.tables.items():
+            shown.event("table", f"{table}: {rows} rows", table=table, rows=rows)
+        rows = sum(made.tables.values())
+        shown.event("restored", f"{rows} rows of {len(made.tables)} tables are in {out}", path=str(out), rows=rows)
+    for text in made.warnings:
+        endings.warn("evodb restore", text, as_json=options.json)
+    return OK
+
+
+def into_file(path: Path, work: Callable[[sqlite3.Connection], Restored]) -> Restored:
+    """The file is there when all of it is, or not at all. Raises RestoreError."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("BEGIN")
+            made = work(connection)
+            connection.execute("COMMIT")
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.rename(path)
+    except (NothingThere, NotATable, sqlite3.Error) as exc:
+        raise RestoreError(str(exc)) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return made
+
+
+def address_of(parent: str) -> str:
+    """Where the parent at this WebSocket address answers queries."""
+    found = urlsplit(parent)
+    before, socket, _ = found.path.rpartition("/ws")
+    if not socket:
+        raise UsageError(f"--parent is {parent!r}, a parent is at /ws or /ws/NAME; type --parent {given.EXAMPLE}")
+    return f"{ {'ws': 'http', 'wss': 'https'}[found.scheme] }://{found.netloc}{before}/query"
+
+
+def over_http(url: str, token: str | None) -> Ask:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+    def ask(sql: str, values: Mapping[str, Any]) -> Page:
+        body = json.dumps({"sql": sql, "parameters": dict(values)}).encode()
+        found = _answer(Request(url, data=body, headers=headers))  # noqa: S310 - http or https
+        try:
+            return Page(found["rows"], found["truncated"])
+        except (TypeError, LookupError):
+            raise NoParentError(f"{url} answered something else, wanted a parent that knows /query") from None
+
+    return ask
+
+
+def _answer(request: Request) -> Any:
+    """Whoever is busy is asked again for a while."""
+    for left in reversed(range(TRIES)):
+        try:
+            with urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - http or https
+                return json.load(answer)
+        except HTTPError as exc:
+            with closing(exc):
+                reason = _reason(exc.read())
+            if exc.code in BUSY and left:
+                threading.Event().wait(AGAIN_S)
+                continue
+            raise _refusal(request.full_url, exc.code, reason) from None
+        except (URLError, OSError) as exc:
+            raise ConnectionError(f"cannot reach {request.full_url}: {getattr(exc, 'reason', exc)}") from None
+        except ValueError:
+            raise NoParentError(f"{request.full_url} answered no JSON, wanted a parent that knows /query") from None
+    raise AssertionError("unreachable")
+
+
+def _refusal(url: str, status: int, reason: str) -> LakehouseRpcError:
+    if status in DENIED:
+        return AccessDeniedError(f"{url} refuses this key, which needs the scope query: {reason}")
+    return NoParentError(f"{url} answered with HTTP {status}{reason and f': {reason}'}")
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))

@@ -1,0 +1,185 @@
+"""`manage.py erase`: what is erased is in no file, what is left is as it was, and the sums agree."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from django.conf import settings as site
+from django.core.management import CommandError, call_command
+
+from lakehouse.catalog import pointers
+from lakehouse.catalog.upkeep import expiry
+from lakehouse.journal.accept import accept
+from lakehouse.models import DeadLetter, IcebergTable
+from lakehouse.query import duck
+from lakehouse.query import verify as verifying
+from lakehouse.query.verify import Wanted
+from rpc.entries import RawEntry
+from tests.builders import NOW_MS, frame, source
+from tests.lakehouse.test_current import DELETE, INSERT, UPDATE, Street
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def street(tmp_path, monkeypatch):
+    found = Street(tmp_path)
+    monkeypatch.setattr(site, "EVODB", found.settings)
+    found.write("a", (1, INSERT, "x", "secret-of-a-x"), (2, INSERT, "y", "kept-of-a-y"))
+    found.write("b", (1, INSERT, "x", "secret-of-b-x"))
+    found.refresh()
+    found.write("a", (3, UPDATE, "x", "secret-of-a-x-too"), (4, INSERT, "z", "kept-of-a-z"))
+    found.write("b", (2, DELETE, "x", None), (3, INSERT, "w", "kept-of-b-w"))
+    found.refresh()
+    return found
+
+
+def erase(*args):
+    out, err = io.StringIO(), io.StringIO()
+    call_command("erase", *args, stdout=out, stderr=err)
+    return out.getvalue().splitlines(), err.getvalue()
+
+
+def changes(street):
+    place = IcebergTable.objects.get(namespace__name="lake", name="orders").metadata_location
+    with duck.connect(street.settings) as reader:
+        return sorted(reader.execute(f"SELECT _source, _seq FROM {duck.scan(place)}").fetchall())
+
+
+def holding(street, text):
+    """Files of the lake with these bytes in them; Parquet keeps short texts as they are."""
+    found = (street.settings.data_dir / "lake").rglob("*")
+    return [path for path in found if path.is_file() and text in path.read_bytes()]
+
+
+def send(street, number, *entries):
+    accept([(source(street.home, "a"), frame(number, entries, source="a"))], now_ms=NOW_MS)
+    street.flush()
+
+
+def verdicts(street):
+    return {report.child: report.verdict for report in verifying.verify(street.settings, Wanted())}
+
+
+def test_a_row_that_is_erased_is_in_no_file_and_the_files_that_went_are_told(street):
+    assert holding(street, b"secret-of-a-x")
+    said, _ = erase("--table", "orders", "--row-id", "x", "--child", "a")
+    assert not holding(street, b"secret-of-a-x")
+    assert holding(street, b"secret-of-b-x")
+    removed = [line.removeprefix("removed ") for line in said if line.startswith("removed ")]
+    assert removed
+    assert not any(Path(path.removeprefix("file://")).exists() for path in removed)
+    assert said[-1] == f"3 rows erased, {len(removed)} files removed"
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 1), ("b", 2), ("b", 3)]
+    assert street.now() == {("a", "y"): "kept-of-a-y", ("a", "z"): "kept-of-a-z", ("b", "w"): "kept-of-b-w"}
+    assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_a_row_id_without_a_child_means_all_children(street):
+    erase("--table", "orders", "--row-id", "x")
+    assert not holding(street, b"secret")
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):
+    letter = RawEntry(5, NOW_MS, INSERT, b"items", b"i", b"", b"{nonsense")
+    send(street, 3, letter, RawEntry(6, NOW_MS, INSERT, b"items", b"j", b"", b"{}"))
+    said, _ = erase("--child", "a")
+    assert "1 dead letters purged" in said
+    assert (DeadLetter.objects.count(), holding(street, b"of-a-")) == (0, [])
+    assert changes(street) == [("b", 1), ("b", 2), ("b", 3)]
+    assert street.now() == {("b", "w"): "kept-of-b-w"}
+    send(street, 4, RawEntry(7, NOW_MS, INSERT, b"orders", b"n", b"", b'{"v": "new"}'))
+    street.refresh()
+    assert street.now() == {("b", "w"): "kept-of-b-w", ("a", "n"): "new"}
+    assert verdicts(street)["b"] == "green"
+
+
+@pytest.mark.parametrize("step", ["forget", "delete"])
+def test_an_erasure_that_died_is_typed_again_and_ends(street, monkeypatch, step):
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(expiry, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            erase("--table", "orders", "--row-id", "x")
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+    assert holding(street, b"secret")
+    said, _ = erase("--table", "orders", "--row-id", "x")
+    assert any(line.startswith("removed ") for line in said)
+    assert not holding(street, b"secret")
+
+
+def test_one_that_died_before_its_commit_has_erased_nothing_and_its_files_are_named_nowhere(street, monkeypatch):
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    before = changes(street)
+    with monkeypatch.context() as patched:
+        patched.setattr(pointers, "move_row", dies)
+        with pytest.raises(KeyboardInterrupt):
+            erase("--table", "orders", "--row-id", "x")
+    assert (changes(street), verdicts(street)) == (before, {"a": "green", "b": "green"})
+    erase("--table", "orders", "--row-id", "x")
+    assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_what_a_tag_keeps_is_said_and_not_touched(street):
+    table = street.catalog.load_table(("lake", "orders"))
+    table.manage_snapshots().create_tag(table.current_snapshot().snapshot_id, "audit").commit()
+    _, said = erase("--table", "orders", "--row-id", "x")
+    assert "lake.orders: the snapshot of audit is kept" in said
+    assert holding(street, b"secret-of-a-x")
+    assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
+
+
+def test_a_refresh_that_read_before_brings_nothing_back(street, monkeypatch):
+    from lakehouse.current import refresh as refreshing
+    from lakehouse.errors import CommitConflict
+
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-again"))
+    seen = refreshing.look("lake", "orders")
+    erase("--table", "orders", "--row-id", "x")
+    monkeypatch.setattr(refreshing, "look", lambda *names: seen)
+    with pytest.raises((CommitConflict, refreshing.StoreUnavailable)):
+        street.refresh()
+    monkeypatch.undo()
+    street.refresh()
+    assert ("a", "x") not in street.now()
+
+
+def test_erasing_what_is_not_there_changes_nothing(street):
+    before = changes(street)
+    said, _ = erase("--table", "orders", "--row-id", "nobody")
+    assert said[-1].startswith("0 rows erased")
+    assert changes(street) == before
+    assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "nothing says which rows"),
+        (["--row-id", "x"], "type --table NAME"),
+        (["--table", "ordrs", "--row-id", "x"], r"there is no table lake\.ordrs; there are orders"),
+    ],
+)
+def test_what_cannot_be_meant_says_what_to_type(street, args, said):
+    with pytest.raises(CommandError, match=said):
+        erase(*args)
+
+
+def test_while_batches_wait_that_may_bring_such_rows_nothing_is_erased(street):
+    before = changes(street)
+    street.send(street.batch("a", 1, (5, UPDATE, "x", "secret-of-a-x-last")))
+    for args in (["--child", "a"], ["--table", "orders", "--row-id", "x"]):
+        with pytest.raises(CommandError, match="1 batches wait in the journal"):
+            erase(*args)
+    assert changes(street) == before
+    assert json.dumps(erase("--child", "b")[0])

@@ -1,0 +1,171 @@
+"""`manage.py travel`: a row's history, a table as it was by the child's clock or by ours, and what came in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from itertools import count
+
+import pytest
+from django.conf import settings as site
+from django.core.management import CommandError, call_command
+
+from lakehouse.catalog.lakes import chosen
+from lakehouse.conf import Settings
+from lakehouse.flush.flow import Flusher
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.journal.accept import accept
+from lakehouse.models import Parent
+from lakehouse.models.parents import PastFlushes
+from rpc.entries import RawEntry
+from tests.builders import NOW_MS, frame, parent, source
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MINUTE_MS = 60_000
+INSERT, UPDATE, DELETE = 0, 1, 2
+
+
+@pytest.fixture
+def street(tmp_path, monkeypatch):
+    """Writes batches of one child, flushing each; NOW_MS is 2023-11-14 22:13:20."""
+    settings = Settings(data_dir=tmp_path)
+    monkeypatch.setattr(site, "EVODB", dataclasses.replace(settings))
+    flusher = Flusher("worker-1", settings, chosen(settings), lambda: NOW_MS)
+    shop, numbers = source(parent()), count(1)
+
+    def write(*changes):
+        """Each: sequence, operation, row id, value, minute."""
+        content = [
+            RawEntry(
+                sequence,
+                NOW_MS + minute * MINUTE_MS,
+                operation,
+                b"orders",
+                row.encode(),
+                b"" if operation == INSERT else b'{"v":0}',
+                b"" if operation == DELETE else json.dumps({"v": value}).encode(),
+            )
+            for sequence, operation, row, value, minute in changes
+        ]
+        accept([(shop, frame(next(numbers), content))], now_ms=NOW_MS)
+        return flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).commit_number
+
+    return write
+
+
+@pytest.fixture
+def story(street):
+    """The third commit brings what came late: it lies between the first two in the order of the child."""
+    assert street((1, INSERT, "a", 1, 0), (2, INSERT, "b", 2, 1)) == 1
+    assert street((5, DELETE, "b", 0, 4), (6, UPDATE, "a", 6, 5)) == 2
+    assert street((3, UPDATE, "a", 3, 2), (4, UPDATE, "b", 4, 3)) == 3
+
+
+def travel(*args):
+    out = io.StringIO()
+    call_command("travel", *args, "--format", "json", stdout=out, stderr=io.StringIO())
+    found = json.loads(out.getvalue())
+    names = [one["name"] for one in found["columns"]]
+    return [dict(zip(names, row, strict=True)) for row in found["rows"]]
+
+
+def values(*args):
+    return {row["_row_id"]: row["v"] for row in travel("as-of", "orders", *args)}
+
+
+def test_the_history_of_a_row_is_in_the_order_it_was_made_whatever_came_late(story):
+    found = travel("history", "orders", "--row-id", "b")
+    assert [(row["_seq"], row["_op"]) for row in found] == [(2, "INSERT"), (4, "UPDATE"), (5, "DELETE")]
+    assert [row["_seq"] for row in travel("history", "orders", "--row-id", "b", "--bookmark", "2")] == [2, 5]
+
+
+def test_a_table_as_of_a_time_is_as_its_child_had_it_then(story):
+    assert values() == {"a": 6}
+    assert values("--as-of", "2023-11-14 22:13:20") == {"a": 1}
+    assert values("--as-of", "2023-11-14 22:16:59+00") == {"a": 3, "b": 4}
+    assert values("--as-of", "2023-11-14 22:16:59+00", "--row-id", "b") == {"b": 4}
+    assert values("--as-of", "2023-11-14 22:17:20+00", "--row-id", "b") == {}
+    assert values("--as-of", "2020-01-01") == {}
+
+
+def test_a_table_as_of_a_bookmark_is_what_was_known_then(story):
+    assert values("--bookmark", "0") == {}
+    assert values("--bookmark", "1") == {"a": 1, "b": 2}
+    assert values("--bookmark", "2") == {"a": 6}
+    assert values("--bookmark", "2", "--as-of", "2023-11-14 22:16:59+00") == {"a": 1, "b": 2}
+
+
+def test_a_clock_that_went_back_takes_nothing_out_of_the_middle(street):
+    street((1, INSERT, "a", 1, 0), (2, INSERT, "b", 2, 60), (3, INSERT, "c", 3, 1))
+    assert values("--as-of", "2023-11-14 22:15:00") == {"a": 1, "b": 2, "c": 3}
+    assert values("--as-of", "2023-11-14 22:15:00", "--row-id", "b") == {"b": 2}
+
+
+def test_a_table_as_of_a_snapshot_is_what_that_snapshot_had(story):
+    (first, *_), *_ = _snapshots()
+    assert values("--snapshot", str(first)) == {"a": 1, "b": 2}
+
+
+def test_changes_between_two_bookmarks_are_told_with_the_commit_that_brought_them(story):
+    def told(*args):
+        return [(row["bookmark"], row["_seq"]) for row in travel("changes", "orders", *args)]
+
+    assert told() == [(1, 1), (1, 2), (2, 5), (2, 6), (3, 3), (3, 4)]
+    assert told("--after", "1", "--until", "2") == [(2, 5), (2, 6)]
+    assert told("--after", "2", "--row-id", "a") == [(3, 3)]
+    assert told("--after", "3") == []
+
+
+def test_the_journals_tables_are_read_in_sql_beside_the_lakes(story):
+    def asked(sql):
+        out = io.StringIO()
+        call_command("query", sql, "--format", "json", stdout=out)
+        return json.loads(out.getvalue())["rows"]
+
+    assert asked("SELECT child, table_name, epoch, seq, is_complete, received_before FROM lake.watermarks") == [
+        ["shop-1", "orders", 1, 6, True, "2023-11-14T22:13:20Z"]
+    ]
+    joined = "SELECT bookmark, count(*) FROM orders JOIN commits ON _flush = flush GROUP BY 1 ORDER BY 1"
+    assert asked(joined) == [[1, 2], [2, 2], [3, 2]]
+    assert asked("SELECT count(*) FROM watermarks a, Lake.Watermarks b") == [[1]]
+    assert asked("SELECT count(*) FROM commits WHERE committed_at <= now()") == [[3]]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["history", "orders"], "type --row-id ID"),
+        (["as-of", "orders", "--bookmark", "4"], "the bookmark is 4, wanted 0 to 3"),
+        (["as-of", "orders", "--bookmark", "1", "--parent", "else"], "there is no parent 'else'; .* known are default"),
+        (["changes", "orders", "--until", "9"], "the bookmark is 9"),
+        (["as-of", "orders", "--as-of", "never"], "never"),
+        (["as-of", "ordrs"], "in lake there is orders"),
+        (["as-of", "orders", "--snapshot", "5"], "orders has no snapshot 5"),
+    ],
+)
+def test_what_cannot_be_answered_says_what_to_type(story, args, said):
+    with pytest.raises(CommandError, match=said):
+        travel(*args)
+
+
+def test_a_bookmark_that_the_journal_has_forgotten_is_an_error_and_never_another_one(story):
+    PastFlushes.objects.create(parent=Parent.objects.get(), commit_number=2)
+    assert values("--bookmark", "2") == {"a": 6}
+    with pytest.raises(CommandError, match="commits up to 2 are forgotten"):
+        values("--bookmark", "1")
+
+
+def test_the_journals_tables_have_no_past(story):
+    with pytest.raises(CommandError, match="watermarks tells of now only"):
+        call_command("query", "FROM watermarks", "--as-of", "2023-11-14")
+
+
+def _snapshots():
+    from pathlib import Path
+
+    from lakehouse.models import IcebergTable
+
+    metadata = json.loads(Path(IcebergTable.objects.get().metadata_location).read_text())
+    return [(one["snapshot-id"],) for one in metadata["snapshots"]]
