@@ -177,6 +177,7 @@ FLOORS = {
         "lakehouse.subscriptions.stream",
         "lakehouse.subscriptions.targets",
         "lakehouse.subscriptions.terms",
+        "lakehouse.subscriptions.connections",
         "lakehouse.subscriptions.webhook",
     ],
     "decision": [
