@@ -176,6 +176,7 @@ FLOORS = {
         "lakehouse.subscriptions.stream",
         "lakehouse.subscriptions.targets",
         "lakehouse.subscriptions.terms",
+        "lakehouse.subscriptions.totals",
         "lakehouse.subscriptions.webhook",
     ],
     "decision": [
