@@ -178,6 +178,7 @@ FLOORS = {
         "lakehouse.subscriptions.targets",
         "lakehouse.subscriptions.terms",
         "lakehouse.subscriptions.connections",
+        "lakehouse.subscriptions.totals",
         "lakehouse.subscriptions.webhook",
     ],
     "decision": [
