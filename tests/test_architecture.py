@@ -136,6 +136,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.inbox",
         "lakehouse.flush.letters",
+        "lakehouse.allocation",
         "lakehouse.memory",
         "lakehouse.renewal",
         "lakehouse.folder_broker",
@@ -187,6 +188,8 @@ FLOORS = {
         "lakehouse.subscriptions.stream",
         "lakehouse.subscriptions.targets",
         "lakehouse.subscriptions.terms",
+        "lakehouse.subscriptions.connections",
+        "lakehouse.subscriptions.totals",
         "lakehouse.subscriptions.webhook",
     ],
     "decision": [

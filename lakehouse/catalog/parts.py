@@ -43,7 +43,10 @@ def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[
         WriteTask(written_by, number, schema, share.to_batches(), partition_key=key)
         for number, (key, share) in enumerate(split(metadata, rows))
     )
-    return list(write_file(io, written_as, tasks))
+    files = list(write_file(io, written_as, tasks))
+    for file in files:
+        file.spec_id = metadata.default_spec_id
+    return files
 
 
 def paged(properties: Mapping[str, str], rows: pa.Table) -> dict[str, str]:

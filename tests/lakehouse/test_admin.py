@@ -45,7 +45,7 @@ from lakehouse.models import (
 )
 from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import access
-from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 
 pytestmark = pytest.mark.django_db
 
@@ -104,6 +104,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS
         ),
         Attempt.objects.create(delivery=delivery, started_ms=NOW_MS, duration_ms=7),
+        DeliveryTotal.objects.create(parent=parent),
         StoreBreaker.objects.create(),
         TableSchema.objects.create(parent=parent, table="orders", mode="inbox"),
         DriftField.objects.create(parent=parent, table="orders", field="x", first_ms=NOW_MS, last_ms=NOW_MS),
