@@ -15,17 +15,22 @@ INSTALL = "apt-get install --no-install-recommends chromium"
 WITHIN_MS = 30_000
 
 
-@contextmanager
-def page(*expected: str) -> Iterator[Page]:
-    """One page of a fresh profile. What it complains about on its console, but for what is expected, fails the test."""
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
+def program() -> str:
+    """Where it is. A run that must be complete fails without it, any other skips the test."""
+    found = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if found is None:
         refuse = pytest.fail if os.environ.get("EVODB_TEST_COMPLETE") else pytest.skip
         refuse(f"no {' or '.join(NAMES)} is installed; on Debian and Ubuntu: {INSTALL}")
+    return found
+
+
+@contextmanager
+def page(chromium: str, *expected: str) -> Iterator[Page]:
+    """One page of a fresh profile. What it complains about on its console, but for what is expected, fails the test."""
     complaints: list[str] = []
     with sync_playwright() as driver:
         # Without a sandbox of its own, which needs rights that a container has not; it opens our own pages only.
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         try:
             found = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
             found.set_default_timeout(WITHIN_MS)

@@ -44,7 +44,12 @@ TYPES = ("rpc.call", "collection.insert", "collection.update", "ws.connect", "we
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def chromium() -> str:
+    return browser.program()
+
+
+@pytest.fixture
+def house(chromium: str, tmp_path: Path) -> Iterator[House]:
     with House(tmp_path, up_port=free_port(), open=True) as house:
         house.prepare()
         house.daphne.start()
@@ -81,11 +86,11 @@ def shoot(page: Page, name: str) -> None:
         page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
-def test_an_operator_walks_through_the_dashboard(house: House) -> None:
+def test_an_operator_walks_through_the_dashboard(house: House, chromium: str) -> None:
     send(house, *some(120, age_ms=600_000))
     house.manage("flush_buffers", "--wait")
     house.run([sys.executable, "-c", FILL])
-    with browser.page(*EXPECTED) as page:
+    with browser.page(chromium, *EXPECTED) as page:
         page.goto(address(house, "/dashboard/?namespace=shop"))
         log_in(page)
         see_the_chart(page)
