@@ -12,13 +12,15 @@ class EventsConfig:
     events_requests_per_minute: int = setting(
         1000,
         unit="requests",
-        why="Of one access key at /ingest, within any 60 s, for each process; then 429.",
+        why="Of one access key at /ingest, within any 60 s, for each process, with EVODB_REDIS_URL for all "
+        "together; then 429.",
         **at_least(1),
     )
     events_per_minute: int = setting(
         100_000,
         unit="events",
-        why="Of one access key at /ingest, within any 60 s, for each process; a batch may have 1000.",
+        why="Of one access key at /ingest, within any 60 s, for each process, with EVODB_REDIS_URL for all "
+        "together; a batch may have 1000.",
         **at_least(1000),
     )
     events_streams_max: int = setting(

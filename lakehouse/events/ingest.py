@@ -44,7 +44,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
         caller = await callers_of(house).enter(house, scope, asked_of(scope, is_open=house.settings.open))
         return await _take(house, caller, scope, read_body, correlation_id)
     except EventsRefused as exc:
-        left = answers.rate_limit(caller.window.left(house.now_ms())) if caller else []
+        left = answers.rate_limit(caller.quota.left(house.now_ms())) if caller else []
         return answers.refused(exc, correlation_id, *left)
 
 
@@ -52,10 +52,10 @@ async def _take(
     house: House, caller: Caller, scope: dict[str, Any], read_body: ReadBody, correlation_id: str
 ) -> Response:
     """Raises EventsRefused."""
-    window, now_ms = caller.window, house.now_ms()
-    if not window.take_request(now_ms):
+    quota, now_ms = caller.quota, house.now_ms()
+    if not await quota.take_request(now_ms):
         text = f"more than {house.settings.events_requests_per_minute} requests within a minute with this key"
-        raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=window.wait_s(now_ms))
+        raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=quota.wait_s(now_ms))
     _check_load(house, caller)
     body = batch.read(await read_bounded(scope, read_body, BODY_BYTES_MAX))
     found = batch.checked(body.events, now_ms=now_ms, any_age=caller.is_admin)
@@ -63,13 +63,13 @@ async def _take(
     if found:
         sequence = batch.sequence_of(body.batch_id, number=cdc.unused_number())
         frame = batch.frame(found, namespace=caller.namespace, sequence=sequence, now_ms=now_ms)
-        if not window.take_events(len(found), now_ms):
+        if not await quota.take_events(len(found), now_ms):
             text = f"more than {house.settings.events_per_minute} events within a minute with this key"
-            raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=window.wait_s(now_ms))
+            raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=quota.wait_s(now_ms))
         is_repeat = await store(house, caller, frame)
     said: dict[str, Any] = {"ok": True, "received": len(found), "namespace": caller.namespace}
     document = {"success": True, **said, "data": said, **({"deduplicated": True} if is_repeat else {})}
-    return answers.answer(200, document, correlation_id, *answers.rate_limit(window.left(now_ms)))
+    return answers.answer(200, document, correlation_id, *answers.rate_limit(quota.left(now_ms)))
 
 
 async def store(house: House, caller: Caller, frame: BatchFrame) -> bool:

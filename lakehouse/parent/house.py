@@ -18,6 +18,7 @@ from lakehouse.journal.intake import Intake
 from lakehouse.limits.doorman import Doorman, open_doorman
 from lakehouse.limits.lag import Lag
 from lakehouse.limits.load import LoadLevel, level
+from lakehouse.limits.shared_rates import SharedRates
 from lakehouse.parent.admissions import Admissions
 from lakehouse.parent.alarm import Alarms
 from lakehouse.parent.flush_watch import FlushWatch
@@ -46,6 +47,8 @@ class House:
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
+    rates: SharedRates | None = None
+    """What comes over HTTP, counted with all other processes; None without Redis."""
     goodbyes: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What has to end with the house, said by whoever began it."""
     is_closing: bool = False
@@ -79,6 +82,8 @@ class House:
         await self.intake.stop()
         await self.alarms.stop()
         await self.doorman.stop()
+        if self.rates is not None:
+            await self.rates.close()
 
 
 def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) -> House:
@@ -87,7 +92,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
     intake = Intake(settings, now_ms=now_ms, on_commit=alarms.note)
     alarms.run = intake.run
     dormitory = Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms)
-    return House(
+    opened = House(
         settings,
         intake,
         alarms,
@@ -102,6 +107,9 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         KeyWatch(intake.run, dormitory.everybody, now_ms=now_ms),
         Unfinished(bytes_max=settings.intake_bytes_max),
     )
+    if settings.redis_url:
+        opened.rates = SharedRates(settings.redis_url)
+    return opened
 
 
 def house() -> House:
