@@ -74,6 +74,7 @@ FLOORS = {
         "lakehouse.parent.greeting",
         "lakehouse.parent.house",
         "lakehouse.parent.key_watch",
+        "lakehouse.parent.life",
         "lakehouse.parent.inflow",
         "lakehouse.parent.outflow",
         "lakehouse.parent.persisted",

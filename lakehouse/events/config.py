@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.setting import at_least, setting
+from lakehouse.setting import at_least, one_of, setting
+
+LIFECYCLE = OFF, ON, MESSAGES = "off", "on", "messages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,13 @@ class EventsConfig:
         "",
         unit="JSON",
         why='What providers sign with, by namespace: {"default": {"github": "..."}}. Empty: no webhook is taken.',
+    )
+    events_lifecycle: str = setting(
+        OFF,
+        unit="name",
+        why="`on`: parents tell what they and their sockets do (`do.*`, `ws.*`) in the namespace `system`; `messages`: "
+        "every frame of a child, too.",
+        **one_of(*LIFECYCLE),
     )
     events_jsonl: str = setting(
         "",
