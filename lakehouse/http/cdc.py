@@ -35,6 +35,7 @@ from lakehouse.parent.house import House
 from rpc.batch import BatchFrame
 from rpc.dolake.refusals import NotTaken, Reason, Refusal, retry_delay_ms
 from rpc.echo import Echo
+from rpc.failpoints import Failpoint, reach
 from rpc.messages import AckStatus, NackReason
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ async def durable(house: House, source: Source, frame: BatchFrame) -> Verdict:
         if not verdict.done():  # the caller may have gone
             verdict.set_result(said)
 
+    reach(Failpoint.RECEIVED)
     house.intake.offer(Offer(source, frame, tell))
     try:
         async with asyncio.timeout(ANSWER_MS_MAX / 1000):
