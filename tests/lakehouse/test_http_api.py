@@ -27,6 +27,7 @@ ENDPOINTS = {
     "/flush": ("POST",),
     "/cdc": ("POST",),
     "/query": ("POST",),
+    "/query/{query_id}": ("DELETE",),
 }
 EVENTS = {"/ingest": "POST", "/e": "POST", "/events": "GET", "/recent": "GET", "/events/stream": "GET"}
 EVENTS |= {f"/webhooks/{name}": "POST" for name in ("github", "stripe", "slack", "svix", "standard-webhooks")}
@@ -171,6 +172,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
         "/flush": of_parent,
         "/cdc": {"200", "400", "401", "403", "405", "409", "413", "429", "503"},
         "/query": {"200", "400", "401", "403", "405", "409", "413", "422", "429", "500", "503"},
+        "/query/{query_id}": {"200", "401", "403", "404", "405", "429", "503"},
     }
 
 
