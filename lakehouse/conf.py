@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lakehouse import catalog_choice
+from lakehouse import catalog_choice, rewrite_choice
 from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
@@ -248,7 +248,10 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[row.name] = _parse(row, text, kinds[row.name])
     settings = Settings(**values)
     _check_together(settings)
-    if complaint := catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ):
+    if complaint := (
+        catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ)
+        or rewrite_choice.complaint(settings.rewrite_engine)
+    ):
         raise SettingError(complaint)
     return settings
 

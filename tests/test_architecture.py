@@ -264,6 +264,7 @@ FLOORS = {
         "lakehouse.models",
         "lakehouse.models.*",
         "lakehouse.query.config",
+        "lakehouse.rewrite_choice",
         "lakehouse.setting",
         "lakehouse.subscribing",
         "lakehouse.subscriptions.migrations.*",
