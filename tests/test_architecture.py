@@ -266,6 +266,7 @@ FLOORS = {
         "lakehouse.query.config",
         "lakehouse.rewrite_choice",
         "lakehouse.setting",
+        "lakehouse.storing",
         "lakehouse.subscribing",
         "lakehouse.subscriptions.migrations.*",
         "lakehouse.subscriptions.models",
