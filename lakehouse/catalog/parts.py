@@ -18,9 +18,10 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog import null_lists
+from lakehouse.catalog import null_lists, plain_columns
 
 null_lists.mend()
+plain_columns.mend()
 
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
@@ -43,7 +44,10 @@ def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[
         WriteTask(written_by, number, schema, share.to_batches(), partition_key=key)
         for number, (key, share) in enumerate(split(metadata, rows))
     )
-    return list(write_file(io, written_as, tasks))
+    files = list(write_file(io, written_as, tasks))
+    for file in files:
+        file.spec_id = metadata.default_spec_id
+    return files
 
 
 def paged(properties: Mapping[str, str], rows: pa.Table) -> dict[str, str]:

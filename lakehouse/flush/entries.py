@@ -135,8 +135,10 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
 
 
 def tables_of(batch: StoredBatch) -> list[bytes]:
-    """The tables a batch names; none when its payload cannot be cut."""
+    """The tables a batch names; none when its payload cannot be cut. Typed documents are read later, and once."""
     try:
+        if batch.encoding == Encoding.COLUMNS:
+            return list(columns.decode(batch.payload).tables)
         return _cut(batch).tables
     except ProtocolError:
         return []
