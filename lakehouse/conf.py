@@ -4,7 +4,7 @@ A field `x_y` is read from the environment variable EVODB_X_Y and checked when t
 must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
 `rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`,
 those of a query in `lakehouse.query.config`, those of events in `lakehouse.events.config`, those of subscriptions
-in `lakehouse.subscribing`.
+in `lakehouse.subscribing`, and those of the object store in `lakehouse.storing`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lakehouse import catalog_choice
+from lakehouse import catalog_choice, rewrite_choice, storing
 from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
 from lakehouse.setting import at_least, between, setting, share, url_of
+from lakehouse.storing import StoreConfig
 from lakehouse.subscribing import SubscriptionConfig
 
 MIB = 1024 * 1024
@@ -39,7 +40,7 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
+class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",
@@ -50,11 +51,6 @@ class Settings(QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
         unit="URL",
         why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://...",
         **url_of("postgresql", "postgres", "sqlite"),
-    )
-    warehouse: str = setting(
-        "",
-        unit="path or URL",
-        why="Where tables are written. Empty: data_dir/lake; else a folder or s3://bucket/prefix.",
     )
     catalog: str = setting(
         "",
@@ -69,22 +65,6 @@ class Settings(QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
         why='What that catalog is reached with, in the words of pyiceberg: {"uri": "...", "warehouse": "...", '
         '"token": "..."}.',
     )
-    s3_endpoint: str = setting(
-        "", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.", **url_of("https", "http")
-    )
-    s3_region: str = setting("auto", unit="name", why="Region of the bucket; R2 wants auto.")
-    s3_access_key_id: str = setting("", unit="text", why="Empty: the usual AWS environment and profile are asked.")
-    s3_secret_access_key: str = setting("", unit="text", why="Belongs to s3_access_key_id.")
-    reader_s3_access_key_id: str = setting(
-        "",
-        unit="text",
-        why="Lent by the catalog to who may read all namespaces; let it read only. Empty: they bring their own.",
-    )
-    reader_s3_secret_access_key: str = setting("", unit="text", why="Belongs to reader_s3_access_key_id.")
-    writer_s3_access_key_id: str = setting(
-        "", unit="text", why="Lent instead to those that may write. Empty: the reader's, or their own."
-    )
-    writer_s3_secret_access_key: str = setting("", unit="text", why="Belongs to writer_s3_access_key_id.")
     catalog_token_ms: int = setting(
         3_600_000,
         unit="ms",
@@ -248,7 +228,11 @@ def load(environ: Mapping[str, str]) -> Settings:
             values[row.name] = _parse(row, text, kinds[row.name])
     settings = Settings(**values)
     _check_together(settings)
-    if complaint := catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ):
+    if complaint := (
+        storing.complaint(settings)
+        or catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ)
+        or rewrite_choice.complaint(settings.rewrite_engine)
+    ):
         raise SettingError(complaint)
     return settings
 

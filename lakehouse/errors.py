@@ -16,6 +16,7 @@ __all__ = [
     "InvalidQuery",
     "LakehouseError",
     "LeaseLost",
+    "NotKept",
     "OutcomeUnknown",
     "QueryCancelled",
     "QueryError",
@@ -55,6 +56,12 @@ class LeaseLost(LakehouseError):
     """Somebody else flushes this parent by now; nothing of this flush may become visible."""
 
     code = "LEASE_LOST"
+
+
+class NotKept(LakehouseError):
+    """Rows would come back changed from where they are to be rewritten."""
+
+    code = "NOT_KEPT"
 
 
 class OutcomeUnknown(LakehouseError):

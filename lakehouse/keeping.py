@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lakehouse import rewrite_choice
 from lakehouse.setting import at_least, between, setting
 
 MIB = 1024 * 1024
@@ -47,6 +48,12 @@ class UpkeepConfig:
         unit="files",
         why="So many files of about one size in a partition are merged into one. 0: the beat merges none.",
         **at_least(0),
+    )
+    rewrite_engine: str = setting(
+        rewrite_choice.LOCAL,
+        unit="name",
+        why="Who merges files: this process, or Daft on the Ray cluster of RAY_ADDRESS (needs `evodb[ray]`).",
+        **rewrite_choice.engines(),
     )
     orphan_hours: int = setting(
         72,

@@ -12,9 +12,25 @@ from django.db import connection, connections
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
 
-from tests.services import lake_settings, moto_store, postgres_url, rclone_store, redis_url
+from tests.services import (
+    azure_address,
+    google_address,
+    lake_settings,
+    moto_store,
+    postgres_url,
+    rclone_store,
+    redis_url,
+)
 
-__all__ = ["lake_settings", "moto_store", "postgres_url", "rclone_store", "redis_url"]
+__all__ = [
+    "azure_address",
+    "google_address",
+    "lake_settings",
+    "moto_store",
+    "postgres_url",
+    "rclone_store",
+    "redis_url",
+]
 
 
 @pytest.fixture(scope="session")

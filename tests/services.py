@@ -27,6 +27,9 @@ from lakehouse.conf import Settings
 
 DEADLINE_S = 20.0
 BUCKET = "lake"
+AZURITE_ACCOUNT = "devstoreaccount1"
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Of every Azurite there is."""
 SHARED = "EVODB_TEST_POSTGRESQL"
 """Where the PostgreSQL of this run is, told to the processes of the run (tests.environment)."""
 
@@ -104,6 +107,41 @@ def rclone_s3() -> Iterator[ObjectStore]:
 
 
 @contextmanager
+def azurite() -> Iterator[str]:
+    """Microsoft's own emulator of Blob Storage, in memory, with one container; gives its address."""
+    from pyarrow.fs import AzureFileSystem
+
+    command = shutil.which("azurite-blob")
+    if command is None:
+        pytest.skip("found no azurite-blob, wanted the one of npm; type: npm install --global azurite")
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    options = ["--blobPort", str(port), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
+    with _process([command, *options]) as process:
+        _wait_until(lambda: _listens(port), process, "azurite-blob", 60.0)  # Node reads 370 packages first.
+        AzureFileSystem(
+            AZURITE_ACCOUNT,
+            account_key=AZURITE_KEY,
+            blob_storage_authority=address,
+            blob_storage_scheme="http",
+            dfs_storage_authority=address,
+            dfs_storage_scheme="http",
+        ).create_dir(BUCKET)
+        yield f"http://{address}"
+
+
+@contextmanager
+def google_store() -> Iterator[str]:
+    """A server that speaks as Google's Cloud Storage does, in memory, with one bucket; gives its address."""
+    port = free_port()
+    script = "from gcp_storage_emulator.__main__ import main; main()"
+    options = ["start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--default-bucket", BUCKET]
+    with _process([sys.executable, "-c", script, *options]) as process:
+        _wait_until(lambda: _listens(port), process, "gcp-storage-emulator")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def moto_s3() -> Iterator[ObjectStore]:
     """An S3 server in a thread of this process, in memory, with one bucket."""
     from moto.server import ThreadedMotoServer
@@ -144,6 +182,18 @@ def rclone_store() -> Iterator[ObjectStore]:
 def moto_store() -> Iterator[ObjectStore]:
     with moto_s3() as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def azure_address() -> Iterator[str]:
+    with azurite() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def google_address() -> Iterator[str]:
+    with google_store() as address:
+        yield address
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -196,11 +246,13 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def _wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, deadline_s: float = DEADLINE_S
+) -> None:
+    deadline = time.monotonic() + deadline_s
     while not ready():
         assert process.poll() is None, f"{name} ended with {process.returncode} before it was ready"
-        assert time.monotonic() < deadline, f"{name} was not ready within {DEADLINE_S} s"
+        assert time.monotonic() < deadline, f"{name} was not ready within {deadline_s} s"
         time.sleep(0.02)
 
 
@@ -210,6 +262,11 @@ def _answers(ask: Callable[[], object], error: type[Exception]) -> bool:
     except error:
         return False
     return True
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _client(store: ObjectStore) -> Any:

@@ -5,7 +5,7 @@ behind the pointer has to be on the disk before. An object store promises that w
 `settle` syncs the files one stage wrote and their folders: 3 ms for a flush of one day, 140 ms for one of 365 (ext4).
 
 PyArrow deletes an object and then writes an empty one named like its folder; a store that keeps folders (rclone) loses
-the other files of that folder by it. So objects are deleted by boto3, which a lake in a folder never imports.
+the other files of that folder by it. So objects of S3 are deleted by boto3, which a lake in a folder never imports.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from pyarrow.fs import FileSystem
 from pyiceberg.catalog import WAREHOUSE_LOCATION
 from pyiceberg.io import (
+    ADLS_ACCOUNT_NAME,
     S3_ACCESS_KEY_ID,
     S3_ENDPOINT,
     S3_REGION,
@@ -29,6 +30,12 @@ from pyiceberg.io import (
 )
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
+
+FOLDER = "file"
+S3 = ("s3", "s3a", "s3n")
+AZURE = ("abfs", "abfss")
+DURABLE = (FOLDER, *S3, *AZURE, "gs", "gcs")
+"""Here a file is on the disk when it was synced, there when the write returned. Others promise neither."""
 
 
 class DurableFileIO(PyArrowFileIO):
@@ -44,6 +51,20 @@ class DurableFileIO(PyArrowFileIO):
         other.fs_by_scheme = self.fs_by_scheme
         return other
 
+    @staticmethod
+    def parse_location(location: str, properties: Properties = EMPTY_DICT) -> tuple[str, str, str]:
+        """Azure's locations name container and account; the path begins with the container."""
+        scheme, netloc, path = PyArrowFileIO.parse_location(location, properties)
+        if scheme in AZURE and "@" in netloc:
+            path = netloc.partition("@")[0] + path.removeprefix(netloc)
+        return scheme, netloc, path
+
+    def _initialize_fs(self, scheme: str, netloc: str | None = None) -> FileSystem:
+        if scheme in AZURE and ADLS_ACCOUNT_NAME not in self.properties and "@" in (netloc or ""):
+            account = str(netloc).partition("@")[2].partition(".")[0]
+            return PyArrowFileIO({**self.properties, ADLS_ACCOUNT_NAME: account})._initialize_azure_fs()
+        return super()._initialize_fs(scheme, netloc)
+
     def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
         """Parts leave one after the other: in the background Arrow keeps all that a slow store has not taken yet."""
         made: Any = super()._initialize_s3_fs(netloc)
@@ -52,6 +73,11 @@ class DurableFileIO(PyArrowFileIO):
         return filesystem
 
     def new_output(self, location: str) -> PyArrowFile:
+        """Raises OSError for a place that does not say when a file is on a disk."""
+        scheme = self.parse_location(location, self.properties)[0]
+        if scheme not in DURABLE:
+            known = ", ".join(DURABLE)
+            raise OSError(f"{location} lies where nobody says when a file is durable, wanted one of {known}")
         self.written.append(location)
         return super().new_output(location)
 
@@ -59,8 +85,12 @@ class DurableFileIO(PyArrowFileIO):
         """Raises OSError. A missing object is no error, as everywhere with S3."""
         path = location if isinstance(location, str) else location.location
         scheme, bucket, key = self.parse_location(path, self.properties)
-        if scheme == "file":
+        if scheme == FOLDER:
             super().delete(path)
+            return
+        if scheme not in S3:
+            with suppress(FileNotFoundError):
+                super().delete(path)
             return
         wanted = (S3_ENDPOINT, S3_REGION, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_SESSION_TOKEN)
         _delete_object(bucket, key.removeprefix(f"{bucket}/"), *(self.properties.get(name) for name in wanted))
@@ -69,7 +99,7 @@ class DurableFileIO(PyArrowFileIO):
         """Make everything written so far durable. Raises OSError."""
         written, self.written = self.written, []
         parsed = (self.parse_location(location, self.properties) for location in written)
-        files = [Path(path) for scheme, _, path in parsed if scheme == "file"]
+        files = [Path(path) for scheme, _, path in parsed if scheme == FOLDER]
         for file in files:
             _sync(file)
         # A folder made on the way is an entry of its own parent: all of them up to the warehouse's, the deepest first.

@@ -12,13 +12,13 @@ from pyiceberg.typedef import Identifier
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.models import IcebergTable, Namespace
 
-S3 = ("s3", "s3a", "s3n")
+SPELT = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss"}
 
 
 def place_of(location: str) -> str:
     """One spelling for each place, to compare by; without a slash at its end. `folders.plain` is who refuses some."""
     scheme, _, path = PyArrowFileIO.parse_location(location.rstrip("/"))
-    return f"{'s3' if scheme in S3 else scheme}:{path}"
+    return f"{SPELT.get(scheme, scheme)}:{path}"
 
 
 def check(identifier: Identifier, metadata: TableMetadata, location: str) -> None:

@@ -18,9 +18,10 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog import null_lists
+from lakehouse.catalog import null_lists, plain_columns
 
 null_lists.mend()
+plain_columns.mend()
 
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20

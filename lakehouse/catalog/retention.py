@@ -21,6 +21,7 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
+from lakehouse.catalog import table_properties
 from lakehouse.catalog.pointers import Forgotten
 from lakehouse.conf import Settings
 
@@ -35,7 +36,6 @@ COLLECTED = "gc.enabled"
 """A table that says no here keeps everything: files of it may belong to others."""
 MAIN = "main"
 HALVINGS_MAX = 20
-DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,10 @@ class Retention:
     def of_table(self, properties: Mapping[str, str]) -> Retention:
         """What the table itself says counts; what it says and cannot be meant does not."""
         found = {
-            "age_ms": number(properties, AGE, 0),
-            "newest": number(properties, NEWEST, 1),
-            "most": number(properties, MOST, 1),
-            "ref_age_ms": number(properties, REF_AGE, 0),
+            "age_ms": table_properties.number(properties, AGE, 0),
+            "newest": table_properties.number(properties, NEWEST, 1),
+            "most": table_properties.number(properties, MOST, 1),
+            "ref_age_ms": table_properties.number(properties, REF_AGE, 0),
         }
         return replace(self, **{name: value for name, value in found.items() if value is not None})
 
@@ -165,11 +165,3 @@ def _thinned(snapshots: list[Snapshot], age_ms: int, most: int) -> list[Snapshot
 def _unused_schemas(metadata: TableMetadata, gone: set[int]) -> list[int]:
     used = {one.schema_id for one in metadata.snapshots if one.snapshot_id not in gone} | {metadata.current_schema_id}
     return [one.schema_id for one in metadata.schemas if one.schema_id not in used]
-
-
-def number(properties: Mapping[str, str], name: str, low: int) -> int | None:
-    """What a table's property says; None when it is no whole number that can be meant. Python refuses 5000 digits."""
-    text = properties.get(name, "")
-    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
-        return None
-    return found if (found := int(text)) >= low else None

@@ -1,6 +1,6 @@
 """Where the lake lies: the catalog our settings describe, and how its files are reached.
 
-A folder is named by its plain absolute path, which every reader understands; an object store by s3://bucket/prefix.
+A folder is named by its plain absolute path, which every reader understands; an object store by its URL.
 """
 
 from __future__ import annotations
@@ -8,7 +8,25 @@ from __future__ import annotations
 import os
 
 from pyiceberg.catalog import WAREHOUSE_LOCATION, Catalog, load_catalog
-from pyiceberg.io import S3_ACCESS_KEY_ID, S3_ENDPOINT, S3_REGION, S3_SECRET_ACCESS_KEY
+from pyiceberg.io import (
+    ADLS_ACCOUNT_KEY,
+    ADLS_ACCOUNT_NAME,
+    ADLS_BLOB_STORAGE_AUTHORITY,
+    ADLS_BLOB_STORAGE_SCHEME,
+    ADLS_CLIENT_ID,
+    ADLS_CLIENT_SECRET,
+    ADLS_DFS_STORAGE_AUTHORITY,
+    ADLS_DFS_STORAGE_SCHEME,
+    ADLS_SAS_TOKEN,
+    ADLS_TENANT_ID,
+    GCS_SERVICE_HOST,
+    GCS_TOKEN,
+    GCS_TOKEN_EXPIRES_AT_MS,
+    S3_ACCESS_KEY_ID,
+    S3_ENDPOINT,
+    S3_REGION,
+    S3_SECRET_ACCESS_KEY,
+)
 from pyiceberg.typedef import Properties
 
 from lakehouse.catalog.catalog import DjangoCatalog
@@ -62,8 +80,28 @@ def properties(settings: Settings) -> Properties:
         S3_REGION: region,
         S3_ACCESS_KEY_ID: settings.s3_access_key_id,
         S3_SECRET_ACCESS_KEY: settings.s3_secret_access_key,
+        **_azure(settings),
+        GCS_SERVICE_HOST: settings.gcs_endpoint,
+        GCS_TOKEN: settings.gcs_token,
+        GCS_TOKEN_EXPIRES_AT_MS: str(settings.gcs_token_expires_ms or ""),
     }
     return {name: value for name, value in given.items() if value}
+
+
+def _azure(settings: Settings) -> dict[str, str]:
+    scheme, _, authority = settings.azure_endpoint.rstrip("/").partition("://")
+    return {
+        ADLS_ACCOUNT_NAME: settings.azure_account_name,
+        ADLS_ACCOUNT_KEY: settings.azure_account_key,
+        ADLS_SAS_TOKEN: settings.azure_sas_token,
+        ADLS_TENANT_ID: settings.azure_tenant_id,
+        ADLS_CLIENT_ID: settings.azure_client_id,
+        ADLS_CLIENT_SECRET: settings.azure_client_secret,
+        ADLS_BLOB_STORAGE_SCHEME: scheme,
+        ADLS_BLOB_STORAGE_AUTHORITY: authority,
+        ADLS_DFS_STORAGE_SCHEME: scheme,
+        ADLS_DFS_STORAGE_AUTHORITY: authority,
+    }
 
 
 def _send_checksums_before_the_body() -> None:

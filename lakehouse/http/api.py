@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
+from inspect import Signature, signature
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -20,7 +21,17 @@ from lakehouse import metrics as series
 from lakehouse.events.api import router as events
 from lakehouse.http import answers, cdc, flushes, openapi, queries, rows
 from lakehouse.http import status as statuses
-from lakehouse.http.documents import Answered, CheckResult, Flushed, ParentQuery, Ready, StatusQuery, Stored
+from lakehouse.http.documents import (
+    Answered,
+    Cancelled,
+    CheckResult,
+    Flushed,
+    ParentQuery,
+    QueryRefused,
+    Ready,
+    StatusQuery,
+    Stored,
+)
 from lakehouse.http.documents import Status as StatusDocument
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.http.readiness import readiness_of
@@ -56,10 +67,13 @@ def endpoint(method: str, path: str, **said: Any) -> Callable[[View], View]:
             same = {name: said[name] for name in ("auth", "response") if name in said}
             api.api_operation(["HEAD"], path, by_alias=True, include_in_schema=False, **same)(view)
 
-        async def not_allowed(request: HttpRequest) -> HttpResponse:
+        async def not_allowed(request: HttpRequest, **_: str) -> HttpResponse:
             text = f"{path} answers {' and '.join(allowed)}, not {request.method}"
             return _http(answers.answer(405, {"error": text}, (b"allow", ", ".join(allowed).encode())))
 
+        # What stands in the path has to be a parameter of each of its operations.
+        known = [one for name, one in signature(view).parameters.items() if name == "request" or f"{{{name}}}" in path]
+        not_allowed.__signature__ = Signature(known)  # type: ignore[attr-defined]
         others = [name for name in METHODS if name not in allowed]
         api.api_operation(others, path, include_in_schema=False)(not_allowed)
         return view
@@ -197,11 +211,31 @@ async def store(request: HttpRequest) -> HttpResponse:
 async def query(request: HttpRequest) -> HttpResponse:
     """One SELECT, within bounds of time, memory, rows and bytes; who hangs up ends it. Needs the scope `query` or
     `admin`, and sees the tables of the key's namespaces."""
-    opened, grant = house(), request.auth  # type: ignore[attr-defined]  # the grant
-    address = opened.doorman.address_of(request.scope)  # type: ignore[attr-defined]  # an ASGI request
-    caller = f"key {grant.key_id}" if grant.key_id is not None else f"address {address and address.ip}"
+    grant = request.auth  # type: ignore[attr-defined]
     body, accept = request.read(queries.BODY_BYTES_MAX + 1), request.headers.get("accept", "")
-    return _http(await queries.answer(body, accept, grant=grant, caller=caller, house=opened))
+    return _http(await queries.answer(body, accept, grant=grant, caller=_caller(request), house=house()))
+
+
+@endpoint(
+    "DELETE",
+    "/query/{query_id}",
+    summary="Cancel a query",
+    auth=AccessKeyAuth(QUERY, ADMIN, of_all_parents=True),
+    response={200: Cancelled, **openapi.ERRORS, 404: QueryRefused},
+)
+async def cancel_query(request: HttpRequest, query_id: str) -> HttpResponse:
+    """The one that was asked with this `queryId`, by the same key, of the same process. It is answered with 409 and
+    `QUERY_CANCELLED`, and its process and its turn are free."""
+    return _http(queries.cancel(query_id, caller=_caller(request), house=house()))
+
+
+def _caller(request: HttpRequest) -> str:
+    """Whose queries are counted together: those of a key, or in an open house of an address."""
+    grant = request.auth  # type: ignore[attr-defined]
+    if grant.key_id is not None:
+        return f"key {grant.key_id}"
+    address = house().doorman.address_of(request.scope)  # type: ignore[attr-defined]  # an ASGI request
+    return f"address {address and address.ip}"
 
 
 api.add_router("", events)

@@ -19,6 +19,7 @@ from django.db import connections
 from lakehouse.conf import Settings
 from lakehouse.flush import fuse_box
 from lakehouse.models import IcebergTable, Parent
+from lakehouse.storing import AZURE, SCHEMES
 
 Check = Callable[[], None]
 CONNECT_S = 1
@@ -50,17 +51,22 @@ def broker() -> None:
 def foreign_catalog(settings: Settings) -> None:
     """One of REST says something, if only that it wants a key; other kinds are asked by flushes, which have clients."""
     uri = settings.resolved_catalog_properties.get("uri", "")
-    if settings.catalog != "rest" or not uri.startswith(("http://", "https://")):
-        return
+    if settings.catalog == "rest" and uri.startswith(("http://", "https://")):
+        _answers(f"{uri.rstrip('/')}/v1/config")
+
+
+def _answers(url: str) -> None:
+    """Whatever it thinks of who asks."""
     try:
-        urlopen(f"{uri.rstrip('/')}/v1/config", timeout=CONNECT_S).close()  # noqa: S310 - http and https only
+        urlopen(url, timeout=CONNECT_S).close()  # noqa: S310 - http and https only
     except HTTPError as exc:
         if exc.code >= 500:
             raise
 
 
 def object_store(settings: Settings) -> None:
-    """A folder takes a file without a name; a bucket says whether it is there for our keys, which costs one read.
+    """A folder takes a file without a name; a bucket of S3 says whether it is there for our keys, which costs one read.
+    Of others it is asked whether they answer, for whose keys are good is known to the lake's libraries only.
 
     Where a foreign catalog puts its tables is its own to know, unless EVODB_WAREHOUSE says it.
     """
@@ -73,7 +79,19 @@ def object_store(settings: Settings) -> None:
     elif scheme == "s3":
         _s3(settings).head_bucket(Bucket=rest.partition("/")[0])
     else:
-        raise ValueError(f"EVODB_WAREHOUSE is {warehouse!r}, wanted a folder or s3://bucket/prefix")
+        _answers(_address(settings, scheme, rest))
+
+
+def _address(settings: Settings, scheme: str, rest: str) -> str:
+    bucket, _, host = rest.partition("/")[0].partition("@")
+    if scheme == "gs":
+        return f"{settings.gcs_endpoint.rstrip('/') or 'https://storage.googleapis.com'}/storage/v1/b/{bucket}"
+    if scheme not in AZURE:
+        raise ValueError(f"EVODB_WAREHOUSE begins with {scheme}://, wanted a folder or one of {', '.join(SCHEMES)}")
+    account = settings.azure_account_name or host.partition(".")[0]
+    if settings.azure_endpoint:
+        return f"{settings.azure_endpoint.rstrip('/')}/{account}/{bucket}?restype=container"
+    return f"https://{account}.blob.core.windows.net/{bucket}?restype=container"
 
 
 @cache

@@ -116,6 +116,11 @@ class QueryRefused(Schema):
     code: str | None = None
 
 
+class Cancelled(Schema):
+    model_config = _config({"cancelled": True})
+    cancelled: bool
+
+
 class ColumnSaid(Schema):
     name: str
     type: str = Field(description="As DuckDB calls it.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -31,6 +31,8 @@ ARROW_TYPE = "application/vnd.apache.arrow.stream"
 TYPES = {"arrow": ARROW_TYPE, "csv": "text/csv; charset=utf-8"}
 RETRY_S = b"1"
 
+QueryId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._-]{1,100}$")]
+"""Chosen by who asks, for who asks: two keys may choose the same."""
 Scalar = bool | int | float | str | None
 
 
@@ -42,6 +44,7 @@ class QueryBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True, forbi
     limit: int | UnsetType = UNSET
     timeout_ms: int | None = None
     format: str | UnsetType = UNSET
+    query_id: QueryId | UnsetType = UNSET
 
 
 _json = msgspec.json.Decoder(QueryBody)
@@ -52,14 +55,27 @@ async def answer(data: bytes, accept: str, *, grant: Grant, caller: str, house: 
     try:
         if len(data) > BODY_BYTES_MAX:
             return _refused(413, "PAYLOAD_TOO_LARGE", f"the body has more than {BODY_BYTES_MAX} bytes")
-        query = _query(data, accept, grant, rows_max=house.settings.query_rows_max)
-        found = await engine_of(house).run(query, find=partial(_find, grant), caller=caller)
+        query, query_id = _query(data, accept, grant, rows_max=house.settings.query_rows_max)
+        told = _of_caller(caller, query_id) if query_id else ""
+        found = await engine_of(house).run(query, find=partial(_find, grant), caller=caller, query_id=told)
     except QueryError as exc:
         log.info("a query of %s was not answered (%s): %s", caller, exc.code, exc)
         headers: Headers = [(b"retry-after", RETRY_S)] if exc.retryable else []
         return _refused(exc.http_status, exc.code, str(exc), *headers)
     log.info("a query of %s: %d rows, %d bytes, %d ms", caller, found.rows, len(found.body), found.elapsed_ms)
     return _answered(found, query.format)
+
+
+def cancel(query_id: str, *, caller: str, house: House) -> Response:
+    """Of a query that the same caller asked this process; it is answered with 409, and its process is gone."""
+    if not engine_of(house).cancel(_of_caller(caller, query_id)):
+        return _refused(404, "NO_SUCH_QUERY", f"no query {query_id[:100]!r} of this key runs or waits in this process")
+    log.info("%s cancelled its query %s", caller, query_id)
+    return answers.answer(200, {"cancelled": True})
+
+
+def _of_caller(caller: str, query_id: str) -> str:
+    return f"{query_id} of {caller}"
 
 
 def engine_of(house: House) -> Engine:
@@ -70,10 +86,10 @@ def engine_of(house: House) -> Engine:
     return found
 
 
-def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
-    """Raises InvalidQuery."""
+def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> tuple[Query, str]:
+    """The query and its id, if it has one. Raises InvalidQuery."""
     if structured.is_structured(data):
-        return _structured_query(data, grant, rows_max=rows_max)
+        return _structured_query(data, grant, rows_max=rows_max), ""
     try:
         body = _json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
@@ -82,7 +98,7 @@ def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
     if body.timeout_ms is not None and body.timeout_ms < 1:
         raise InvalidQuery(f"timeoutMs: is {body.timeout_ms}, wanted at least 1")
     wanted = "arrow" if ARROW_TYPE in accept else "csv" if "text/csv" in accept else "json"
-    return Query(
+    query = Query(
         sql=body.sql,
         parameters=body.parameters,
         namespace=_namespace(grant) if body.namespace is UNSET else body.namespace,
@@ -91,6 +107,7 @@ def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> Query:
         timeout_ms=body.timeout_ms,
         format=wanted if body.format is UNSET else body.format,
     )
+    return query, "" if body.query_id is UNSET else body.query_id
 
 
 def _structured_query(data: bytes, grant: Grant, *, rows_max: int) -> Query:

@@ -17,16 +17,24 @@ from urllib.parse import urlsplit
 import duckdb
 
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 from lakehouse.query.quoting import quoted
+from lakehouse.storing import scheme_of
 
 EXTENSIONS = ("avro", "httpfs", "iceberg")
 """In this order: iceberg needs the two before it."""
 LOCKED = ("SET autoinstall_known_extensions = false", "SET allow_unsigned_extensions = false")
 """Whatever a caller runs, it brings in no more code."""
+READ = ("", "file", "s3")
+"""Where the lake may lie."""
 
 
 def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
     """A connection that reads the lake of these settings; without them, one in a folder."""
+    if settings and (scheme := scheme_of(settings.resolved_warehouse)) not in READ:
+        raise StoreUnavailable(
+            f"SQL reads no lake in {scheme}:// yet; pyiceberg, Spark and Trino do (docs/object-stores.md)"
+        )
     loads = tuple(f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS)
     connection = duckdb.connect(config={"allow_unsigned_extensions": str(_are_signed(loads))})
     store = _store(_reached(settings)) if settings and _is_in_a_bucket(settings) else []

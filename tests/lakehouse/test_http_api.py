@@ -30,6 +30,7 @@ ENDPOINTS = {
     "/flush": ("POST",),
     "/cdc": ("POST",),
     "/query": ("POST",),
+    "/query/{query_id}": ("DELETE",),
 }
 EVENTS = {
     **{key: ["POST"] for key in ("/ingest", "/e")},
@@ -180,6 +181,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
         "/flush": of_parent,
         "/cdc": {"200", "400", "401", "403", "405", "409", "413", "429", "503"},
         "/query": {"200", "400", "401", "403", "405", "409", "413", "422", "429", "500", "503"},
+        "/query/{query_id}": {"200", "401", "403", "404", "405", "429", "503"},
     }
 
 

@@ -64,6 +64,7 @@ REFUSED = [
     ({"sql": "SELECT 1", "limits": 1}, 400, "INVALID_QUERY", "limits"),
     ({"sql": "SELECT 1", "limit": 0}, 400, "INVALID_QUERY", "wanted 1 to 10000"),
     ({"sql": "SELECT 1", "limit": 10_001}, 400, "INVALID_QUERY", "wanted 1 to 10000"),
+    ({"sql": "SELECT 1", "queryId": "a b"}, 400, "INVALID_QUERY", "queryId"),
     ({"sql": "SELECT 1", "timeoutMs": 0}, 400, "INVALID_QUERY", "timeoutMs"),
     ({"sql": "SELECT 1", "format": "xml"}, 400, "INVALID_QUERY", "'xml', wanted json, csv, arrow"),
     ({"sql": "SELECT 1", "parameters": [[1]]}, 400, "INVALID_QUERY", "parameters"),
@@ -135,6 +136,49 @@ async def test_who_hangs_up_ends_his_query(lake):
             writer.close()
             while engine._running:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_query_is_cancelled_by_its_id_and_by_its_key_only(lake):
+    async with home(open=False, data_dir=lake.settings.data_dir, query_processes=1) as (house, _):
+        mine, other = await in_thread(lambda: (key(), key()))
+        task = asyncio.create_task(ask("POST", "/query", {"sql": ENDLESS, "queryId": "report-7"}, token=mine))
+        engine = queries.engine_of(house)
+        while not engine._running:
+            await asyncio.sleep(0.01)
+        for token, name, status in ((other, "report-7", 404), (mine, "report-8", 404), (mine, "report-7", 200)):
+            heard = await ask("DELETE", f"/query/{name}", token=token)
+            assert heard.status == status
+            assert heard.json.get("code") == ("NO_SUCH_QUERY" if status == 404 else None)
+        heard = await task
+        assert (heard.status, heard.json["code"]) == (409, "QUERY_CANCELLED")
+        assert (await ask("DELETE", "/query/report-7", token=mine)).status == 404
+        assert (await ask("DELETE", "/query/report-7")).status == 401
+        assert (await ask("POST", "/query", {"sql": "SELECT 1", "queryId": "report-7"}, token=mine)).status == 200
+
+
+async def test_two_keys_may_choose_one_id(lake):
+    async with home(open=False, data_dir=lake.settings.data_dir) as (house, _):
+        keys = await in_thread(lambda: (key(), key()))
+        asked = {"sql": ENDLESS, "queryId": "report", "timeoutMs": 5000}
+        tasks = [asyncio.create_task(ask("POST", "/query", asked, token=one)) for one in keys]
+        engine = queries.engine_of(house)
+        while len(engine._running) < 2:
+            await asyncio.sleep(0.01)
+        heard = await ask("POST", "/query", asked, token=keys[0])
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
+        for one in keys:
+            assert (await ask("DELETE", "/query/report", token=one)).status == 200
+        assert {(await task).status for task in tasks} == {409}
+
+
+async def test_a_query_that_took_too_long_leaves_its_turn_to_the_next(lake):
+    async with home(data_dir=lake.settings.data_dir, query_processes=1) as (house, _):
+        waiting = asyncio.create_task(ask("POST", "/query", {"sql": ENDLESS, "timeoutMs": 300}))
+        while not queries.engine_of(house)._running:
+            await asyncio.sleep(0.01)
+        heard = await ask("POST", "/query", {"sql": "SELECT count(*) FROM orders"})
+        assert (heard.status, heard.json["rows"]) == (200, [[24]])
+        assert (await waiting).json["code"] == "QUERY_TIMEOUT"
 
 
 async def test_a_process_that_stops_ends_its_queries(lake):

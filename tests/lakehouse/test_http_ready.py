@@ -147,8 +147,8 @@ def test_an_object_store_that_does_not_listen_is_an_error():
 
 
 def test_a_warehouse_nobody_can_look_at_says_what_was_wanted():
-    with pytest.raises(ValueError, match="wanted a folder or s3://bucket/prefix"):
-        checks.object_store(Settings(warehouse="gs://bucket/x"))
+    with pytest.raises(ValueError, match="wanted a folder or one of s3, gs, abfss, abfs"):
+        checks.object_store(Settings(warehouse="hdfs://bucket/x"))
 
 
 @pytest.fixture

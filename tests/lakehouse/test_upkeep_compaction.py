@@ -108,7 +108,7 @@ def test_files_written_before_a_column_was_there_lack_it_after_it_too(lake: Lake
 def test_memory_is_bounded_by_what_is_held_to_sort_and_to_write(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "RUN_BYTES", 30_000)
     monkeypatch.setattr(runs.in_order, "__kwdefaults__", {"run_bytes": 30_000})
-    monkeypatch.setattr(rewriting, "READ_BYTES", 5_000)
+    monkeypatch.setattr(rewriting, "READ_BYTES", 2_500)
     monkeypatch.setattr(rewriting, "ROW_GROUP_BYTES", 40_000)
     held: list[int] = []
     sort = runs._sorted
@@ -214,8 +214,8 @@ class Death(Exception):
 
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "while rows are read": (rewriting, "_read"),
-    "while rows are written": (rewriting._Writer, "_place"),
+    "while rows are read": (rewriting, "read"),
+    "while rows are written": (rewriting.Writer, "_place"),
     "before files are on the disk": (DurableFileIO, "settle"),
     "before the pointer moves": (Keeper, "commit"),
 }
@@ -242,8 +242,8 @@ def test_a_death_at_any_step_changes_nothing_that_can_be_seen(
 
 def test_rows_that_get_lost_on_the_way_stop_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.commit(4)
-    read = rewriting._read
-    monkeypatch.setattr(rewriting, "_read", lambda *args: (batch.slice(1) for batch in read(*args)))
+    read = rewriting.read
+    monkeypatch.setattr(rewriting, "read", lambda *args: (batch.slice(1) for batch in read(*args)))
     with pytest.raises(AssertionError, match=r"4 files of .* have 8 rows, 4 were read"):
         compact(lake)
     assert lake.rows().total() == 8

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from pyiceberg.io import FileIO
@@ -17,10 +18,12 @@ from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse import rewrite_choice
 from lakehouse.catalog.files import DurableFileIO
-from lakehouse.catalog.retention import is_collected, number
+from lakehouse.catalog.retention import is_collected
 from lakehouse.catalog.staging import Change, Staging
-from lakehouse.catalog.upkeep import expiry, reachable, rewriting
+from lakehouse.catalog.table_properties import number
+from lakehouse.catalog.upkeep import engines, expiry, reachable, rewriting
 from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small, piles
@@ -44,6 +47,7 @@ class Terms:
     """So many files of about one size are worth it."""
     is_tiered: bool = True
     attempts_max: int = 5
+    engine: str = rewrite_choice.LOCAL
 
 
 @dataclass(slots=True)
@@ -143,14 +147,15 @@ def described(table: Table, pile: Sequence[Small]) -> Iterator[DataFile]:
 
 
 def rewritten(
-    table: Table, old: Sequence[DataFile], rows: int, terms: Terms, change: rewriting.ChangeRows = lambda batch: batch
+    table: Table, old: Sequence[DataFile], rows: int, terms: Terms, change: rewriting.ChangeRows | None = None
 ) -> list[DataFile]:
-    """The new files, on the disk and named nowhere. `change` is done to their rows on the way."""
+    """The new files, on the disk and named nowhere. `change` is done to their rows on the way, and always here."""
     target = _target(table.metadata, TARGET, terms.target_bytes)
     io = table.io
     assert isinstance(io, DurableFileIO)
+    rewrite = partial(rewriting.rewrite, change=change) if change else engines.of(terms.engine)
     try:
-        new = list(rewriting.rewrite(table.metadata, old, io, target_bytes=target, change=change))
+        new = list(rewrite(table.metadata, old, io, target_bytes=target))
         found = sum(file.record_count for file in new)
         assert found == rows, f"{len(old)} files of {table.name()} have {rows} rows, {found} were read"
     except BaseException:

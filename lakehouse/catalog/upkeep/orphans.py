@@ -118,7 +118,8 @@ def _old_files(table: Table, others: set[str], before_ms: int) -> Iterator[Orpha
     assert isinstance(io, DurableFileIO)
     for home in data_and_metadata(table.metadata):
         scheme, netloc, top = io.parse_location(home, io.properties)
-        for info in _walk(io.fs_by_scheme(scheme, netloc), top, {place_of(one).partition(":")[2] for one in others}):
+        apart = {io.parse_location(one, io.properties)[2] for one in others}
+        for info in _walk(io.fs_by_scheme(scheme, netloc), top, apart):
             if info.mtime_ns is not None and (written_ms := info.mtime_ns // 1_000_000) < before_ms:
                 yield Orphan(home + info.path.removeprefix(top), info.size or 0, written_ms)
 

@@ -26,7 +26,7 @@ from lakehouse import memory
 from lakehouse.catalog import parts
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
-from lakehouse.catalog.retention import number
+from lakehouse.catalog.table_properties import number
 from lakehouse.catalog.upkeep import runs
 
 ORDER = ("_row_id", "_source", "_epoch", "_seq")
@@ -52,19 +52,26 @@ def rewrite(
     `change` gives the rows to write in place of those of a batch, or fewer.
     """
     schema = sanitize_column_names(metadata.schema())
-    keys = [name for name in ORDER if name in metadata.schema().column_names]
     with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
-        read = (batch for file in files for batch in _read(io, file.file_path, metadata, schema))
-        batches = (left for batch in read if len(left := change(batch)))
-        groups = _row_groups(
-            runs.in_order(batches, keys, Path(folder)), number(metadata.properties, ROW_GROUP, 1) or 100_000
-        )
-        yield from _Writer(metadata, schema, files[0], io, target_bytes).write(groups)
+        found = (batch for file in files for batch in read(io, file.file_path, metadata, schema))
+        batches = (left for batch in found if len(left := change(batch)))
+        rows = runs.in_order(batches, order(metadata), Path(folder))
+        yield from Writer(metadata, schema, files[0], io, target_bytes).write(rows)
 
 
-def _read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
+def order(metadata: TableMetadata) -> list[str]:
+    """The columns by which rows are sorted, as far as the table has them."""
+    return [name for name in ORDER if name in metadata.schema().column_names]
+
+
+def columns(schema: Schema) -> Any:
+    """What is read has these columns: texts as flushes write them; of a missing column pyiceberg makes large ones."""
+    return pa.schema([field.with_type(ALIASES.get(field.type, field.type)) for field in schema_to_pyarrow(schema)])
+
+
+def read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
     model = FileFormatFactory.get(FileFormat.PARQUET)
-    wanted = pa.schema([_plain(field) for field in schema_to_pyarrow(schema)])
+    wanted = columns(schema)
     with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), buffer_size=BUFFER_BYTES) as file:
         written = pyarrow_to_schema(file.schema_arrow, name_mapping=metadata.name_mapping())
         size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
@@ -72,11 +79,6 @@ def _read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Ite
         for batch in file.iter_batches(batch_size=rows, use_threads=False):
             found = _to_requested_schema(schema, written, batch, include_field_ids=True, format_model=model)
             yield found.cast(wanted)
-
-
-def _plain(field: Any) -> Any:
-    """Texts as flushes write them; of a column that a file lacks pyiceberg makes large ones."""
-    return field.with_type(ALIASES.get(field.type, field.type))
 
 
 def _row_groups(tables: Iterable[Any], rows_max: int) -> Iterator[Any]:
@@ -96,7 +98,7 @@ def _row_groups(tables: Iterable[Any], rows_max: int) -> Iterator[Any]:
         yield pa.concat_tables(waiting)
 
 
-class _Writer:
+class Writer:
     """Row groups into files; a new one begins where the last has reached the target."""
 
     def __init__(
@@ -107,7 +109,9 @@ class _Writer:
         self._model = FileFormatFactory.get(FileFormat.PARQUET)
         self._names = (f"{number:05d}-compacted-{uuid.uuid4()}.parquet" for number in count())
 
-    def write(self, groups: Iterator[Any]) -> Iterator[DataFile]:
+    def write(self, tables: Iterable[Any]) -> Iterator[DataFile]:
+        rows_max = number(self._metadata.properties, ROW_GROUP, 1) or 100_000
+        groups = _row_groups(tables, rows_max)
         for first in groups:
             yield self._file(first, groups)
 

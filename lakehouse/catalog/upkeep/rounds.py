@@ -141,6 +141,7 @@ def terms_of(settings: Settings) -> Terms:
         target_bytes=settings.target_file_bytes,
         files_min=settings.compact_files_min,
         attempts_max=settings.commit_attempts_max,
+        engine=settings.rewrite_engine,
     )
 
 

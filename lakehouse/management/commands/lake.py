@@ -18,6 +18,7 @@ from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.table_properties import number
 from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.reading import STRANGE
@@ -149,11 +150,11 @@ def _state(catalog: DjangoCatalog, row: IcebergTable) -> str:
         return f"its metadata cannot be read: {str(exc)[:500]}"
     snapshot = metadata.current_snapshot()
     said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-    size = filesizeformat(retention.number(said, "total-files-size", 0) or 0).replace("\xa0", " ")
+    size = filesizeformat(number(said, "total-files-size", 0) or 0).replace("\xa0", " ")
     upkeep = TableUpkeep.objects.filter(table=row).first()
     swept = f"{upkeep.orphans} orphans" if upkeep and upkeep.swept_ms else "not looked for orphans yet"
     return (
-        f"{retention.number(said, 'total-data-files', 0) or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
+        f"{number(said, 'total-data-files', 0) or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
         f"{row.forgotten.count()} more forgotten; {swept}"
     )
 
