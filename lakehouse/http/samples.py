@@ -21,15 +21,17 @@ from lakehouse.models import (
     Parent,
 )
 from lakehouse.parent import leases
-from lakehouse.parent.grants import fits
+from lakehouse.parent.grants import ANY, fits
 from lakehouse.subscriptions import counts
 
 COMMITTED = DeadLetterState.COMMITTED
 
 
-def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[Sample]:
+def of_parents(
+    totals: Totals, *, patterns: Iterable[str], namespaces: Iterable[str] = ANY, now_ms: int
+) -> list[Sample]:
     every = list(Parent.objects.order_by("pk")[:PARENTS_MAX])
-    parents = [parent for parent in every if fits(parent.name, patterns)]
+    parents = [one for one in every if fits(one.name, patterns) and fits(one.namespace, namespaces)]
     names = {parent.pk: parent.name for parent in parents}
     samples = [Sample("dolake_parents", (), Parent.objects.count())]
     samples += [sample for parent in parents for sample in _buffer(parent)]

@@ -38,7 +38,9 @@ def test_the_story_plays_to_its_end_and_what_is_left_running_takes_no_nonsense(
     example: ModuleType, tmp_path: Path
 ) -> None:
     argv = [sys.executable, str(TODO / "demo.py"), "--stay"]
-    demo = Process("demo", argv, environment({}, COLUMNS="200", TMPDIR=str(tmp_path)), tmp_path / "cwd")
+    demo = Process(
+        "demo", argv, environment({}, COLUMNS="200", TMPDIR=str(tmp_path), PYTHONPATH=str(ROOT)), tmp_path / "cwd"
+    )
     demo.start()
     try:
         until(lambda: "Ctrl-C ends it" in demo.said or not demo.is_running, "the story ends", demo, within_s=DEMO_S)
