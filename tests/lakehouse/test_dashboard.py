@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from html import unescape
 from typing import Any
@@ -15,10 +16,14 @@ from django.test import AsyncClient
 from django.urls import reverse
 
 from evodb_site.settings import _origins as origins
+from lakehouse.catalog.lakes import chosen
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.dashboard import tables
+from lakehouse.dashboard import minutes, tables
 from lakehouse.dashboard.urls import urlpatterns
+from lakehouse.events import waiting
+from lakehouse.flush.flow import Flusher
+from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import queries
 from lakehouse.models import Batch, Child, DeadLetter, Parent, StoreBreaker
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
@@ -207,6 +212,51 @@ async def test_an_event_is_counted_once_before_and_after_its_flush(lake) -> None
         assert re.search(r"Rows into tables per minute .*events 3", after)
         response = await client.get(address("overview"))
         assert response.context["namespace"] == "default"
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+async def test_a_flush_in_the_middle_of_counting_loses_and_doubles_nothing(lake, monkeypatch, is_before: bool) -> None:
+    flushed: list[Any] = []
+
+    def flush_once() -> None:
+        if not flushed:
+            flusher = Flusher("worker", lake, chosen(lake), now_ms)
+            flushed.append(flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL))
+
+    def kinds(*given: Any, **words: Any) -> waiting.Kinds:
+        if is_before:
+            flush_once()
+        found = counted(*given, **words)
+        flush_once()
+        return found
+
+    counted = waiting.kinds
+    async with home(data_dir=lake.data_dir):
+        await ingest({"events": [event(1), event(2)]})
+        monkeypatch.setattr(waiting, "kinds", kinds)
+        assert "Events, last hour 2" in shown(await text_of(await operator(), "overview", namespace="default"))
+        assert flushed[0] is not None
+
+
+async def test_more_than_is_counted_in_the_journal_is_said(lake, monkeypatch) -> None:
+    monkeypatch.setattr(minutes, "LOOKED_BYTES_MAX", 1)
+    async with home(data_dir=lake.data_dir):
+        for number in range(2):
+            await ingest({"events": [event(number)]})
+        text = shown(await text_of(await operator(), "overview", namespace="default"))
+        assert "Events, last hour 1" in text
+        assert "More waits in the journal than is looked at here" in text
+
+
+async def test_who_has_a_catalog_elsewhere_is_told_where_to_ask(lake, settings: Any) -> None:
+    settings.EVODB = dataclasses.replace(settings.EVODB, catalog="glue")
+    async with home(data_dir=lake.data_dir):
+        await ingest({"events": [event(1)]})
+        client = await operator()
+        for page in ("sql", "overview"):
+            text = shown(await text_of(client, page, namespace="default"))
+            assert "tables of this house are in the glue catalog of EVODB_CATALOG" in text
+        assert "Events, last hour 1" in text
 
 
 async def test_an_empty_house_says_what_to_do_next() -> None:
