@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -50,6 +50,12 @@ bench-idle: $(READY) ## What a silent child costs: KiB, CPU, handshakes/s, besid
 
 bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as fast as they were; with and without upkeep
 	$(PY) -m benchmarks.commits
+
+bench-flush: $(READY) ## Entries/s a core brings from the journal into a table, step by step, as JSON and as Arrow
+	$(PY) -m benchmarks.flush
+
+bench-tables: $(READY) ## A table of ROWS=1000000: merging, its table of now at 1 % and 100 % changed, queries
+	$(PY) -m benchmarks.tables
 
 bench-events: $(READY) ## Events/s that POST /ingest makes durable in batches of 100, on uvicorn and on daphne
 	$(PY) -m benchmarks.events

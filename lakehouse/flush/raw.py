@@ -156,7 +156,9 @@ def _by_table(sheet: Sheet, reasons: Mapping[int, str]) -> list[tuple[str, Any]]
     if reasons:
         rows = rows.filter(pc.invert(pc.is_in(rows["row"], pa.array(list(reasons), pa.int64()))))
     for name in entries.TEXTS:
-        rows = rows.set_column(rows.column_names.index(name), name, rows[name].cast(pa.string()))
+        # What is no UTF-8 is among the reasons and gone, so nobody looks at each byte again.
+        texts = rows[name].cast(pa.string(), safe=False)
+        rows = rows.set_column(rows.column_names.index(name), name, texts)
     if not rows.num_rows:
         return []
     if len(sheet.tables) == 1:
