@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -21,6 +21,9 @@ help: ## Show this list
 
 demo: $(READY) ## 16 edge databases, 336 776 flights, the parent killed on the way; FLIGHTS=20000 is the short form
 	$(PY) examples/flights/demo.py
+
+todo: $(READY) ## Events, undo by time travel and a subscription that survives an outage, on a todo app
+	$(PY) examples/todo/demo.py
 
 test: $(READY) ## The whole suite on SQLite, then what touches the database on PostgreSQL
 	$(PY) -m pytest $(SIDE_BY_SIDE)

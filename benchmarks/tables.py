@@ -26,8 +26,8 @@ Last answer (November 2026, 2 cores of a virtual machine at idle priority; CPyth
     a group-by of all                           131 ms   117 at best
     a group-by of all, of now                    48 ms   46 at best
 
-  MB are those of the files, which have 27 bytes for each row's 180: rows/s is the better figure. Most of a query of 50 ms
-  is its process and reading metadata. After the updates the table has 2 010 000 rows, which the first four ask.
+  MB are those of the files, which have 27 bytes for each row's 180: rows/s is the better figure. Most of a query of
+  50 ms is its process and reading metadata. After the updates the table has 2 010 000 rows, which the first four ask.
 
     make bench-tables      ROWS=100000 for the short one, ROWS=10000000 for the long one
 """

@@ -6,12 +6,17 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
 
-from celery import Celery
+from celery import Celery, signals
 from django.conf import settings
 
-from lakehouse import folder_broker
+from lakehouse import allocation, folder_broker
 
 folder_broker.register()
 app = Celery("evodb")
 app.config_from_object(settings.CELERY)
 app.autodiscover_tasks(["lakehouse", "lakehouse.subscriptions"])
+
+
+@signals.worker_init.connect
+def _save_memory(**_: object) -> None:
+    allocation.return_what_is_freed()

@@ -65,21 +65,30 @@ def _broker() -> dict[str, Any]:
     }
 
 
+def _origins(hosts: list[str]) -> list[str]:
+    """Where forms of these hosts come from when a proxy ends TLS, of which this process sees nothing."""
+    exact = [host.removeprefix(".") for host in hosts if host != "*"]
+    return [f"https://{host}" for host in exact] + [f"https://*{host}" for host in hosts if host.startswith(".")]
+
+
 SECRET_KEY = _secret_key()
 DEBUG = EVODB.debug
 ALLOWED_HOSTS = [host for host in EVODB.allowed_hosts.split(",") if host]
+CSRF_TRUSTED_ORIGINS = _origins(ALLOWED_HOSTS)
 # Not daphne's app: it loads Twisted into every worker, beat and command, 25 MiB and 0.5 s of CPU each. All it brings is
 # the command `runserver`; that is lakehouse's here, which so stands before staticfiles, which has one too.
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.humanize",
     "django.contrib.messages",
     "django.contrib.sessions",
     "channels",
     "ninja",
     "lakehouse",
     "lakehouse.subscriptions",
+    "lakehouse.dashboard",
     "django.contrib.staticfiles",
 ]
 MIDDLEWARE = [

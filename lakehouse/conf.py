@@ -77,8 +77,8 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
     redis_url: str = setting(
         "",
         unit="URL",
-        why="Channel layer and counts of connections, shared by several processes. Empty: in memory. Never on the "
-        "ingest path.",
+        why="Channel layer, counts of connections and rates over HTTP, shared by several processes. Empty: in memory. "
+        "Never asked for a frame of a socket.",
         **url_of("redis", "rediss", "unix"),
     )
     secret_key: str = setting("", unit="text", why="Django's secret. Empty: made once and kept in data_dir.")

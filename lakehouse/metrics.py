@@ -22,6 +22,8 @@ COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 """Upper bounds of the buckets of `dolake_commit_seconds`."""
 FLUSH_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Upper bounds of the buckets of `dolake_flush_seconds`."""
+DELIVERY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+"""Upper bounds of the buckets of `dolake_subscription_delivery_seconds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ OF_PARENT = ("parent",)
 OF_TABLE = ("parent", "table")
 
 SERIES = (
+    Series("dolake_ingested_events_total", "counter", "Events made durable; what came twice counts once.", OF_PARENT),
     Series("dolake_buffer_events", "gauge", "Events that are durable and in no table yet.", OF_PARENT),
     Series("dolake_buffer_bytes", "gauge", "Payload bytes of those events.", OF_PARENT),
     Series("dolake_buffer_utilization", "gauge", "How full the buffer is, by events or bytes; 1 is full.", OF_PARENT),
@@ -91,7 +94,22 @@ SERIES = (
     Series("dolake_subscriptions", "gauge", "Active subscriptions.", OF_PARENT),
     Series("dolake_subscription_lag_commits", "gauge", "Commits that the slowest of them has not come to.", OF_PARENT),
     Series("dolake_subscription_pending_events", "gauge", "Events in messages that are not delivered.", OF_PARENT),
+    Series(
+        "dolake_subscription_pending_age_seconds",
+        "gauge",
+        "Age of the oldest message that is not delivered, of active subscriptions.",
+        OF_PARENT,
+    ),
     Series("dolake_subscription_dead_letters", "gauge", "Messages that were given up.", OF_PARENT),
+    Series("dolake_subscription_delivered_events_total", "counter", "Events that their targets took.", OF_PARENT),
+    Series("dolake_subscription_dead_events_total", "counter", "Events in messages that were given up.", OF_PARENT),
+    Series("dolake_subscription_failed_attempts_total", "counter", "Attempts to deliver that failed.", OF_PARENT),
+    Series(
+        "dolake_subscription_delivery_seconds",
+        "histogram",
+        "From the making of a message, right after its commit, to its delivery.",
+        OF_PARENT,
+    ),
     Series("dolake_parents", "gauge", "Parents; those beyond the first 1000 have no series of their own."),
     Series("dolake_active_connections", "gauge", "Open connections of this process."),
     Series("dolake_hibernating_connections", "gauge", "Those of them that sleep."),

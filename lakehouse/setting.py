@@ -25,6 +25,10 @@ def share() -> Any:
     return {"check": lambda value: 0 < value <= 1, "wanted": "a number above 0 and at most 1"}
 
 
+def one_of(*names: str) -> Any:
+    return {"check": lambda value: value in names, "wanted": f"one of {', '.join(names)}"}
+
+
 def url_of(*schemes: str) -> Any:
     return {
         "check": lambda value: not value or value.startswith(tuple(f"{scheme}://" for scheme in schemes)),

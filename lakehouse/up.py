@@ -115,6 +115,7 @@ def banner(settings: Settings, token: str | None) -> str:
         f"  token      {access}\n"
         f"  admin      http://{address}/admin/   (make a login: .venv/bin/python manage.py createsuperuser)\n"
         f"  lake       {lake}\n"
+        f"  dashboard  http://{address}/dashboard/\n"
     )
 
 

@@ -6,7 +6,7 @@ from django.contrib import admin
 
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment, size
-from lakehouse.models import Batch, BatchPayload, EventExport, EventId
+from lakehouse.models import Batch, BatchPayload, EventExport, EventId, EventSchema
 
 
 @admin.register(Batch)
@@ -54,3 +54,14 @@ class EventExportAdmin(ReadOnlyAdmin):
     list_select_related = ("parent",)
     search_fields = ("parent__name",)
     search_help_text = "Name of the parent"
+
+
+@admin.register(EventSchema)
+class EventSchemaAdmin(ReadOnlyAdmin):
+    """A namespace's own, changed through PUT /schemas/<type>, which checks what a schema may cost."""
+
+    list_display = ("type", "parent", moment("changed_ms"))
+    list_filter = ("parent",)
+    list_select_related = ("parent",)
+    search_fields = ("type", "parent__name")
+    search_help_text = "Type of the events, or name of the parent"

@@ -33,10 +33,15 @@ def moment_text(value_ms: int | None, *, now_ms: int) -> str:
         when = EPOCH + timedelta(milliseconds=value_ms)
     except OverflowError:
         return f"{value_ms} ms"
-    seconds = abs(now_ms - value_ms) // 1000
-    size, unit = next((row for row in UNITS if seconds >= row[0]), UNITS[-1])
-    age = f"{seconds // size} {unit}"
+    age = age_text(now_ms - value_ms)
     return f"{when:%Y-%m-%d %H:%M:%S} UTC ({f'{age} ago' if value_ms <= now_ms else f'in {age}'})"
+
+
+def age_text(age_ms: int) -> str:
+    """`3 min`."""
+    seconds = abs(age_ms) // 1000
+    size, unit = next((row for row in UNITS if seconds >= row[0]), UNITS[-1])
+    return f"{seconds // size} {unit}"
 
 
 @cache

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from lakehouse.events import answers, ingest, openapi, reading, signatures, webhooks
+from lakehouse.events import answers, ingest, openapi, reading, schemas, signatures, webhooks
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.house import House, house
 
@@ -24,16 +24,26 @@ router = Router(tags=["events"])
 
 def endpoint(method: str, path: str, name: str, serve: Serve, **said: Any) -> None:
     """An operation, which hears every other method too: a preflight is answered, all else is 405."""
+    endpoints(path, serve, {method: {"operation_id": name, **said}})
 
-    async def view(request: HttpRequest, **_: str) -> HttpResponse:
+
+def endpoints(path: str, serve: Serve, operations: dict[str, dict[str, Any]]) -> None:
+    """The same with several methods."""
+
+    async def view(request: HttpRequest) -> HttpResponse:
         async def read_body(bytes_max: int) -> bytes:
             return request.read(bytes_max + 1)
 
         return _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
 
-    router.api_operation([method], path, operation_id=name, by_alias=True, **said)(view)
-    others = [one for one in METHODS if one != method]
-    router.api_operation(others, path, include_in_schema=False)(view)
+    async def view_of_type(request: HttpRequest, event_type: str) -> HttpResponse:
+        return await view(request)
+
+    chosen = view_of_type if "{event_type}" in path else view
+    for method, said in operations.items():
+        router.api_operation([method], path, by_alias=True, **said)(chosen)
+    others = [one for one in METHODS if one not in operations]
+    router.api_operation(others, path, include_in_schema=False)(chosen)
 
 
 async def _stream(request: HttpRequest) -> HttpResponseBase:
@@ -100,3 +110,42 @@ for _provider in signatures.PROVIDERS:
         response={200: openapi.Ingested, **openapi.ERRORS},
         openapi_extra=openapi.webhook(),
     )
+
+endpoint(
+    "GET",
+    schemas.PATH,
+    "schemas",
+    schemas.answer_all,
+    summary="Which types of events have a schema",
+    description="Those of one namespace. Needs the scope `query` or `admin`.",
+    response={200: openapi.SchemasListed, **openapi.OF_READING},
+    openapi_extra={"security": openapi.KEY, "parameters": openapi.FILTERS[:1]},
+)
+_SCHEMA = {"openapi_extra": openapi.schema(), "response": {200: openapi.OneSchema, **openapi.OF_SCHEMA}}
+endpoints(
+    f"{schemas.PATH}/{{event_type}}",
+    schemas.answer_one,
+    {
+        "GET": _SCHEMA
+        | {
+            "operation_id": "schema",
+            "summary": "The schema of a type",
+            "description": "As it was sent. Needs the scope `query` or `admin`.",
+        },
+        "PUT": {
+            "operation_id": "schema_put",
+            "summary": "What events of a type have to be like",
+            "description": "JSON Schema 2020-12 of at most 16 KiB. It holds for every event that comes after the "
+            "answer, at every process: `/ingest` refuses a batch with another one (`SCHEMA_VALIDATION_ERROR`). Needs "
+            "the scope `admin`, for this namespace.",
+            "response": {(200, 201): openapi.OneSchema, **openapi.OF_SCHEMA, 413: openapi.EventsError},
+            "openapi_extra": openapi.schema(with_body=True),
+        },
+        "DELETE": _SCHEMA
+        | {
+            "operation_id": "schema_delete",
+            "summary": "No schema any more",
+            "description": "Events of this type may be anything again. Needs the scope `admin`, for this namespace.",
+        },
+    },
+)

@@ -6,7 +6,7 @@ An event that brings an id is stored once in its namespace, whatever batch it co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -27,13 +27,13 @@ BODY_BYTES_MAX = 1024 * 1024
 BATCH_ID_CHARS_MAX = 255
 INSERT = 0
 
-Check = Callable[[str, bytes], str | None]
-"""What is wrong with a row of this type, or None."""
+
+BatchId = str | UnsetType | None
 
 
 class IngestBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     events: list[msgspec.Raw]
-    batch_id: str | UnsetType | None = UNSET
+    batch_id: BatchId = UNSET
 
 
 _json = msgspec.json.Decoder(IngestBody)
@@ -91,18 +91,14 @@ def checked(raw: Iterable[msgspec.Raw], *, now_ms: int, any_age: bool) -> list[E
     return found
 
 
-def sequence_of(batch_id: str | UnsetType | None, *, number: int) -> int:
+def sequence_of(batch_id: BatchId, *, number: int) -> int:
     """The number of a batch; `number` is one by chance."""
     return BY_KEY + number_of(batch_id) if batch_id else BY_CHANCE + number
 
 
-def frame(found: list[Event], *, namespace: str, sequence: int, now_ms: int, check: Check | None = None) -> BatchFrame:
-    """The batch as the journal takes it. Raises EventsRefused when `check` has something to say."""
+def frame(found: list[Event], *, namespace: str, sequence: int, now_ms: int) -> BatchFrame:
+    """The batch as the journal takes it."""
     rows = [_row(one, namespace, sequence, index) for index, one in enumerate(found)]
-    if check is not None:
-        said = {index: check(one.type, entry.after) for index, (one, entry) in enumerate(zip(found, rows, strict=True))}
-        if bad := {index: text for index, text in said.items() if text is not None}:
-            raise of_events(Code.SCHEMA_VALIDATION_ERROR, bad)
     has_ids = any(one.id is not None for one in found)
     return BatchFrame(
         now_ms,

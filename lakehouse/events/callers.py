@@ -14,8 +14,8 @@ from urllib.parse import parse_qs
 from weakref import WeakKeyDictionary
 
 from lakehouse.events import homes, namespaces
+from lakehouse.events.quota import Quota
 from lakehouse.events.refusals import Code, EventsRefused
-from lakehouse.events.window import SlidingWindow
 from lakehouse.http import keys
 from lakehouse.http.visits import at_the_door
 from lakehouse.journal.accept import Source
@@ -53,7 +53,7 @@ class Caller:
     is_admin: bool
     source: Source
     checked_ms: int
-    window: SlidingWindow
+    quota: Quota
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Callers:
     """Those of one process."""
 
     known: OrderedDict[tuple[str, str, str | None], Caller] = field(default_factory=OrderedDict)
-    windows: OrderedDict[tuple[int | None, str], SlidingWindow] = field(default_factory=OrderedDict)
+    quotas: OrderedDict[str, Quota] = field(default_factory=OrderedDict)
 
     async def enter(self, house: House, scope: dict[str, Any], asked: Asked) -> Caller:
         """Who brings events. Raises EventsRefused."""
@@ -83,21 +83,24 @@ class Callers:
 
         lane = Lane.CONNECTIONS if caller is None else Lane.REQUESTS
         grant, namespace, source = await _at_the_door(house, scope, judge, lane, is_counted=caller is None)
-        found = Caller(namespace, _is_admin(grant), source, now_ms, self._window(house, grant, ip))
+        found = Caller(namespace, _is_admin(grant), source, now_ms, self._quota(house, grant, ip))
         _keep(self.known, place, found)
         return found
 
-    def _window(self, house: House, grant: Grant, ip: str) -> SlidingWindow:
+    def _quota(self, house: House, grant: Grant, ip: str) -> Quota:
         """One for each key; without a key one for each address."""
-        whose = grant.key_id, "" if grant.key_id is not None else ip
-        window = self.windows.get(whose)
-        if window is None:
+        whose = f"key {grant.key_id}" if grant.key_id is not None else f"address {ip}"
+        quota = self.quotas.get(whose)
+        if quota is None:
             settings = house.settings
-            window = SlidingWindow(
-                requests_max=settings.events_requests_per_minute, events_max=settings.events_per_minute
+            quota = Quota(
+                whose,
+                requests_max=settings.events_requests_per_minute,
+                events_max=settings.events_per_minute,
+                rates=house.rates,
             )
-        _keep(self.windows, whose, window)
-        return window
+        _keep(self.quotas, whose, quota)
+        return quota
 
 
 async def permit(house: House, scope: dict[str, Any], asked: Asked, *scopes: str) -> tuple[Grant, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.setting import at_least, setting
+from lakehouse.setting import at_least, one_of, setting
+
+LIFECYCLE = OFF, ON, MESSAGES = "off", "on", "messages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,13 +14,15 @@ class EventsConfig:
     events_requests_per_minute: int = setting(
         1000,
         unit="requests",
-        why="Of one access key at /ingest, within any 60 s, for each process; then 429.",
+        why="Of one access key at /ingest, within any 60 s, for each process, with EVODB_REDIS_URL for all "
+        "together; then 429.",
         **at_least(1),
     )
     events_per_minute: int = setting(
         100_000,
         unit="events",
-        why="Of one access key at /ingest, within any 60 s, for each process; a batch may have 1000.",
+        why="Of one access key at /ingest, within any 60 s, for each process, with EVODB_REDIS_URL for all "
+        "together; a batch may have 1000.",
         **at_least(1000),
     )
     events_streams_max: int = setting(
@@ -31,6 +35,13 @@ class EventsConfig:
         "",
         unit="JSON",
         why='What providers sign with, by namespace: {"default": {"github": "..."}}. Empty: no webhook is taken.',
+    )
+    events_lifecycle: str = setting(
+        OFF,
+        unit="name",
+        why="`on`: parents tell what they and their sockets do (`do.*`, `ws.*`) in the namespace `system`; `messages`: "
+        "every frame of a child, too.",
+        **one_of(*LIFECYCLE),
     )
     events_jsonl: str = setting(
         "",

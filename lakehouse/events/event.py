@@ -68,9 +68,17 @@ def read(raw: bytes | msgspec.Raw, *, now_ms: int, any_age: bool) -> Event:
 def row(event: Event, *, event_id: str, namespace: str) -> bytes:
     """The document of its row: id and namespace first, then the event."""
     members = event.members
-    members.pop("id", None)
     members.pop("ns", None)
-    return _encode({"id": event_id, "ns": namespace, **members})
+    own_id = members.pop("id", None)
+    text = _encode({"id": event_id, "ns": namespace, **members})
+    if own_id is not None:
+        members["id"] = own_id
+    return text
+
+
+def document(event: Event) -> bytes:
+    """What a schema is asked about: the flat event as it came."""
+    return _encode({name: value for name, value in event.members.items() if name != "ns"})
 
 
 def is_too_large(raw: bytes | msgspec.Raw) -> bool:

@@ -1,6 +1,6 @@
 """POST /ingest and /e: events of applications, through the journal of the sockets.
 
-    key ─ window ─ body ─ every event ─ journal ─ answer
+    key ─ window ─ body ─ every event ─ schemas ─ journal ─ answer
 
 All of a batch or nothing, and durable before the answer. Who hears none, or a 5xx, sends the same again: under the same
 `batchId` it is stored once, for the number made of it is stored in the transaction that stores the events.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-from lakehouse.events import answers, batch
-from lakehouse.events.batch import BODY_BYTES_MAX
+from lakehouse.events import answers, batch, schema_book
+from lakehouse.events.batch import BODY_BYTES_MAX, BatchId
 from lakehouse.events.callers import Caller, asked_of, callers_of
+from lakehouse.events.event import Event
 from lakehouse.events.refusals import Code, EventsRefused, refuse
 from lakehouse.http import cdc
-from lakehouse.journal.accept import Accepted, Refused
+from lakehouse.journal.accept import SCHEMAS_CHANGED, Accepted, Refused, Source, Verdict
 from lakehouse.limits.load import shed_delay_ms
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.house import House
@@ -26,6 +28,8 @@ from rpc.dolake.refusals import Reason, retry_delay_ms
 from rpc.messages import AckStatus, NackReason
 
 PATHS = ("/ingest", "/e")
+ASKED_MAX = 5
+"""So often a batch is asked anew while somebody changes schemas."""
 ReadBody = Callable[[int], Awaitable[bytes]]
 
 
@@ -44,7 +48,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
         caller = await callers_of(house).enter(house, scope, asked_of(scope, is_open=house.settings.open))
         return await _take(house, caller, scope, read_body, correlation_id)
     except EventsRefused as exc:
-        left = answers.rate_limit(caller.window.left(house.now_ms())) if caller else []
+        left = answers.rate_limit(caller.quota.left(house.now_ms())) if caller else []
         return answers.refused(exc, correlation_id, *left)
 
 
@@ -52,31 +56,62 @@ async def _take(
     house: House, caller: Caller, scope: dict[str, Any], read_body: ReadBody, correlation_id: str
 ) -> Response:
     """Raises EventsRefused."""
-    window, now_ms = caller.window, house.now_ms()
-    if not window.take_request(now_ms):
+    quota, now_ms = caller.quota, house.now_ms()
+    if not await quota.take_request(now_ms):
         text = f"more than {house.settings.events_requests_per_minute} requests within a minute with this key"
-        raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=window.wait_s(now_ms))
+        raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=quota.wait_s(now_ms))
     _check_load(house, caller)
     body = batch.read(await read_bounded(scope, read_body, BODY_BYTES_MAX))
     found = batch.checked(body.events, now_ms=now_ms, any_age=caller.is_admin)
-    is_repeat = False
-    if found:
-        sequence = batch.sequence_of(body.batch_id, number=cdc.unused_number())
-        frame = batch.frame(found, namespace=caller.namespace, sequence=sequence, now_ms=now_ms)
-        if not window.take_events(len(found), now_ms):
-            text = f"more than {house.settings.events_per_minute} events within a minute with this key"
-            raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=window.wait_s(now_ms))
-        is_repeat = await store(house, caller, frame)
+    is_repeat = await _keep(house, caller, found, body.batch_id, now_ms) if found else False
     said: dict[str, Any] = {"ok": True, "received": len(found), "namespace": caller.namespace}
     document = {"success": True, **said, "data": said, **({"deduplicated": True} if is_repeat else {})}
-    return answers.answer(200, document, correlation_id, *answers.rate_limit(window.left(now_ms)))
+    return answers.answer(200, document, correlation_id, *answers.rate_limit(quota.left(now_ms)))
+
+
+async def _keep(house: House, caller: Caller, found: list[Event], batch_id: BatchId, now_ms: int) -> bool:
+    """Make events durable; whether they were before. Raises EventsRefused."""
+    source = await _as_its_schemas_say(house, caller, found)
+    sequence = batch.sequence_of(batch_id, number=cdc.unused_number())
+    frame = batch.frame(found, namespace=caller.namespace, sequence=sequence, now_ms=now_ms)
+    if not await caller.quota.take_events(len(found), now_ms):
+        text = f"more than {house.settings.events_per_minute} events within a minute with this key"
+        raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=caller.quota.wait_s(now_ms))
+    verdict, asked = await _stored(house, source, frame), 1
+    while verdict is SCHEMAS_CHANGED and asked < ASKED_MAX:
+        schema_book.book_of(house).forget(source.parent_id)
+        source = await _as_its_schemas_say(house, caller, found)
+        verdict, asked = await _stored(house, source, frame), asked + 1
+    return _is_repeat(house, verdict)
+
+
+async def _as_its_schemas_say(house: House, caller: Caller, found: list[Event]) -> Source:
+    """Whose batch it is, and by which schemas it was asked. Raises EventsRefused."""
+    book, parent_id = schema_book.book_of(house), caller.source.parent_id
+    known = await book.of(house, parent_id)
+    try:
+        await schema_book.check(found, known.schemas)
+    except EventsRefused:
+        if not await book.has_changed(house, parent_id, known):
+            raise
+        known = await book.of(house, parent_id)
+        await schema_book.check(found, known.schemas)
+    return replace(caller.source, schema_version=known.version)
 
 
 async def store(house: House, caller: Caller, frame: BatchFrame) -> bool:
     """Make a batch durable; whether it was before. Raises EventsRefused."""
+    return _is_repeat(house, await _stored(house, caller.source, frame))
+
+
+async def _stored(house: House, source: Source, frame: BatchFrame) -> Verdict:
     if not house.intake.has_room(len(frame.payload)):
         raise away(house, Reason.BUFFER_FULL, f"{house.intake.waiting_bytes} bytes wait for the journal; come back")
-    verdict = await cdc.durable(house, caller.source, frame)
+    return await cdc.durable(house, source, frame)
+
+
+def _is_repeat(house: House, verdict: Verdict) -> bool:
+    """Raises EventsRefused."""
     if isinstance(verdict, Accepted):
         return verdict.status is AckStatus.DUPLICATE
     raise _not_stored(house, verdict)

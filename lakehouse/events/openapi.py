@@ -61,8 +61,30 @@ class Listed(Schema):
     links: dict[str, str]
 
 
+PAID = {"type": "object", "required": ["data"], "properties": {"data": {"required": ["total"]}}}
+
+
+class OneSchema(Schema):
+    """A type and its schema, as it was sent."""
+
+    model_config = _config({"namespace": "acme", "type": "custom.paid", "changedAt": MOMENT, "schema": PAID})
+    namespace: str
+    type: str
+    changed_at: str = Field(alias="changedAt")
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class SchemasListed(Schema):
+    """The types that have one, by name."""
+
+    model_config = _config({"namespace": "acme", "schemas": [{"type": "custom.paid", "changedAt": MOMENT}]})
+    namespace: str
+    schemas: list[dict[str, str]]
+
+
 ERRORS = dict.fromkeys((400, 401, 403, 405, 413, 429, 503), EventsError)
 OF_READING = dict.fromkeys((400, 401, 403, 405, 429, 503), EventsError)
+OF_SCHEMA = dict.fromkeys((400, 401, 403, 404, 405, 429, 503), EventsError)
 NAMESPACE = "The namespace, for a key that may name several; a key of one means that one."
 
 
@@ -128,3 +150,8 @@ def webhook() -> dict[str, Any]:
     return body({"type": "object"}, {"type": "invoice.paid", "id": "evt_1"}) | {
         "parameters": [parameter("namespace", "Whose event it becomes.", "acme")]
     }
+
+
+def schema(*, with_body: bool = False) -> dict[str, Any]:
+    said = {"security": KEY, "parameters": [FILTERS[0]]}
+    return said | (body({"type": "object"}, PAID) if with_body else {})

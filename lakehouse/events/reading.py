@@ -64,8 +64,10 @@ def _link(path: str, query: Mapping[str, list[str]], cursor: Cursor | None) -> s
     return f"{path}?{urlencode(words)}" if words else path
 
 
-async def events_of(house: House, grant: Grant, namespace: str, wanted: Wanted) -> list[Found]:
-    """Raises EventsRefused."""
+async def events_of(
+    house: House, grant: Grant, namespace: str, wanted: Wanted, *, caller: str | None = None
+) -> list[Found]:
+    """`caller` is whose queries are counted together, if not the key's. Raises EventsRefused."""
     parent_id = await sync_to_async(homes.find)(namespace)
     if parent_id is None:
         return []
@@ -74,8 +76,9 @@ async def events_of(house: House, grant: Grant, namespace: str, wanted: Wanted) 
         return found
     sql, parameters = wanted.sql(namespace)
     query = Query(sql=sql, parameters=parameters, namespace=namespace, rows_max=wanted.limit + 1)
+    whose = f"events {grant.key_id}" if caller is None else caller
     try:
-        answer = await engine_of(house).run(query, find=partial(_find, grant), caller=f"events {grant.key_id}")
+        answer = await engine_of(house).run(query, find=partial(_find, grant), caller=whose)
     except QueryError as exc:
         code = Code.SERVICE_UNAVAILABLE if exc.retryable else Code.INVALID_REQUEST
         raise EventsRefused(code, str(exc), retry_after_s=1 if exc.retryable else None) from None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import msgspec
 
 from lakehouse.events.namespaces import TABLE
 from lakehouse.events.wanted import Found, Wanted
@@ -14,6 +17,7 @@ from rpc.batch import Encoding
 
 WAITS = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
 BATCHES_AT_ONCE = 100
+MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,38 @@ class Step:
     is_gone: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """How many of them there are, by minute (in ms) and type. `is_whole`: none was left out."""
+
+    counts: Counter[tuple[int, str]]
+    is_whole: bool
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+_kind = msgspec.json.Decoder(_Kind)
+
+
 def newest(parent_id: int, wanted: Wanted) -> list[Found]:
     """The first of them by time, as many as a page and one more."""
     take = heapq.nsmallest if wanted.is_backward else heapq.nlargest
     return take(wanted.limit + 1, _fitting(parent_id, wanted), key=lambda one: one.place)
+
+
+def kinds(parent_id: int, *, first_ms: int, last_ms: int, bytes_max: int) -> Kinds:
+    """Of the newest batches, up to so many bytes of them; each is 4 us of work an event."""
+    counts: Counter[tuple[int, str]] = Counter()
+    wanted, left = Wanted(first_ms=first_ms, last_ms=last_ms), bytes_max
+    rows = Batch.objects.filter(parent=parent_id, state__in=WAITS, stored__isnull=False).order_by("-pk")
+    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(BATCHES_AT_ONCE):
+        if (left := left - len(payload)) < 0 and counts:
+            return Kinds(counts, is_whole=False)
+        for one in _events(encoding, payload, wanted):
+            counts[one.moment_ms // MINUTE_MS * MINUTE_MS, _kind.decode(one.body).type] += 1
+    return Kinds(counts, is_whole=True)
 
 
 def last_batch(parent_id: int) -> int:

@@ -20,9 +20,9 @@ from lakehouse.events import answers, batch, callers, homes, ingest, namespaces,
 from lakehouse.events.batch import BODY_BYTES_MAX
 from lakehouse.events.callers import Caller
 from lakehouse.events.event import Event, shown
+from lakehouse.events.quota import Quota
 from lakehouse.events.refusals import Code, EventsRefused, refuse
 from lakehouse.events.signatures import Hook
-from lakehouse.events.window import SlidingWindow
 from lakehouse.http import cdc
 from lakehouse.journal.accept import Source
 from lakehouse.limits.refusal import Response
@@ -34,7 +34,7 @@ PATH = "/webhooks/"
 TYPE_CHARS_MAX = 128
 UNTOLD = "delivery"
 """The event of a payload that says none."""
-NO_LIMIT = SlidingWindow(requests_max=1, events_max=1)
+NO_LIMIT = Quota("webhooks", requests_max=1, events_max=1, rates=None)
 _members = msgspec.json.Decoder(dict[str, Any])
 
 

@@ -122,7 +122,7 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
     for batch in batches:
         try:
             cuts.append(_cut(batch))
-            whole.append(batch._replace(payload=b""))  # its texts are joined below
+            whole.append(StoredBatch._make((*batch[:-1], b"")))  # its texts are joined below
         except ProtocolError as exc:
             unreadable.append(Unreadable(batch.batch_id, None, "", batch.encoding, batch.payload, str(exc)))
             lost += _announced(batch.payload)
@@ -132,16 +132,6 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
     documents: dict[bytes, list[Any]] = {}
     rows = rows.append_column("document", _documents(cuts, documents))
     return Sheet(rows, whole, starts, list(tables), unreadable, lost, documents)
-
-
-def tables_of(batch: StoredBatch) -> list[bytes]:
-    """The tables a batch names; none when its payload cannot be cut. Typed documents are read later, and once."""
-    try:
-        if batch.encoding == Encoding.COLUMNS:
-            return list(columns.decode(batch.payload).tables)
-        return _cut(batch).tables
-    except ProtocolError:
-        return []
 
 
 def _rows(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:

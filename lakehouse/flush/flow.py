@@ -151,11 +151,11 @@ class Flusher:
     def _persist(self, claimed: Claim) -> Flushed:
         batches = claim.read(claimed)
         parent = Parent.objects.get(pk=claimed.parent_id)
-        known = self.lake.known_schemas(claimed.namespace, shred.table_names(batches))
-        if holds_events := namespaces.holds_events(parent.name):
-            known = table.with_ours(known)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
+        known = self.lake.known_schemas(claimed.namespace, {one.table for one in read.tables})
+        if holds_events := namespaces.holds_events(parent.name):
+            known = table.with_ours(known)
         config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         rules_of = table_rules.of(parent)

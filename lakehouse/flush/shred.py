@@ -24,9 +24,8 @@ from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
 from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
-from rpc.names import is_table
 
-__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "table_names", "type_rows", "typed_of"]
+__all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "type_rows", "typed_of"]
 
 OPERATIONS = pa.array(["INSERT", "UPDATE", "DELETE"])
 DELETE = pa.scalar(2, pa.uint8())
@@ -70,12 +69,6 @@ def typed_of(read: Raw, known: Mapping[str, pa.Schema], rules_of: Callable[[str]
 def stamped(rows: Any, flush_id: int) -> Any:
     """The rows as this flush writes them: whoever knows its commit knows when they came."""
     return rows.append_column(FLUSH, pa.repeat(pa.scalar(flush_id, pa.int64()), len(rows)))
-
-
-def table_names(batches: Sequence[StoredBatch]) -> set[str]:
-    """The tables these batches may have rows for."""
-    found = {name for batch in batches for name in entries.tables_of(batch)}
-    return {name.decode() for name in found if is_table(name)}
 
 
 def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tuple[Any, dict[int, str]]:

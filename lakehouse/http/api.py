@@ -129,8 +129,8 @@ async def status(request: HttpRequest, query: Query[StatusQuery]) -> Status[Stat
 )
 async def metrics(request: HttpRequest) -> HttpResponse:
     """The parents that the key may reach. Needs the scope `query` or `admin`, as a bearer token."""
-    patterns = request.auth.parents  # type: ignore[attr-defined]  # the grant
-    return HttpResponse(await scrape(house(), patterns=patterns), content_type=series.CONTENT_TYPE)
+    grant = request.auth  # type: ignore[attr-defined]  # the grant
+    return HttpResponse(await scrape(house(), grant), content_type=series.CONTENT_TYPE)
 
 
 @endpoint(

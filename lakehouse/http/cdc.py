@@ -35,6 +35,7 @@ from lakehouse.parent.house import House
 from rpc.batch import BatchFrame
 from rpc.dolake.refusals import NotTaken, Reason, Refusal, retry_delay_ms
 from rpc.echo import Echo
+from rpc.failpoints import Failpoint, reach
 from rpc.messages import AckStatus, NackReason
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
     if isinstance(visit, Response):
         return visit
     try:
-        _check_welcome(house, visit)
+        await _check_welcome(house, visit)
         data = await _read(scope, read_body, visit)
         return await _take(house, visit, knock, data, key=_header(scope, b"idempotency-key"))
     except NotTaken as exc:
@@ -101,14 +102,25 @@ async def _take(house: House, visit: Visit, knock: Knock, data: bytes, *, key: s
     return _stored(house, visit, verdict)
 
 
-def _check_welcome(house: House, visit: Visit) -> None:
+async def _check_welcome(house: House, visit: Visit) -> None:
     """A malformed request costs as much as any other. Raises NotTaken."""
-    if not visit.allowance.take(house.now_ms()):
+    if not await _may_come(house, visit):
         text = f"more than {visit.allowance.messages.per_second} requests/s with this key from this address"
         raise _refuse(Reason.RATE_LIMITED, text, visit.allowance.retry_delay_ms(chance=house.chance()))
     load, is_prior = house.load(visit.admitted.parent_id), visit.admitted.priority == "high"
     if (delay_ms := shed_delay_ms(load, high_priority=is_prior, chance=house.chance())) is not None:
         raise _refuse(Reason.LOAD_SHEDDING, fuse.why_shed(house.alarms.blown(visit.admitted.parent_id)), delay_ms)
+
+
+async def _may_come(house: House, visit: Visit) -> bool:
+    """Whether there is a token for this request; with Redis, of the bucket that all processes share."""
+    messages, ip = visit.allowance.messages, visit.key[0]
+    if house.rates is not None:
+        whose = f"{ip}|{visit.admitted.key_id}|{visit.admitted.parent_id}"
+        found = await house.rates.take_token(whose, per_second=messages.per_second, capacity=messages.capacity)
+        if found is not None:
+            return visit.allowance.agree(is_taken=found.is_taken, units=found.units, now_ms=house.now_ms())
+    return visit.allowance.take(house.now_ms())
 
 
 async def _read(scope: dict[str, Any], read_body: ReadBody, visit: Visit) -> bytes:
@@ -130,6 +142,7 @@ async def durable(house: House, source: Source, frame: BatchFrame) -> Verdict:
         if not verdict.done():  # the caller may have gone
             verdict.set_result(said)
 
+    reach(Failpoint.RECEIVED)
     house.intake.offer(Offer(source, frame, tell))
     try:
         async with asyncio.timeout(ANSWER_MS_MAX / 1000):

@@ -10,9 +10,9 @@ from django.http import HttpRequest
 from lakehouse.http import answers
 from lakehouse.http.visits import at_the_door
 from lakehouse.limits.refusal import Response
-from lakehouse.models import AccessKey
+from lakehouse.models import AccessKey, Parent
 from lakehouse.parent import access
-from lakehouse.parent.grants import ADMIN, EVERYBODY, Grant, Refused, token_of
+from lakehouse.parent.grants import ADMIN, ANY, EVERYBODY, Grant, Refused, token_of
 from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.parent.house import house
 
@@ -74,9 +74,17 @@ def weigh(key: AccessKey | Refused, scopes: Sequence[str], *, parent: str | None
     verdict = access.grant_of(key) if isinstance(key, AccessKey) else key
     if isinstance(verdict, Grant):
         scope = next((scope for scope in scopes if scope in verdict.scopes), scopes[0])
-        verdict = verdict.refusal(scope=scope, parent=parent) or verdict
+        namespace = None if parent is None or verdict.namespaces == ANY else _namespace_of(parent)
+        verdict = verdict.refusal(scope=scope, parent=parent, namespace=namespace) or verdict
     if isinstance(verdict, Refused):
         log.warning("a request was refused (%s): %s", verdict.reason, verdict.why)
     elif isinstance(key, AccessKey):
         access.note_used(key, now_ms=now_ms)
     return verdict
+
+
+def _namespace_of(parent: str) -> str:
+    """Where its tables live; of one that does not exist, where they would."""
+    rows = Parent.objects.filter(name=parent.replace("\0", ""))
+    found: str | None = rows.values_list("namespace", flat=True).first()
+    return found or Parent().namespace

@@ -21,15 +21,17 @@ from lakehouse.models import (
     Parent,
 )
 from lakehouse.parent import leases
-from lakehouse.parent.grants import fits
+from lakehouse.parent.grants import ANY, fits
 from lakehouse.subscriptions import counts
 
 COMMITTED = DeadLetterState.COMMITTED
 
 
-def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[Sample]:
+def of_parents(
+    totals: Totals, *, patterns: Iterable[str], namespaces: Iterable[str] = ANY, now_ms: int
+) -> list[Sample]:
     every = list(Parent.objects.order_by("pk")[:PARENTS_MAX])
-    parents = [parent for parent in every if fits(parent.name, patterns)]
+    parents = [one for one in every if fits(one.name, patterns) and fits(one.namespace, namespaces)]
     names = {parent.pk: parent.name for parent in parents}
     samples = [Sample("dolake_parents", (), Parent.objects.count())]
     samples += [sample for parent in parents for sample in _buffer(parent)]
@@ -40,7 +42,7 @@ def of_parents(totals: Totals, *, patterns: Iterable[str], now_ms: int) -> list[
     abandoned = Flush.objects.filter(state=FlushState.ABANDONED)
     samples += _by_parent("dolake_flushes_abandoned_total", abandoned, Count("pk"), names)
     summed = {names[pk]: total for pk, total in totals.read(parents).items()}
-    return [*samples, *counts.samples(names), *_flushes(summed), *_tables(summed)]
+    return [*samples, *counts.samples(names, now_ms=now_ms), *_flushes(summed), *_tables(summed)]
 
 
 def _buffer(parent: Parent) -> Iterator[Sample]:
@@ -56,11 +58,12 @@ def _buffer(parent: Parent) -> Iterator[Sample]:
 
 def _children(names: dict[int, str], now_ms: int) -> Iterator[list[Sample]]:
     here = Count("pk", filter=leases.here(now_ms=now_ms))
-    rows = Child.objects.values("parent").annotate(Sum("batches"), Sum("duplicates"), here=here)
+    rows = Child.objects.values("parent").annotate(Sum("batches"), Sum("entries"), Sum("duplicates"), here=here)
     found = {row["parent"]: row for row in rows}
     for pk, name in names.items():
-        row = found.get(pk, {"batches__sum": 0, "duplicates__sum": 0, "here": 0})
+        row = found.get(pk, {"batches__sum": 0, "entries__sum": 0, "duplicates__sum": 0, "here": 0})
         yield [
+            Sample("dolake_ingested_events_total", (name,), row["entries__sum"]),
             Sample("dolake_connected_sources", (name,), row["here"]),
             Sample("dolake_dedup_checks", (name,), row["batches__sum"] + row["duplicates__sum"]),
             Sample("dolake_dedup_duplicates", (name,), row["duplicates__sum"]),

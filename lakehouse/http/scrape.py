@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
@@ -15,16 +14,17 @@ from lakehouse.http.past import LongTotals
 from lakehouse.journal.intake import Intake
 from lakehouse.metrics import COMMIT_SECONDS, Sample, histogram
 from lakehouse.parent import leases
+from lakehouse.parent.grants import Grant
 from lakehouse.parent.house import House
 
 BREAKER_LEVELS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
-async def scrape(house: House, *, patterns: Iterable[str]) -> str:
+async def scrape(house: House, grant: Grant) -> str:
     totals = _totals.get(house.intake)
     if totals is None:
         totals = _totals[house.intake] = LongTotals()
-    of_parents = await sync_to_async(_of_parents)(totals, patterns, house.now_ms())
+    of_parents = await sync_to_async(_of_parents)(totals, grant, house.now_ms())
     of_breaker = await sync_to_async(_of_breaker)()
     return metrics.text([*of_parents, *of_breaker, *_of_process(house)])
 
@@ -38,9 +38,9 @@ def _of_breaker() -> list[Sample]:
     ]
 
 
-def _of_parents(totals: LongTotals, patterns: Iterable[str], now_ms: int) -> list[Sample]:
+def _of_parents(totals: LongTotals, grant: Grant, now_ms: int) -> list[Sample]:
     leases.bury(now_ms=now_ms)
-    return samples.of_parents(totals, patterns=patterns, now_ms=now_ms)
+    return samples.of_parents(totals, patterns=grant.parents, namespaces=grant.namespaces, now_ms=now_ms)
 
 
 def _of_process(house: House) -> list[Sample]:

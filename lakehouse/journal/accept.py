@@ -42,12 +42,13 @@ class NotComparable(Exception):
 
 @dataclass(slots=True)
 class Source:
-    """One connection of a child. `epoch` is its own, or None until the parent counts one for this connection."""
+    """One connection of a child. `epoch` is its own, or None until the parent counts one for it."""
 
     parent_id: int
     child_id: int
     epoch: int | None
     own_epoch: bool
+    schema_version: int | None = None  # of the schemas that were asked before
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,9 @@ FORGOTTEN = Refused(
     ends_connection=True,
 )
 """Its batch may come again: to call it refused for good would make the child throw it away."""
+
+
+SCHEMAS_CHANGED = Refused(NackReason.INTERNAL_ERROR, "the schemas of these events changed; ask them anew")
 
 
 @dataclass(slots=True)
@@ -126,6 +130,10 @@ def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
         return _accepted(AckStatus.DUPLICATE, frame, buffer) if repeat else _other_content(frame)
     if not buffer.has_room(entries=frame.entries, size_bytes=len(frame.payload)):
         return _full(frame, buffer)
+    if source.schema_version not in (None, buffer.schema_version):
+        return SCHEMAS_CHANGED
+    if frame.once and (misfit := _misfit(frame, None, buffer)):
+        return misfit  # before its ids are noted as if it were stored
     try:
         fresh = _fresh(group, source, epoch, frame)
     except NotComparable as exc:
@@ -134,8 +142,8 @@ def _judge(group: Group, source: Source, frame: BatchFrame) -> Verdict:
         child.duplicates += 1
         _mark(child, source, epoch, frame.sequence)
         return _accepted(AckStatus.DUPLICATE, frame, buffer)
-    if buffer.schema_version and (complaint := _misfit(frame, fresh, buffer)):
-        return Refused(NackReason.INVALID_FORMAT, complaint)
+    if not frame.once and (misfit := _misfit(frame, fresh, buffer)):
+        return misfit
     _take(group, source, epoch, frame.sequence, fresh)
     return _accepted(AckStatus.OK, frame, buffer)
 
@@ -215,11 +223,12 @@ def _known(group: Group, source: Source, epoch: int, frame: BatchFrame) -> set[i
     return known
 
 
-def _misfit(frame: BatchFrame, fresh: Content, buffer: Buffer) -> str:
-    """What a strict schema has against the entries that would be stored."""
-    schemas = registry.strict(buffer.parent_id, buffer.schema_version)
-    is_cut = fresh.entries < frame.entries
-    return strict.complaint(frame, schemas, of=(lambda: indices_in(frame, fresh)) if is_cut else None)
+def _misfit(frame: BatchFrame, fresh: Content | None, buffer: Buffer) -> Refused | None:
+    """What a strict schema has against the entries that would be stored; `fresh` None means all."""
+    of = None if fresh is None or fresh.entries == frame.entries else lambda: indices_in(frame, fresh)
+    schemas = registry.strict(buffer.parent_id, buffer.schema_version) if buffer.schema_version else {}
+    said = strict.complaint(frame, schemas, of=of)
+    return Refused(NackReason.INVALID_FORMAT, said) if said else None
 
 
 def _take(group: Group, source: Source, epoch: int, sequence: int, fresh: Content) -> None:

@@ -67,6 +67,13 @@ class Allowance:
         self.refusals = 0 if taken else self.refusals + 1
         return taken
 
+    def agree(self, *, is_taken: bool, units: int, now_ms: int) -> bool:
+        """The same, as all processes together say."""
+        self.messages.resume(units, at_ms=now_ms)
+        self.is_spent = not is_taken
+        self.refusals = 0 if is_taken else self.refusals + 1
+        return is_taken
+
     def charge(self, now_ms: int) -> None:
         """Whatever is malformed or too large costs as much as what is not; the delays know nothing of it."""
         self.is_spent = not self.messages.take(now_ms)

@@ -88,6 +88,11 @@ class Guest:
         return self.source or self.named
 
     @property
+    def child_name(self) -> str | None:
+        """The same without its parent."""
+        return None if self.child is None else self.child.partition("/")[2]
+
+    @property
     def counted(self) -> Address | None:
         """The address it is counted by, if any."""
         return None if self.address is None or self.address.is_whitelisted else self.address

@@ -9,7 +9,7 @@ from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.current import CurrentSource, CurrentTable
-from lakehouse.models.events import EventExport, EventId
+from lakehouse.models.events import EventExport, EventId, EventSchema
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
@@ -33,6 +33,7 @@ __all__ = [
     "DriftKind",
     "EventExport",
     "EventId",
+    "EventSchema",
     "FallbackBatch",
     "Flush",
     "FlushState",

@@ -1,4 +1,4 @@
-"""Events: which ids a namespace has stored already, and how far they are written as JSON lines."""
+"""Events: their schemas, which ids a namespace has stored already, and how far they are written as JSON lines."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ class EventExport(models.Model):
 
     def __str__(self) -> str:
         return f"JSON lines up to commit {self.commit_number}"
+
+
+class EventSchema(models.Model):
+    """What events of one type have to be like: JSON Schema. Whoever changes one changes `Parent.schema_version`, so
+    every process notices with the next batch.
+    """
+
+    parent = models.ForeignKey(Parent, on_delete=models.CASCADE, related_name="event_schemas")
+    type = models.CharField(max_length=128)
+    schema = models.TextField(help_text="JSON Schema 2020-12, as it was sent.")
+    changed_ms = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["parent", "type"], name="event_schema_once_per_type")]
+
+    def __str__(self) -> str:
+        return f"{self.parent}/{self.type}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -55,6 +57,11 @@ class Parent(models.Model):
     @property
     def settings(self) -> ParentConfig:
         return ParentConfig.with_overrides(self.config)
+
+
+def schemas_changed(parent_id: int) -> None:
+    """The parent's row first, as whoever takes batches locks it. No number comes twice, whatever is restored."""
+    Parent.objects.filter(pk=parent_id).update(schema_version=secrets.randbits(62) + 1)
 
 
 class PastFlushes(models.Model):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
 from lakehouse import declared
-from lakehouse.models.parents import Parent
+from lakehouse.models.parents import Parent, schemas_changed
 from rpc.names import is_table, table_complaint
 
 
@@ -71,17 +70,13 @@ class TableSchema(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
-            self._tell()
+            schemas_changed(self.parent_id)
             super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         with transaction.atomic():
-            self._tell()
+            schemas_changed(self.parent_id)
             return super().delete(*args, **kwargs)
-
-    def _tell(self) -> None:
-        """The parent's row first, as whoever takes batches locks it. No number comes twice, whatever is restored."""
-        Parent.objects.filter(pk=self.parent_id).update(schema_version=secrets.randbits(62) + 1)
 
 
 class DriftKind(models.TextChoices):

@@ -43,7 +43,7 @@ __all__ = [
 KEY_PREFIX = "evodb_"
 """Lets a secret scanner recognise a key that was committed by mistake."""
 KEY_BYTES = 32
-KEY = re.compile(rf"({KEY_PREFIX}|ns_[A-Za-z0-9_-]{{1,64}}_)[A-Za-z0-9_-]{{43,64}}\Z")
+KEY = re.compile(rf"({KEY_PREFIX}[A-Za-z0-9_-]{{43}}|ns_[A-Za-z0-9_-]{{1,64}}_[0-9a-f]{{64}})\Z")
 PREFIX_CHARS = len(KEY_PREFIX) + 4
 PREFIX_CHARS_MAX = 16
 TOKEN_CHARS_MAX = 1000

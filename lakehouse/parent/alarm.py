@@ -48,6 +48,8 @@ class Alarms:
 
     def __init__(self, ask: Ask, *, now_ms: Callable[[], int]) -> None:
         self.run: Run | None = None
+        self.on_alarm: Callable[[int, FlushTrigger], None] = lambda _, __: None
+        """Hears that time was up, and that a flush is due."""
         self._ask = ask
         self._now_ms = now_ms
         self._alarms: dict[int, Alarm] = {}
@@ -152,6 +154,7 @@ class Alarms:
         if trigger is None:
             self._look(parent_id, alarm, now_ms)
         else:
+            self.on_alarm(parent_id, trigger)
             self.ring(parent_id, trigger)
 
     async def _look_and_act(self, parent_id: int, alarm: Alarm, run: Run) -> None:

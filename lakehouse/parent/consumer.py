@@ -30,6 +30,7 @@ from lakehouse.parent.connection import (
 from lakehouse.parent.hibernation import BEATS_MAX, answer_asleep
 from lakehouse.parent.house import House, house
 from lakehouse.parent.inflow import Inflow
+from lakehouse.parent.life import ABNORMAL
 from lakehouse.parent.outflow import Outflow, Send
 from lakehouse.parent.shortcut import LATER, Shortcut, shortcut
 
@@ -130,6 +131,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         del self._outflow
         if self._child_id is not None:
             self._house.presence.slept(self._child_id)
+        self._house.life.slept(self._parent_id)
         return True
 
     async def _serve(self, admitted: Admitted, knock: Knock) -> None:
@@ -140,6 +142,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         )
         self._house.enter(self._parent_id)
         self._house.dormitory.up(self)
+        self._house.life.connected(self._parent_id, admitted.parent or knock.parent, knock.child)
+        end = ABNORMAL, ""
         if admitted.key_id is not None:
             self._house.key_watch.begin()
         try:
@@ -150,29 +154,34 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
                 self._outflow.write, self._receive = self._shortcut.write, self._shortcut.receive
             self.scope.clear()  # 2 KiB
             del admitted, knock
-            await self._listen()
+            end = await self._listen(), ""
         except Closed as closed:
+            end = closed.code, closed.reason
             await self._close(closed.code, closed.reason)
         except asyncio.CancelledError:
             # The process stops, or a newer connection took this one's place: what was handed in is answered first.
             refusing = asyncio.create_task(self._refuse_all())
+            end = self._goodbye, ""
             await self._close(self._goodbye)
             refusing.cancel()
         except OSError:
             log.info("a connection was lost while it was answered")
-        except Exception:
+            end = ABNORMAL, "lost while it was answered"
+        except Exception as exc:
             log.exception("a connection ends by a mistake of ours")
+            end = INTERNAL_ERROR, type(exc).__name__
             await self._close(INTERNAL_ERROR)
         finally:
-            self._leave()
+            self._leave(*end)
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> int:
+        """Until the child leaves; the code it leaves with."""
         while True:
             self._is_parked = True
             message = await self._receive()
             self._is_parked = False
             if message["type"] == "websocket.disconnect":
-                return
+                return message.get("code") or ABNORMAL
             later = message["what"] if message["type"] == LATER else self._hear(_frame_in(message))
             if later is not None:
                 await self._inflow.closed_until(later)
@@ -180,6 +189,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
 
     def _hear(self, frame: str | bytes) -> Awaitable[None] | None:
         """Serve a frame; what is returned has to be awaited before the next one. Raises Closed."""
+        if self._house.life.tells_messages:
+            self._house.life.heard(self._parent_id, self._guest.child_name)
         if self._connection is None:
             return self._hear_asleep(frame)
         later = self._connection.take(frame)
@@ -217,6 +228,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._house.dormitory.up(self)
         if self._child_id is not None:
             self._house.presence.woke(self._child_id)
+        self._house.life.woke(self._parent_id)
 
     def _claim(self, child: str) -> None:
         self._house.doorman.claim(self._guest, f"{self._parent_id}/{child}")
@@ -264,7 +276,8 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
             async with asyncio.timeout(drain_s * GOODBYE_SHARE):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
-    def _leave(self) -> None:
+    def _leave(self, code: int, reason: str) -> None:
+        was_asleep = self._connection is None
         if self._connection is not None:
             self._connection.leave()
             self._outflow.close()
@@ -275,6 +288,7 @@ class ChildConsumer(AsyncConsumer):  # type: ignore[misc]  # channels has no typ
         self._house.leave(self._parent_id)
         if self._child_id is not None:
             self._house.presence.left(self._child_id)
+        self._house.life.left(self._parent_id, self._guest.child_name, code, reason, was_asleep=was_asleep)
 
 
 def _frame_in(message: dict[str, Any]) -> str | bytes:

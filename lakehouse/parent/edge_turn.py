@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from django.db import Error as DatabaseError
 
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.models import Child
 from lakehouse.parent import edge_events, leases
 from lakehouse.parent.arrivals import Admitted, Knock
 from lakehouse.parent.attachment import Attachment
@@ -18,6 +19,7 @@ from lakehouse.parent.edge_events import Event, Kind, NotEvents
 from lakehouse.parent.flush_requests import WAIT_MS_MAX
 from lakehouse.parent.hibernation import answer_asleep
 from lakehouse.parent.house import House
+from lakehouse.parent.life import ABNORMAL, NORMAL
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,17 @@ class Turn:
         self._before = before
         self._connection: Connection | None = None
         self._news = asyncio.Event()
+        self._ended = ABNORMAL, ""
+        """The code and the reason of an end."""
+        self._parent: str | None = None
+        """When it came in this turn."""
 
     def open(self, admitted: Admitted, knock: Knock) -> None:
         """A new socket, let in."""
         self.heard.append(Event(Kind.OPEN))
         self._connection = Connection(self._house, admitted, self._hear, child=knock.child, shard=knock.shard)
+        self._parent = admitted.parent or knock.parent
+        self._house.life.note("ws.connect", self._parent, knock.child)
 
     async def serve(self, events: Sequence[Event]) -> None:
         """What happened on the socket, in order; returns when everything is answered."""
@@ -57,13 +65,18 @@ class Turn:
             if not (events and events[0].kind in ENDS):
                 await self._serve(events)
             self.heard += [event for event in events if event.kind is Kind.CLOSE][:1]
+            self._ended = next((_code_of(event) for event in events if event.kind in ENDS), ABNORMAL), ""
         except Closed as closed:
+            self._ended = closed.code, closed.reason
             await self._end(closed.code, closed.reason)
-        except Exception:
+        except Exception as exc:
             log.exception("a connection ends by a mistake of ours")
+            self._ended = INTERNAL_ERROR, type(exc).__name__
             await self._end(INTERNAL_ERROR)
         finally:
             child_id = self._leave()
+        if self.kept is None and self._house.life.is_told:
+            await self._tell_life(child_id)
         if child_id is not None:
             await self._tell(child_id, events)
 
@@ -147,6 +160,20 @@ class Turn:
         except DatabaseError as exc:
             log.warning("where child %d is could not be written: %s", child_id, exc)
 
+    async def _tell_life(self, child_id: int | None) -> None:
+        """Whoever was not awake in this turn is known by his row."""
+        names = None
+        if self._connection is not None and self._parent is not None:
+            names = self._parent, self._connection.session.source
+        elif child_id is not None:
+            rows = Child.objects.filter(pk=child_id).values_list("parent__name", "name")
+            try:
+                names = await self._house.intake.run(rows.first)
+            except DatabaseError:
+                return
+        if names is not None:
+            self._house.life.ended(*names, *self._ended)
+
     async def _tell_gone(self, child_id: int, now_ms: int) -> None:
         """The socket ended. When the last child of a parent is gone, what waits is flushed, as for any other socket."""
         holders = [self._holder] if self._house.presence.is_here(child_id) else [self._holder, leases.this_process()]
@@ -180,6 +207,12 @@ async def _take(connection: Connection, event: Event) -> None:
     waited = connection.take(frame)
     if waited is not None:
         await waited
+
+
+def _code_of(event: Event) -> int:
+    if event.kind is Kind.DISCONNECT:
+        return ABNORMAL
+    return int.from_bytes(event.content[:2], "big") if len(event.content) >= 2 else NORMAL
 
 
 def _text(event: Event) -> str | bytes:

@@ -13,16 +13,19 @@ from django.conf import settings as django_settings
 
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
+from lakehouse.events.config import MESSAGES, OFF
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.doorman import Doorman, open_doorman
 from lakehouse.limits.lag import Lag
 from lakehouse.limits.load import LoadLevel, level
+from lakehouse.limits.shared_rates import SharedRates
 from lakehouse.parent.admissions import Admissions
 from lakehouse.parent.alarm import Alarms
 from lakehouse.parent.flush_watch import FlushWatch
 from lakehouse.parent.hibernation import Dormitory
 from lakehouse.parent.key_watch import KeyWatch
+from lakehouse.parent.life import Life, ToldLife
 from lakehouse.parent.persisted import PersistedWatch
 from lakehouse.parent.presence import Presence
 from lakehouse.parent.unfinished import Unfinished
@@ -46,6 +49,10 @@ class House:
     chance: Callable[[], float] = random.random
     connections: Counter[int] = field(default_factory=Counter)
     """Open connections per parent."""
+    life: Life = field(default_factory=Life)
+    """Told what parents do; tells it when EVODB_EVENTS_LIFECYCLE asks for it."""
+    rates: SharedRates | None = None
+    """What comes over HTTP, counted with all other processes; None without Redis."""
     goodbyes: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What has to end with the house, said by whoever began it."""
     is_closing: bool = False
@@ -76,9 +83,12 @@ class House:
         await self.dormitory.stop()
         await self.key_watch.stop()
         await self.presence.stop()
+        await self.life.stop()
         await self.intake.stop()
         await self.alarms.stop()
         await self.doorman.stop()
+        if self.rates is not None:
+            await self.rates.close()
 
 
 def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) -> House:
@@ -87,7 +97,7 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
     intake = Intake(settings, now_ms=now_ms, on_commit=alarms.note)
     alarms.run = intake.run
     dormitory = Dormitory(after_ms=settings.hibernate_after_ms, now_ms=now_ms)
-    return House(
+    opened = House(
         settings,
         intake,
         alarms,
@@ -102,6 +112,13 @@ def open_house(settings: Settings, *, ask: Callable[[int, FlushTrigger], None]) 
         KeyWatch(intake.run, dormitory.everybody, now_ms=now_ms),
         Unfinished(bytes_max=settings.intake_bytes_max),
     )
+    if settings.redis_url:
+        opened.rates = SharedRates(settings.redis_url)
+    if settings.events_lifecycle != OFF:
+        messages = settings.events_lifecycle == MESSAGES
+        opened.life = ToldLife(intake, opened.connections, now_ms=now_ms, messages=messages)
+        alarms.on_alarm = opened.life.alarm
+    return opened
 
 
 def house() -> House:

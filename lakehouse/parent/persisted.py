@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_MS = 200
 LOOKED_AT_MAX = 500
 """Batches in one query; the oldest first."""
+BEFORE_ALL = -1
+"""Batch 0 is one that history has forgotten."""
 WATCHED_MAX = 20_000
 """Of one connection, 7 MiB; a child that wants to hear of more is asked to come back."""
 
@@ -85,13 +87,14 @@ class PersistedWatch:
             await asyncio.wait([self._looking])
 
     async def _look_until_told(self) -> None:
-        after = 0
+        after = BEFORE_ALL
         while self._waiting:
             # In turns: those of a parent that cannot flush are the oldest for ever.
             batch_ids = sorted(one for one in self._waiting if one > after)[:LOOKED_AT_MAX]
-            after = batch_ids[-1] if len(batch_ids) == LOOKED_AT_MAX else 0
             if not batch_ids:
+                after = BEFORE_ALL
                 continue
+            after = batch_ids[-1] if len(batch_ids) == LOOKED_AT_MAX else BEFORE_ALL
             try:
                 found = await self._run(partial(persisted_of, batch_ids))
             except DatabaseError as exc:

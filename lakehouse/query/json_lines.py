@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from lakehouse.errors import InvalidQuery
 
@@ -21,8 +22,7 @@ TABLE = "events"
 def in_words_of_the_lake(sql: str, starts: Sequence[int]) -> str:
     """The query with the table in the place of paths; `starts` are where its tokens begin, in bytes."""
     data = sql.encode()
-    ends = [*starts[1:], len(data)]
-    words = [data[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+    words = [data[start:end].strip() for start, end in pairwise([*starts, len(data)])]
     parts, at = [], 0
     for index in range(len(words) - 3):
         name, opening, path, closing = words[index : index + 4]

@@ -18,6 +18,7 @@ from lakehouse.query import journal_tables
 from lakehouse.query.messages import Name, Place
 
 SHOWN_MAX = 20
+NONE = "none; a table is there from the first flush of its rows on"
 
 
 def places(names: Sequence[Name], *, allows: Callable[[str], bool]) -> list[Place]:
@@ -79,4 +80,4 @@ def _unknown(name: Name, *, several: int) -> str:
     there = IcebergTable.objects.filter(namespace__name__iexact=name.namespace.replace(".", SEPARATOR)).order_by("name")
     known = list(there.values_list("name", flat=True)[: SHOWN_MAX + 1])
     listed = ", ".join(known[:SHOWN_MAX]) + (" and more" if len(known) > SHOWN_MAX else "")
-    return f"there is no table {name.namespace}.{name.table}; in {name.namespace} there is {listed or 'none'}"[:2000]
+    return f"there is no table {name.namespace}.{name.table}; in {name.namespace} there is {listed or NONE}"[:2000]

@@ -13,7 +13,7 @@ from lakehouse import clock
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment
 from lakehouse.subscriptions import desk
-from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 
 _STANDING = ("state", "state_reason", "commit_number", "delivered_events", "dead_events")
 
@@ -129,3 +129,10 @@ class AttemptAdmin(ReadOnlyAdmin):
     list_filter = ("status",)
     list_select_related = ("delivery",)
     search_fields = ("error", "=delivery__id", "=delivery__uid")
+
+
+@admin.register(DeliveryTotal)
+class DeliveryTotalAdmin(ReadOnlyAdmin):
+    list_display = ("parent", "delivered_events", "dead_events", "failed_attempts")
+    list_select_related = ("parent",)
+    search_fields = ("parent__name",)

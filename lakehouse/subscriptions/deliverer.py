@@ -21,6 +21,7 @@ from django.db import close_old_connections
 
 from lakehouse.conf import Settings
 from lakehouse.subscriptions import leases, settle, targets
+from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.fan_out import FanOut
 from lakehouse.subscriptions.models import Subscription, SubscriptionState
 from lakehouse.subscriptions.settle import Tried
@@ -47,6 +48,7 @@ class Deliverer:
     """Messages on their way, by subscription."""
     _done: list[Tried] = field(default_factory=list)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _kept: Kept = field(default_factory=Kept)
     _fan_out: FanOut = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,12 +89,14 @@ class Deliverer:
             await sync_to_async(self._settle)()
         for task in self._sending.values():
             task.cancel()
+        self._kept.close()
         await sync_to_async(leases.leave)(self.owner)
 
     async def until_idle(self) -> None:
         """For whoever waits for the end: until nothing is due and nothing is on its way."""
         while await self.round() or self._sending or self._done:
             await _either(self._ended.wait(), within_s=POLL_S if self._sending else GATHER_S)
+        self._kept.close()
 
     def _work(self) -> tuple[int, list[Message], int]:
         close_old_connections()
@@ -122,7 +126,7 @@ class Deliverer:
 
     async def _send(self, message: Message) -> None:
         started_ms = self.now_ms()
-        outcome = await targets.deliver(message, self.settings, now_ms=self.now_ms)
+        outcome = await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
         self._done.append(Tried(message, started_ms, self.now_ms() - started_ms, outcome))
         self._sending.pop(message.delivery_id, None)
         self._ended.set()

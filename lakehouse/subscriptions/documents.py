@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.subscriptions import desk
-from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription
 
 ID_MAX = 2**63 - 1
 SHOWN_MAX = 1000
@@ -42,6 +42,18 @@ _LETTER: dict[str, Any] = {
     "eventCount": 1,
     "deadMs": NOW_MS,
 }
+_SENT: dict[str, Any] = {
+    "id": 7,
+    "messageId": _LETTER["messageId"],
+    "state": "pending",
+    "attempts": 2,
+    "eventCount": 1,
+    "commitNumber": 17,
+    "createdMs": NOW_MS,
+    "nextAttemptMs": NOW_MS + 4000,
+    "finishedMs": None,
+    "lastError": "answered 500: no",
+}
 _ATTEMPT = {"startedMs": NOW_MS, "durationMs": 12, "status": 500, "error": "answered 500: no"}
 
 
@@ -53,6 +65,7 @@ def _like(**example: Any) -> ConfigDict:
 _CAMEL = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 _STRICT = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 TargetKind = Literal["webhook", "celery", "channels"]
+State = Literal["pending", "delivered", "dead"]
 
 
 class Problem(Schema):
@@ -184,6 +197,29 @@ class OneLetter(Schema):
     dead_letter: Letter
 
 
+class Sent(Schema):
+    """A message: on its way, delivered, or given up."""
+
+    model_config = _CAMEL
+    id: int
+    message_id: str = Field(description="The webhook-id, the same at every attempt.")
+    state: str
+    attempts: int = Field(description="Since it was queued, or queued again.")
+    event_count: int
+    commit_number: int
+    created_ms: int
+    next_attempt_ms: int | None = Field(None, description="While it is pending.")
+    finished_ms: int | None = None
+    last_error: str
+
+
+class Sendings(Schema):
+    model_config = _like(ok=True, deliveries=[_SENT])
+    ok: bool = True
+    deliveries: list[Sent]
+    next: int | None = Field(None, description="Pass it as `after` for more.")
+
+
 class Logged(Schema):
     model_config = _CAMEL
     started_ms: int
@@ -223,6 +259,17 @@ def letter(one: Delivery, events: list[Any] | None = None) -> Letter:
         event_count=one.event_count,
         dead_ms=one.dead_ms or 0,
         events=events,
+    )
+
+
+def sent(one: Delivery) -> Sent:
+    names = ("state", "event_count", "commit_number", "created_ms", "finished_ms", "last_error")
+    return Sent(
+        id=one.pk,
+        message_id=f"msg_{one.uid}",
+        attempts=one.attempts_made,
+        next_attempt_ms=one.next_attempt_ms if one.state == DeliveryState.PENDING else None,
+        **{name: getattr(one, name) for name in names},
     )
 
 

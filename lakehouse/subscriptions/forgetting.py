@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from lakehouse.conf import Settings
 from lakehouse.flush.history import DAY_MS
 from lakehouse.models import BatchState, Parent
-from lakehouse.subscriptions.models import Delivery, DeliveryState
+from lakehouse.subscriptions.models import Delivery, DeliveryState, SubscriptionState
 
 ROWS_PER_DELETE = 500
 
 
 def forget(settings: Settings, *, now_ms: int) -> int:
-    """Returns how many messages."""
-    delivered = Delivery.objects.filter(state=DeliveryState.DELIVERED)
-    old_ms, dead_ms = (
-        now_ms - settings.subscription_log_days * DAY_MS,
-        now_ms - settings.subscription_letter_days * DAY_MS,
+    """Returns how many messages. What is on its way to a disabled subscription stays as long as a letter does."""
+    log_ms = now_ms - settings.subscription_log_days * DAY_MS
+    letter_ms = now_ms - settings.subscription_letter_days * DAY_MS
+    disabled = Q(subscription__state=SubscriptionState.DISABLED)
+    old = (
+        Q(state=DeliveryState.DELIVERED, finished_ms__lt=log_ms),
+        Q(state=DeliveryState.DEAD, dead_ms__lt=letter_ms),
+        Q(disabled, state=DeliveryState.PENDING, created_ms__lt=letter_ms, next_attempt_ms__lt=letter_ms),
     )
-    forgotten = _delete(delivered.filter(finished_ms__lt=old_ms))
-    return forgotten + _delete(Delivery.objects.filter(state=DeliveryState.DEAD, dead_ms__lt=dead_ms))
+    return sum(_delete(Delivery.objects.filter(which)) for which in old)
 
 
 def free_payloads(settings: Settings) -> int:

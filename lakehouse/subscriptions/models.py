@@ -124,3 +124,17 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.pk}"
+
+
+class DeliveryTotal(models.Model):
+    """What the deliveries to the subscriptions of a parent added up to, those that are forgotten included."""
+
+    parent = models.OneToOneField(Parent, on_delete=models.CASCADE, primary_key=True, related_name="delivery_total")
+    delivered_events = models.PositiveBigIntegerField(default=0)
+    dead_events = models.PositiveBigIntegerField(default=0)
+    failed_attempts = models.PositiveBigIntegerField(default=0)
+    durations = models.JSONField(default=list, help_text="How many messages took how long, in the metrics' buckets.")
+    took_ms = models.PositiveBigIntegerField(default=0, help_text="All together.")
+
+    def __str__(self) -> str:
+        return f"deliveries of {self.parent_id}"

@@ -34,8 +34,10 @@ from lakehouse.subscriptions.documents import (
     NewSubscription,
     OneLetter,
     Problem,
+    Sendings,
     Standing,
     Start,
+    State,
     Which,
 )
 from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, SubscriptionState
@@ -51,6 +53,12 @@ router = Router(auth=KeyAuth(SUBSCRIBE, ADMIN, of_all_parents=True), tags=["subs
 
 class Page(Schema):
     parent: str | None = Field(None, description="Only of this parent.")
+    after: int = Field(0, ge=0, le=ID_MAX, description="Only those behind this id.")
+    limit: int = Field(100, ge=1, le=SHOWN_MAX)
+
+
+class Sent(Schema):
+    state: State | None = Field(None, description="Only those in this state.")
     after: int = Field(0, ge=0, le=ID_MAX, description="Only those behind this id.")
     limit: int = Field(100, ge=1, le=SHOWN_MAX)
 
@@ -220,6 +228,15 @@ def replay(request: HttpRequest, pk: int, body: Start) -> Done:
 def dead_letters_of(request: HttpRequest, pk: int, query: Query[Page]) -> Letters:
     """Messages that were given up, of this one."""
     return _letters(Subscription.objects.filter(pk=subscription_of(request, pk).pk), query)
+
+
+@route("GET", "/{int:pk}/deliveries", Sendings, "Its messages")
+def deliveries(request: HttpRequest, pk: int, query: Query[Sent]) -> Sendings:
+    """The oldest first, as long as they are remembered. The log of each is at /deliveries/:id/logs."""
+    rows = Delivery.objects.filter(subscription=subscription_of(request, pk), pk__gt=query.after)
+    chosen = rows if query.state is None else rows.filter(state=query.state)
+    found = list(chosen.defer("events").order_by("pk")[: query.limit + 1])
+    return Sendings(deliveries=[documents.sent(one) for one in found[: query.limit]], next=_next(found, query.limit))
 
 
 def _page(rows: QuerySet[Subscription], query: Page) -> list[Subscription]:

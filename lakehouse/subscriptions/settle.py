@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F
 
-from lakehouse.subscriptions import leases, messages, retries
+from lakehouse.subscriptions import leases, messages, retries, totals
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
 from lakehouse.subscriptions.retries import Again, Outcome, Reason
 from lakehouse.subscriptions.targets import Message
+from lakehouse.subscriptions.totals import Sums
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,20 @@ class Tried(NamedTuple):
     started_ms: int
     duration_ms: int
     outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One transaction: the time, chance, and what it adds up to."""
+
+    now_ms: int
+    chance: Callable[[], float]
+    created_ms: dict[int, int]
+    """When the messages were made."""
+    sums: dict[int, Sums] = field(default_factory=dict)
+
+    def sums_of(self, message: Message) -> Sums:
+        return self.sums.setdefault(message.to.parent_id, Sums())
 
 
 def take(subscription: Subscription, *, room: int, but: set[int], now_ms: int) -> list[Message]:
@@ -48,14 +64,16 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
         pending = Delivery.objects.select_for_update().filter(pk__in=by_id, state=DeliveryState.PENDING)
         rows = {row.pk: row for row in pending.defer("events").order_by("pk")}
         still = [one for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
+        turn = _Turn(now_ms, chance, {pk: row.created_ms for pk, row in rows.items()})
         _note_attempts(still)
         whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
-        _delivered(whole, now_ms)
+        _delivered(whole, turn)
         for one in still:
             if one.outcome.ok and one.outcome.delivered is not None:
-                _partly(one, now_ms, chance)
+                _partly(one, turn)
             elif not one.outcome.ok:
-                _failed(one, now_ms, chance, attempts_made=one.message.attempts_made + 1)
+                _failed(one, turn, attempts_made=one.message.attempts_made + 1)
+        totals.add(turn.sums)
 
 
 def _note_attempts(tried: Sequence[Tried]) -> None:
@@ -71,21 +89,24 @@ def _note_attempts(tried: Sequence[Tried]) -> None:
     )
 
 
-def _delivered(tried: Sequence[Tried], now_ms: int) -> None:
+def _delivered(tried: Sequence[Tried], turn: _Turn) -> None:
     Delivery.objects.filter(pk__in=[one.message.delivery_id for one in tried]).update(
         state=DeliveryState.DELIVERED,
         events=b"",
         attempts_made=F("attempts_made") + 1,
-        finished_ms=now_ms,
+        finished_ms=turn.now_ms,
         dead_ms=None,
         reason="",
         last_error="",
     )
     counts: dict[int, int] = {}
     for one in tried:
-        counts[one.message.to.pk] = counts.get(one.message.to.pk, 0) + one.message.event_count
+        sums, message = turn.sums_of(one.message), one.message
+        sums.delivered_events += message.event_count
+        sums.took_ms.append(max(0, turn.now_ms - turn.created_ms[message.delivery_id]))
+        counts[message.to.pk] = counts.get(message.to.pk, 0) + message.event_count
     for pk, count in counts.items():
-        _count(pk, count, now_ms)
+        _count(pk, count, turn.now_ms)
 
 
 def _count(subscription_id: int, events: int, now_ms: int) -> None:
@@ -94,32 +115,36 @@ def _count(subscription_id: int, events: int, now_ms: int) -> None:
     )
 
 
-def _partly(one: Tried, now_ms: int, chance: Callable[[], float]) -> None:
+def _partly(one: Tried, turn: _Turn) -> None:
     """What was not taken is another message: under the same id a receiver would think that it has it."""
     assert one.outcome.delivered is not None
     events, left = messages.without(one.message.events, one.outcome.delivered)
     if not left:
-        _delivered([one], now_ms)
+        _delivered([one], turn)
         return
     taken = one.message.event_count - left
     if taken:
-        _count(one.message.to.pk, taken, now_ms)
+        turn.sums_of(one.message).delivered_events += taken
+        _count(one.message.to.pk, taken, turn.now_ms)
         Delivery.objects.filter(pk=one.message.delivery_id).update(uid=new_uid(), events=events, event_count=left)
     error = f"the receiver took {taken} of {one.message.event_count} events"
     failed = one._replace(
         message=_with_count(one.message, left), outcome=Outcome(False, one.outcome.status, error=error)
     )
-    _failed(failed, now_ms, chance, attempts_made=1 if taken else one.message.attempts_made + 1)
+    _failed(failed, turn, attempts_made=1 if taken else one.message.attempts_made + 1)
 
 
 def _with_count(message: Message, count: int) -> Message:
     return Message(message.delivery_id, message.uid, b"", count, message.attempts_made, message.to)
 
 
-def _failed(one: Tried, now_ms: int, chance: Callable[[], float], *, attempts_made: int) -> None:
-    to, outcome = one.message.to, one.outcome
+def _failed(one: Tried, turn: _Turn, *, attempts_made: int) -> None:
+    to, outcome, now_ms = one.message.to, one.outcome, turn.now_ms
+    turn.sums_of(one.message).failed_attempts += 1
     row = Delivery.objects.filter(pk=one.message.delivery_id)
-    following = retries.next_of(outcome, attempts_made=attempts_made, attempts_max=to.attempts_max, chance=chance())
+    following = retries.next_of(
+        outcome, attempts_made=attempts_made, attempts_max=to.attempts_max, chance=turn.chance()
+    )
     if isinstance(following, Again):
         row.update(attempts_made=attempts_made, next_attempt_ms=now_ms + following.delay_ms, last_error=outcome.error)
         return
@@ -133,6 +158,7 @@ def _failed(one: Tried, now_ms: int, chance: Callable[[], float], *, attempts_ma
     )
     if not again:
         row.update(dead_ms=now_ms)
+        turn.sums_of(one.message).dead_events += one.message.event_count
         Subscription.objects.filter(pk=to.pk).update(dead_events=F("dead_events") + one.message.event_count)
     log.warning("%s of %s is a dead letter (%s): %s", one.message.message_id, to, following.reason, outcome.error)
     if following.reason is Reason.GONE:

@@ -14,6 +14,7 @@ from channels.layers import get_channel_layer
 
 from lakehouse.conf import Settings
 from lakehouse.subscriptions import desk, events, signatures, webhook
+from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.models import Subscription, TargetKind
 from lakehouse.subscriptions.retries import Outcome
 
@@ -46,9 +47,9 @@ class Message:
         return events.message_id(self.uid)
 
 
-async def deliver(message: Message, settings: Settings, *, now_ms: Callable[[], int]) -> Outcome:
+async def deliver(message: Message, settings: Settings, kept: Kept, *, now_ms: Callable[[], int]) -> Outcome:
     if message.to.target_kind == TargetKind.WEBHOOK:
-        return await _post(message, settings, now_ms())
+        return await _post(message, settings, kept, now_ms())
     give = _to_celery if message.to.target_kind == TargetKind.CELERY else _to_channels
     try:
         async with asyncio.timeout(settings.webhook_timeout_ms / 1000):
@@ -58,7 +59,7 @@ async def deliver(message: Message, settings: Settings, *, now_ms: Callable[[], 
     return Outcome(True)
 
 
-async def _post(message: Message, settings: Settings, now_ms: int) -> Outcome:
+async def _post(message: Message, settings: Settings, kept: Kept, now_ms: int) -> Outcome:
     is_batch = message.to.batch_events > 1 or message.event_count > 1
     body = events.body_of(message.message_id, message.events, is_batch=is_batch)
     headers = signatures.headers(message.to.secret, message.message_id, now_ms // 1000, body)
@@ -69,6 +70,7 @@ async def _post(message: Message, settings: Settings, now_ms: int) -> Outcome:
         networks=desk.allowed().networks,
         timeout_ms=settings.webhook_timeout_ms,
         now_ms=now_ms,
+        kept=kept,
     )
     if not outcome.ok or not is_batch:
         return outcome

@@ -1,8 +1,9 @@
 """One POST to an address of a stranger's choosing: resolved once, checked, and connected to as checked.
 
 A name may say one address when it is checked and another when it is connected to, so between the two nobody asks it
-again; all addresses it has must be allowed, and what the socket says it reached is compared once more. No redirect is
-followed and no proxy of the environment is used. The whole of it, names and handshakes included, has one deadline.
+again; all addresses it has must be allowed, and what the socket says it reached is compared once more, each time a
+connection that was kept is used, too. No redirect is followed and no proxy of the environment is used. The whole of it,
+names and handshakes included, has one deadline.
 """
 
 from __future__ import annotations
@@ -12,34 +13,24 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from urllib.parse import urlsplit
 
 import h11
 
 from lakehouse.subscriptions import guard, retries
+from lakehouse.subscriptions.connections import Answer, Connection, Kept, Stale
 from lakehouse.subscriptions.guard import Network
 from lakehouse.subscriptions.retries import Outcome
 
-ANSWER_BYTES_MAX = 256 * 1024
-READ_BYTES = 16 * 1024
 RESOLVERS_MAX = 64
 ERROR_CHARS_MAX = 500
-USER_AGENT = "EvoDB"
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class NotAllowed(Exception):
     """The target is where no webhook may go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    retry_after: str
-    body: bytes
 
 
 async def post(
@@ -51,11 +42,12 @@ async def post(
     timeout_ms: int,
     now_ms: int,
     resolve: Resolve | None = None,
+    kept: Kept | None = None,
 ) -> tuple[Outcome, bytes]:
     """What became of it, and what was answered. Raises nothing but CancelledError."""
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            answer = await _exchange(url, headers, body, networks, resolve or _resolve)
+            answer = await _Posting(url, networks, resolve or _resolve, kept).send(list(headers), body)
     except TimeoutError:
         return Outcome(False, error=f"no answer within {timeout_ms} ms"), b""
     except NotAllowed as exc:
@@ -71,27 +63,50 @@ async def post(
     return Outcome(False, answer.status, f"answered {answer.status}: {text}".strip(": "), wait_ms), answer.body
 
 
-async def _exchange(
-    url: str, headers: Iterable[tuple[str, str]], body: bytes, networks: Sequence[Network], resolve: Resolve
-) -> Answer:
-    parts = urlsplit(url)
-    host, is_tls = parts.hostname or "", parts.scheme == "https"
-    port = parts.port or (443 if is_tls else 80)
-    addresses = await resolve(host, port)
-    if not addresses:
-        raise OSError(f"{host} has no address")
-    for address in addresses:
-        if not guard.is_allowed(address, networks):
-            raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
-    reader, writer = await _connect(addresses, port, host if is_tls else None)
-    try:
-        reached = writer.get_extra_info("peername")
-        if reached is None or not guard.is_allowed(reached[0], networks):
-            raise NotAllowed(f"{host} is at {reached and reached[0]}, where no webhook may go")
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return await _talk(reader, writer, parts.netloc, target, headers, body)
-    finally:
-        writer.transport.abort()  # a polite end would wait for somebody who may never come to it
+class _Posting:
+    """To one target, over a connection that was kept for it or a new one."""
+
+    def __init__(self, url: str, networks: Sequence[Network], resolve: Resolve, kept: Kept | None) -> None:
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        self._origin = (is_tls, parts.hostname or "", parts.port or (443 if is_tls else 80))
+        self._host = parts.netloc
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._networks, self._resolve, self._kept = networks, resolve, kept
+
+    async def send(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
+        former = None if self._kept is None else await self._kept.take(self._origin)
+        if former is not None:
+            try:
+                return await self._over(former, headers, body)
+            except Stale:
+                pass
+        fresh = await self._connection()
+        return await self._over(fresh, headers if self._kept else [*headers, ("connection", "close")], body)
+
+    async def _over(self, one: Connection, headers: list[tuple[str, str]], body: bytes) -> Answer:
+        try:
+            if not guard.is_allowed(one.address, self._networks):
+                raise NotAllowed(f"{self._origin[1]} is at {one.address}, where no webhook may go")
+            answer = await one.post(self._host, self._target, headers, body)
+        except BaseException:
+            one.close()
+            raise
+        if self._kept is None:
+            one.close()
+        else:
+            self._kept.keep(one)
+        return answer
+
+    async def _connection(self) -> Connection:
+        is_tls, host, port = self._origin
+        addresses = await self._resolve(host, port)
+        if not addresses:
+            raise OSError(f"{host} has no address")
+        for address in addresses:
+            if not guard.is_allowed(address, self._networks):
+                raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
+        return Connection(self._origin, *await _connect(addresses, port, host if is_tls else None))
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
@@ -123,34 +138,6 @@ async def _connect(
             failure = exc
     assert failure is not None
     raise failure
-
-
-async def _talk(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    host: str,
-    target: str,
-    headers: Iterable[tuple[str, str]],
-    body: bytes,
-) -> Answer:
-    talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=READ_BYTES)
-    fixed = [("host", host), ("connection", "close"), ("content-length", str(len(body))), ("user-agent", USER_AGENT)]
-    request = h11.Request(method="POST", target=target, headers=[*fixed, *headers])
-    for part in (request, h11.Data(data=body), h11.EndOfMessage()):
-        writer.write(talk.send(part) or b"")
-    await writer.drain()
-    status, retry_after, answered = 0, "", bytearray()
-    while True:
-        event = talk.next_event()
-        if event is h11.NEED_DATA:
-            talk.receive_data(await reader.read(READ_BYTES))
-        elif isinstance(event, h11.Response):
-            status = event.status_code
-            retry_after = next((value.decode("latin-1") for name, value in event.headers if name == b"retry-after"), "")
-        elif isinstance(event, h11.Data):
-            answered += event.data
-        if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed) or len(answered) > ANSWER_BYTES_MAX:
-            return Answer(status, retry_after, bytes(answered[:ANSWER_BYTES_MAX]))
 
 
 @cache

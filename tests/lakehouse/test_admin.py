@@ -30,6 +30,7 @@ from lakehouse.models import (
     DriftField,
     EventExport,
     EventId,
+    EventSchema,
     FallbackBatch,
     Flush,
     FlushTable,
@@ -45,7 +46,7 @@ from lakehouse.models import (
 )
 from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import access
-from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 
 pytestmark = pytest.mark.django_db
 
@@ -104,6 +105,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS
         ),
         Attempt.objects.create(delivery=delivery, started_ms=NOW_MS, duration_ms=7),
+        DeliveryTotal.objects.create(parent=parent),
         StoreBreaker.objects.create(),
         TableSchema.objects.create(parent=parent, table="orders", mode="inbox"),
         DriftField.objects.create(parent=parent, table="orders", field="x", first_ms=NOW_MS, last_ms=NOW_MS),
@@ -112,6 +114,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         ),
         EventExport.objects.create(parent=parent, commit_number=7),
         EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
+        EventSchema.objects.create(parent=parent, type="custom.paid", schema='{"type": "object"}', changed_ms=NOW_MS),
         current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),
         CurrentSource.objects.create(current=current, source="shop", epoch=1, seq=7),
         Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),

@@ -122,7 +122,7 @@ def test_one_that_died_before_its_commit_has_erased_nothing_and_its_files_are_na
 
     before = changes(street)
     with monkeypatch.context() as patched:
-        patched.setattr(pointers, "move", dies)
+        patched.setattr(pointers, "move_row", dies)
         with pytest.raises(KeyboardInterrupt):
             erase("--table", "orders", "--row-id", "x")
     assert (changes(street), verdicts(street)) == (before, {"a": "green", "b": "green"})

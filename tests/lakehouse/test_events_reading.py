@@ -50,6 +50,7 @@ def docs(page):
 
 
 async def test_what_was_acknowledged_is_seen_before_and_after_the_flush_once(lake):
+    third, second, first = (shown(now_ms() - 1000 * age_s) for age_s in (1, 2, 3))
     async with home(data_dir=lake.data_dir):
         assert await read() == {
             "namespace": "default",
@@ -57,11 +58,11 @@ async def test_what_was_acknowledged_is_seen_before_and_after_the_flush_once(lak
             "count": 0,
             "links": {"self": "/events", "first": "/events"},
         }
-        await ingest({"events": [event(1, age_ms=3000), event(3, age_ms=1000)]})
+        await ingest({"events": [event(1, ts=first), event(3, ts=third)]})
         before = await read()
         await flush(lake)
         assert await read() == before
-        await ingest({"events": [event(2, age_ms=2000)]})
+        await ingest({"events": [event(2, ts=second)]})
         page = await read()
         assert docs(page) == ["user-3", "user-2", "user-1"]
         assert page["events"][0]["doc"] == {"name": "Ada", "number": 3}
@@ -276,13 +277,13 @@ async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
 
         assert [(row[1], row[2]) for row in await rows(history, docId="1")] == [
             ("collection.insert", "{}"),
-            ("collection.update", '{"b":2}'),
+            ("collection.update", '{"b": 2}'),
         ]
         assert [row[3] for row in await rows(between, start=f"{1:020}", end=f"{3:020}")] == ["2", "1"]
-        now = [["1", '{"b":2}', f"{3:020}"], ["3", "{}", f"{5:020}"]]
+        now = [["1", '{"b": 2}', f"{3:020}"], ["3", "{}", f"{5:020}"]]
         assert await rows(as_of, at=shown(now_ms())) == now
         assert await rows(at_bookmark, bookmark=f"{9:020}") == now
-        then = [["1", "{}", f"{1:020}"], ["2", '{"a":1}', f"{2:020}"]]
+        then = [["1", "{}", f"{1:020}"], ["2", '{"a": 1}', f"{2:020}"]]
         assert await rows(as_of, at=shown(at + 2500)) == then
         assert await rows(at_bookmark, bookmark=f"{2:020}") == then
 

@@ -6,11 +6,14 @@ import re
 import urllib.request
 
 import pytest
+from django.urls import URLResolver
+from openapi_spec_validator import validate
 
 from lakehouse.http import documents, openapi
 from lakehouse.http.api import METHODS
 from lakehouse.models import Parent
 from lakehouse.parent import access
+from lakehouse.urls import urlpatterns
 from tests.builders import NOW_MS, parent
 from tests.lakehouse.http_site import ask, home
 from tests.lakehouse.test_intake import in_thread
@@ -29,11 +32,17 @@ ENDPOINTS = {
     "/query": ("POST",),
     "/query/{query_id}": ("DELETE",),
 }
-EVENTS = {"/ingest": "POST", "/e": "POST", "/events": "GET", "/recent": "GET", "/events/stream": "GET"}
-EVENTS |= {f"/webhooks/{name}": "POST" for name in ("github", "stripe", "slack", "svix", "standard-webhooks")}
+EVENTS = {
+    **{key: ["POST"] for key in ("/ingest", "/e")},
+    **{key: ["GET"] for key in ("/events", "/recent", "/events/stream", "/schemas")},
+    **{f"/webhooks/{name}": ["POST"] for name in ("github", "stripe", "slack", "svix", "standard-webhooks")},
+    "/schemas/{event_type}": ["DELETE", "GET", "PUT"],
+}
 """They have an error shape of their own (test_events_*)."""
 OF_SUBSCRIPTIONS = "/subscriptions/"
 """They are in test_subscription_http."""
+OTHERWISE = ("/\\A(?:iceberg", "/openapi.json", "/docs")
+"""The catalog, which has a document of its own (apache/iceberg), and what shows ours."""
 WRONG = [(method, path) for path, allowed in ENDPOINTS.items() for method in METHODS if method not in allowed]
 
 
@@ -160,7 +169,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
     every = (await document())["paths"]
     paths = {path: operations for path, operations in every.items() if not path.startswith(OF_SUBSCRIPTIONS)}
     found = {path: sorted(method.upper() for method in operations) for path, operations in paths.items()}
-    assert found == {path: [allowed[0]] for path, allowed in ENDPOINTS.items()} | {p: [m] for p, m in EVENTS.items()}
+    assert found == {path: [allowed[0]] for path, allowed in ENDPOINTS.items()} | EVENTS
     said = {path: set(paths[path][method.lower()]["responses"]) for path, (method, *_) in ENDPOINTS.items()}
     of_parent = {"200", "400", "401", "403", "404", "405", "429", "503"}
     assert said == {
@@ -202,7 +211,29 @@ async def test_every_reference_of_openapi_leads_somewhere_and_every_name_is_ther
     assert kinds <= {f"#/components/schemas/{name}" for name in whole["components"]["schemas"]}
     operations = re.findall(r'"operationId": "([^"]*)"', text)
     others = [name for name in operations if name.startswith("subscriptions_")]
-    assert len(operations) == len(set(operations)) == len(ENDPOINTS) + len(EVENTS) + len(others)
+    assert len(operations) == len(set(operations)) == len(ENDPOINTS) + sum(map(len, EVENTS.values())) + len(others)
+
+
+def routes(patterns=urlpatterns, before=""):
+    """Every path of the URLconf that our API answers, as OpenAPI writes it."""
+    for one in patterns:
+        path = before + str(one.pattern)
+        if isinstance(one, URLResolver):
+            yield from routes(one.url_patterns, path)
+        elif path:
+            yield "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
+
+
+async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
+    found = {path for path in routes() if not path.startswith(OTHERWISE)}
+    assert {path.partition("/")[2].partition("/")[0] for path in found} >= {
+        *("ingest", "e", "events", "recent", "query", "webhooks", "schemas", "subscriptions", "cdc", "flush", "status"),
+    }
+    assert found == set((await document())["paths"])
+
+
+async def test_openapi_is_what_the_specification_says():
+    validate(await document())
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ async def test_what_waits_is_counted_with_its_age():
     assert found["dolake_buffer_utilization", EU] == 0.25
     assert found["dolake_journal_age_seconds", EU] == 1.5
     assert (found["dolake_dedup_checks", EU], found["dolake_dedup_duplicates", EU]) == (3, 1)
+    assert found["dolake_ingested_events_total", EU] == 5
     assert found["dolake_connected_sources", EU] == 1
     assert ("dolake_freshness_seconds", EU) not in found
 

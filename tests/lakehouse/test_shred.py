@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse.flush import digests
-from lakehouse.flush.shred import Shredded, StoredBatch, shred, table_names
+from lakehouse.flush.shred import Shredded, StoredBatch, shred
 from rpc import columns
 from rpc import entries as wire
 from rpc.batch import Encoding
@@ -106,7 +106,6 @@ def test_batches_of_every_encoding_and_table_keep_their_order() -> None:
     assert [row["_seq"] for row in rows(shredded, "t1")] == [*(10 * b + n for b in range(6) for n in (1, 4)), 99]
     assert [row["_source"] for row in rows(shredded, "t2")] == [f"c{b}" for b in range(6) for _ in (2, 5)]
     assert shredded.entries == 37
-    assert table_names(made) == {"t0", "t1", "t2"}
 
 
 def test_a_table_that_is_known_keeps_its_types() -> None:
@@ -184,7 +183,6 @@ def test_a_batch_of_an_encoding_nobody_knows_is_a_letter() -> None:
     made: Any = batch(entry())._replace(encoding="smoke")
     (letter,) = shred([made], {}).unreadable
     assert "smoke" in letter.reason
-    assert table_names([made]) == set()
 
 
 def test_a_binary_entry_with_an_unknown_operation_is_a_letter() -> None:

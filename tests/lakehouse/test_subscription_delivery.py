@@ -232,6 +232,7 @@ async def test_a_target_that_never_answers_holds_up_only_itself(street: Street, 
     assert await sync_to_async(Delivery.objects.filter(subscription=stuck, state="pending").count)() == 30
     for task in list(one._sending.values()):
         task.cancel()
+    one._kept.close()
 
 
 async def test_a_subscription_with_too_much_on_its_way_waits_at_its_place(
@@ -386,6 +387,7 @@ async def test_what_was_sent_and_not_written_down_is_sent_again_under_the_same_i
         patched.setattr(settle, "record", lambda *_, **__: os.abort())
         await dying.round()
         await asyncio.wait(list(dying._sending.values()))
+    dying._kept.close()
     assert len(hook.heard) == 2
     await street.deliver("other")
     assert len(hook.heard) == 2

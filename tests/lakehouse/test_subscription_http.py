@@ -118,6 +118,7 @@ async def test_of_another_tenant_nothing_is_there() -> None:
             ("PUT", f"/subscriptions/{theirs}", {"pattern": "**"}),
             ("POST", f"/subscriptions/{theirs}/replay", {"startAt": "2026-01-01"}),
             ("GET", f"/subscriptions/{theirs}/dead-letters", b""),
+            ("GET", f"/subscriptions/{theirs}/deliveries", b""),
             ("GET", f"/subscriptions/dead-letters/{letter.pk}", b""),
             ("POST", f"/subscriptions/dead-letters/{letter.pk}/retry", b""),
             ("GET", f"/subscriptions/deliveries/{letter.pk}/logs", b""),
@@ -183,6 +184,39 @@ async def test_a_parent_has_only_so_many(settings: Any) -> None:
     assert problem(await ask("POST", "/subscriptions/subscribe", HOOK, token=token)) == (409, "CONFLICT")
 
 
+async def test_the_messages_of_a_subscription_are_listed_by_what_became_of_them() -> None:
+    await a_parent("default")
+    token = await a_key()
+    pk, other = (await subscribed(token))["id"], (await subscribed(token))["id"]
+    states = ("delivered", "pending", "dead", "pending")
+    made = [await created(Delivery, subscription_id=pk, state=state, commit_number=7) for state in states]
+    await created(Delivery, subscription_id=other, commit_number=7)
+    every = (await ask("GET", f"/subscriptions/{pk}/deliveries", token=token)).json
+    assert [(one["id"], one["state"]) for one in every["deliveries"]] == list(
+        zip([one.pk for one in made], states, strict=True)
+    )
+    first = (await ask("GET", f"/subscriptions/{pk}/deliveries?state=pending&limit=1", token=token)).json
+    assert first["deliveries"][0] | {"id": 0} == {
+        "id": 0,
+        "messageId": f"msg_{made[1].uid}",
+        "state": "pending",
+        "attempts": 0,
+        "eventCount": 1,
+        "commitNumber": 7,
+        "createdMs": 0,
+        "nextAttemptMs": 0,
+        "finishedMs": None,
+        "lastError": "",
+    }
+    path = f"/subscriptions/{pk}/deliveries?state=pending&after={first['next']}"
+    rest = (await ask("GET", path, token=token)).json
+    assert ([one["id"] for one in rest["deliveries"]], rest["next"]) == ([made[3].pk], None)
+    assert every["deliveries"][0]["nextAttemptMs"] is None
+    assert problem(await ask("GET", f"/subscriptions/{pk}/deliveries?state=lost", token=token)) == (
+        *(400, "INVALID_REQUEST"),
+    )
+
+
 async def test_letters_are_listed_looked_at_tried_again_and_have_a_log() -> None:
     await a_parent("default")
     token = await a_key()
@@ -229,7 +263,7 @@ async def test_a_subscription_starts_behind_a_snapshot_or_is_told_again_from_the
 async def test_the_api_describes_itself() -> None:
     paths = (await ask("GET", "/openapi.json")).json["paths"]
     wanted = "subscribe unsubscribe reactivate pause list match status/{pk} {pk} dead-letters {pk}/dead-letters"
-    wanted += " dead-letters/{pk} dead-letters/{pk}/retry deliveries/{pk}/logs {pk}/replay"
+    wanted += " dead-letters/{pk} dead-letters/{pk}/retry deliveries/{pk}/logs {pk}/replay {pk}/deliveries"
     assert {path.removeprefix("/subscriptions/") for path in paths if path.startswith("/subscriptions/")} == {
         *wanted.split()
     }

@@ -137,13 +137,27 @@ def test_what_was_delivered_and_old_letters_are_forgotten_and_nothing_else(stree
     assert not Attempt.objects.exists()
 
 
+def test_what_nobody_waits_for_any_more_is_forgotten_as_old_letters_are(street: Street, shop: Any) -> None:
+    living, paused, gone = (street.subscribe(shop, "https://example.com/") for _ in range(3))
+    Subscription.objects.filter(pk=paused.pk).update(state="paused")
+    Subscription.objects.filter(pk=gone.pk).update(state="disabled")
+    old, young = NOW_MS - 31 * DAY_MS, NOW_MS - 29 * DAY_MS
+    made = [
+        Delivery.objects.create(subscription=one, commit_number=1, created_ms=created, next_attempt_ms=due)
+        for one in (living, paused, gone)
+        for created, due in ((old, old), (old, young), (young, young))
+    ]
+    assert forgetting.forget(street.settings, now_ms=NOW_MS) == 1
+    assert list(Delivery.objects.order_by("pk")) == [*made[:6], *made[7:]]
+
+
 def test_the_metrics_say_how_far_the_slowest_is_and_what_waits(street: Street, shop: Any) -> None:
     one = street.subscribe(shop, "https://example.com/")
     street.commit(shop, run(1, 1))
     Delivery.objects.create(subscription=one, commit_number=1, event_count=3)
     Delivery.objects.create(subscription=one, commit_number=1, state="dead", dead_ms=1)
     other = parent("other")
-    samples = counts.samples({shop.parent_id: "a", other.pk: "b"})
+    samples = counts.samples({shop.parent_id: "a", other.pk: "b"}, now_ms=NOW_MS)
     found = {(sample.name, sample.labels): sample.value for sample in samples}
     names = ("s", "_lag_commits", "_pending_events", "_dead_letters")
     assert [found[f"dolake_subscription{name}", ("a",)] for name in names] == [1, 1, 3, 1]

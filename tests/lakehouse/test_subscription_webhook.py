@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lakehouse.subscriptions import guard, webhook
+from lakehouse.subscriptions import connections, guard, webhook
 from lakehouse.subscriptions.retries import Outcome
 from tests.builders import NOW_MS
 from tests.lakehouse.subscription_site import LOOPBACK, Receiver, receiver
@@ -122,7 +122,7 @@ async def test_whatever_comes_back_is_an_outcome(said: bytes, error: str) -> Non
     await asyncio.wait_for(closed.wait(), 5)
     server.close()
     assert (outcome.ok, error in outcome.error) == (not error, True), outcome
-    assert len(answer) <= webhook.ANSWER_BYTES_MAX
+    assert len(answer) <= connections.ANSWER_BYTES_MAX
     assert outcome.retry_after_ms == (7000 if b"retry-after" in said else None)
 
 
