@@ -125,7 +125,6 @@ def flush(kind: str, run: int) -> dict[str, float]:
             ("journal", claim, "take"),
             ("journal", claim, "read"),
             ("shred", raw, "read"),
-            ("shred", shred, "table_names"),
             ("shred", shred, "typed_of"),
             ("shred", shred, "stamped"),
             ("parquet", parts, "write"),
