@@ -128,9 +128,14 @@ class Kept:
         """The one that came last, or None."""
         while found := self._at.get(origin):
             one = self._drop(origin, found.pop())
-            if self._monotonic_s() - one.kept_s < IDLE_S and await one.wake():
+            is_awake = False
+            try:
+                is_awake = self._monotonic_s() - one.kept_s < IDLE_S and await one.wake()
+            finally:  # also when there is no time left to ask it
+                if not is_awake:
+                    one.close()
+            if is_awake:
                 return one
-            one.close()
         return None
 
     def keep(self, one: Connection) -> None:

@@ -185,3 +185,15 @@ async def test_of_too_many_the_oldest_makes_room(kept: Kept, clock: Clock, monke
         await first.changed.wait()
         await post(second, kept, b"c")
         assert second.heard == [(0, b"b"), (0, b"c")]
+
+
+async def test_one_whose_message_ran_out_of_time_before_it_was_asked_is_closed(kept: Kept) -> None:
+    async with server() as one:
+        assert (await post(one, kept, b"a")).ok
+        taking = asyncio.create_task(kept.take((False, "127.0.0.1", one.port)))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.wait([taking])
+        async with asyncio.timeout(20):
+            await one.changed.wait()
+        assert (taking.cancelled(), one.gone) == (True, [0])
