@@ -18,7 +18,7 @@ OTHERWISE = "lake"
 def namespace(request: HttpRequest) -> str:
     """The one that was asked for, else the one that a flush brought something into last."""
     asked = (request.GET.get(PARAMETER) or request.POST.get(PARAMETER) or "")[:CHARS_MAX]
-    return asked or _busiest() or OTHERWISE
+    return asked.replace("\0", "") or _busiest() or OTHERWISE
 
 
 def query(request: HttpRequest) -> str:

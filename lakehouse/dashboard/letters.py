@@ -79,6 +79,6 @@ def _events(data: bytes) -> str:
     """What it holds, as far as a person reads."""
     try:
         text = orjson.dumps(orjson.loads(data or b"[]"), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # too deep for one of the two
         text = data.decode(errors="replace")
     return text if len(text) <= EVENTS_BYTES_MAX else f"{text[:EVENTS_BYTES_MAX]}\n…"

@@ -101,10 +101,9 @@ def _poll(namespace: str, kind: str, after: int) -> str:
 
 
 def _row(found: Found) -> Row:
-    document: dict[str, Any] = orjson.loads(found.body)
+    document, rest, body = _read(found.body)
     origin = document.get("do")
     source = origin.get("id") if isinstance(origin, dict) else document.get("source")
-    rest = orjson.dumps({name: value for name, value in document.items() if name not in OF_ALL}).decode()
     return Row(
         id=found.id,
         moment=event.shown(found.moment_ms),
@@ -112,5 +111,16 @@ def _row(found: Found) -> Row:
         type=str(document.get("type", "")),
         source="" if source is None else str(source),
         summary=rest if len(rest) <= SUMMARY_CHARS else f"{rest[:SUMMARY_CHARS]}…",
-        body=orjson.dumps(document, option=orjson.OPT_INDENT_2).decode(),
+        body=body,
     )
+
+
+def _read(body: bytes) -> tuple[dict[str, Any], str, str]:
+    """What is in it, what of that is no heading, and all of it on several lines."""
+    try:
+        document: dict[str, Any] = orjson.loads(body)
+        rest = {name: value for name, value in document.items() if name not in OF_ALL}
+        return document, orjson.dumps(rest).decode(), orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # too deep for one of the two, or a number beyond bounds
+        text = body.decode(errors="replace")
+        return {}, text, text

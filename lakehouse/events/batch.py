@@ -43,6 +43,7 @@ _any = msgspec.json.Decoder(msgspec.Raw)
 def read(data: bytes) -> IngestBody:
     """Raises EventsRefused."""
     try:
+        data.decode()  # what stands in an event is not decoded here, and whoever reads it could not
         body = _json.decode(data)
     except UNREADABLE:
         body = _read(mended(data))
@@ -56,6 +57,7 @@ def read(data: bytes) -> IngestBody:
 
 def _read(data: bytes) -> IngestBody:
     try:
+        data.decode()
         return _json.decode(data)
     except msgspec.ValidationError as exc:
         if not _is_json(data):

@@ -69,7 +69,7 @@ class Callers:
         ip = "" if address is None else address.ip
         place = ip, access.digest_of(asked.token), asked.namespace
         caller = self.known.get(place)
-        if caller is not None and house.now_ms() - caller.checked_ms < CHECKED_MS:
+        if caller is not None and abs(house.now_ms() - caller.checked_ms) < CHECKED_MS:
             self.known.move_to_end(place)
             return caller
         settings, now_ms = house.settings, house.now_ms()
@@ -112,6 +112,16 @@ async def permit(house: House, scope: dict[str, Any], asked: Asked, *scopes: str
 
     grant = await _at_the_door(house, scope, judge, Lane.REQUESTS)
     return grant, namespaces.meant(grant, asked.namespace)
+
+
+def is_welcome(house: House, asked: Asked, namespace: str, *scopes: str) -> bool:
+    """Whether who was let in once still would be; asks the database."""
+    settings, now_ms = house.settings, house.now_ms()
+    grant = keys.permit(asked.token, scopes, parent=None, is_open=settings.open, now_ms=now_ms)
+    try:
+        return not isinstance(grant, Refused) and namespaces.meant(grant, namespace) == namespace
+    except EventsRefused:
+        return False
 
 
 async def let_in(house: House, scope: dict[str, Any], judge: Callable[[], T | Refused]) -> T:

@@ -22,6 +22,8 @@ ID_CHARS_MAX = 128
 TYPE = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 EPOCH, MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 MOMENT_CHARS_MAX = 40
+SHOWN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z\Z")
+"""What Python reads may be another: weeks, or any letter in the place of the T."""
 RECORD = re.compile(r"(?P<noun>[A-Za-z0-9._-]{1,100})\.(?P<verb>created|updated|deleted)\Z")
 VERBS = {"created": "collection.insert", "updated": "collection.update", "deleted": "collection.delete"}
 
@@ -74,6 +76,11 @@ def row(event: Event, *, event_id: str, namespace: str) -> bytes:
     if own_id is not None:
         members["id"] = own_id
     return text
+
+
+def line(body: bytes) -> bytes:
+    """The same in one line; within a string of JSON there is no line break."""
+    return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
 
 
 def document(event: Event) -> bytes:
@@ -133,7 +140,7 @@ def _moment(text: str, *, now_ms: int, any_age: bool) -> tuple[int, str]:
         raise BadEvent(f".ts: is {text}, wanted {shown(oldest_ms)} or later; a key with the scope admin may backfill")
     if moment_ms > now_ms + FUTURE_MS_MAX:
         raise BadEvent(f".ts: is {text}, wanted {shown(now_ms + FUTURE_MS_MAX)} or earlier")
-    return moment_ms, text if len(text) == 24 and text[-1] == "Z" else shown(moment_ms)
+    return moment_ms, text if SHOWN.match(text) else shown(moment_ms)
 
 
 def _id(members: Members) -> str | None:

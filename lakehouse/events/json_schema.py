@@ -23,8 +23,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-DEPTH_MAX = 32
-PATTERN_CHARS_MAX = 512
+DEPTH_MAX, PATTERN_CHARS_MAX = 32, 512
 PATTERN_BYTES_MAX = 128 * 1024
 """What RE2 may take for one."""
 PATTERNS_KEPT = 512
@@ -148,11 +147,14 @@ def _check(path: str, node: dict[str, Any]) -> None:
 def _check_references(schema: dict[str, Any]) -> None:
     """Each leads to a schema. Raises BadSchema."""
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
+    known = {id(schema)}  # a thousand may refer to all of it
     for path, node in _nodes(schema):
         if isinstance(node.get("$ref"), str):
             try:
                 found = resolver.lookup(node["$ref"]).contents
-                Draft202012Validator.check_schema(found)
+                if id(found) not in known:
+                    Draft202012Validator.check_schema(found)
+                    known.add(id(found))
             except (Unresolvable, SchemaError, ValueError, LookupError, TypeError, AttributeError):
                 raise BadSchema(f"{path}/$ref: {node['$ref'][:60]!r} leads to no schema") from None
 

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from django.core.files.base import ContentFile
@@ -26,6 +25,7 @@ from pyiceberg.table import Table
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.conf import Settings
+from lakehouse.events import event
 from lakehouse.events.namespaces import PARENT_PREFIX, TABLE
 from lakehouse.models import Batch, EventExport, FlushTable, Parent
 
@@ -123,12 +123,13 @@ def _read(table: Table, path: str) -> pa.Table:
 
 
 def _line(body: str) -> bytes:
-    text = body.encode()
-    return (msgspec.json.format(text, indent=-1) if b"\n" in text else text) + b"\n"
+    return event.line(body.encode()) + b"\n"
 
 
 def _put(store: Storage, name: str, data: bytes) -> None:
     if store.exists(name):
+        if store.size(name) == len(data):
+            return  # whoever wrote it may have moved the position, so that nobody would write it again
         store.delete(name)  # a run before this one died here
     saved = store.save(name, ContentFile(data))
     if saved != name:

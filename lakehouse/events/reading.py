@@ -7,7 +7,8 @@ acknowledged is seen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ import orjson
 from asgiref.sync import sync_to_async
 
 from lakehouse.errors import QueryError
-from lakehouse.events import answers, callers, homes, waiting
+from lakehouse.events import answers, callers, event, homes, waiting
 from lakehouse.events import wanted as wanting
 from lakehouse.events.ingest import ReadBody, correlation
 from lakehouse.events.namespaces import TABLE
@@ -100,6 +101,7 @@ async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIt
     try:
         asked = callers.asked_of(scope, is_open=house.settings.open)
         _, namespace = await callers.permit(house, scope, asked, QUERY, ADMIN)
+        is_welcome = partial(callers.is_welcome, house, asked, namespace, QUERY, ADMIN)
         wanted = wanting.read(asked.query)
         last = _last_event(scope)
         streams = streams_of(house)
@@ -110,30 +112,44 @@ async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIt
         return answers.refused(exc, correlation_id)
     parent_id = await sync_to_async(homes.find)(namespace)
     after = 0 if parent_id is None else await sync_to_async(waiting.last_batch)(parent_id)
-    return _tail(house, streams, namespace, wanted, after if last is None else min(last, after))
+    tail = _tail(house, namespace, wanted, after if last is None else min(last, after), is_welcome)
+    return _counted(streams, tail)
 
 
-async def _tail(house: House, streams: Streams, namespace: str, wanted: Wanted, after: int) -> AsyncIterator[bytes]:
+async def _counted(streams: Streams, tail: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     streams.count += 1
     try:
-        yield b"retry: 1000\n\n"
-        silent = 0
-        while not house.is_closing:
-            parent_id = await sync_to_async(homes.find)(namespace)
-            found = [] if parent_id is None else await sync_to_async(waiting.steps)(parent_id, wanted, after=after)
-            for step in found:
-                after = step.batch_id
-                if text := _told(step):
-                    silent = 0
-                    yield text
-            silent += 1
-            if silent > SILENCE_POLLS_MAX:
-                silent = 0
-                yield b": still here\n\n"
-            if not found:
-                await asyncio.sleep(POLL_S)
+        async with aclosing(tail):
+            async for text in tail:
+                yield text
     finally:
         streams.count -= 1
+
+
+async def _tail(
+    house: House, namespace: str, wanted: Wanted, after: int, is_welcome: Callable[[], bool]
+) -> AsyncGenerator[bytes]:
+    """Until the process stops, or the key that opened it is good no more."""
+    yield b"retry: 1000\n\n"
+    silent, checked_ms = 0, house.now_ms()
+    while not house.is_closing:
+        if abs(house.now_ms() - checked_ms) >= callers.CHECKED_MS:
+            if not await sync_to_async(is_welcome)():
+                return
+            checked_ms = house.now_ms()
+        parent_id = await sync_to_async(homes.find)(namespace)
+        found = [] if parent_id is None else await sync_to_async(waiting.steps)(parent_id, wanted, after=after)
+        for step in found:
+            after = step.batch_id
+            if text := _told(step):
+                silent = 0
+                yield text
+        silent += 1
+        if silent > SILENCE_POLLS_MAX:
+            silent = 0
+            yield b": still here\n\n"
+        if not found:
+            await asyncio.sleep(POLL_S)
 
 
 def _told(step: waiting.Step) -> bytes:
@@ -143,7 +159,7 @@ def _told(step: waiting.Step) -> bytes:
             b'event: gap\nid: %d\ndata: {"text":"events of a batch went into the table; GET /events has them"}\n\n'
             % (step.batch_id)
         )
-    lines = [b"event: event\ndata: %b\n" % one.body for one in step.events]
+    lines = [b"event: event\ndata: %b\n" % event.line(one.body) for one in step.events]
     if not lines:
         return b""
     return b"\n".join([*lines[:-1], b"id: %d\n%b" % (step.batch_id, lines[-1])]) + b"\n"

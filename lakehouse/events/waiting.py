@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
+from lakehouse.events.event import UNREADABLE
 from lakehouse.events.namespaces import TABLE
 from lakehouse.events.wanted import Found, Wanted
 from lakehouse.models import Batch, BatchState
@@ -16,7 +17,9 @@ from rpc import columns
 from rpc.batch import Encoding
 
 WAITS = (BatchState.PENDING, BatchState.FLUSHING, BatchState.FALLBACK)
-BATCHES_AT_ONCE = 100
+BATCHES_AT_ONCE, BYTES_AT_ONCE = 100, 4 * 1024 * 1024
+"""Of a live tail; of the bytes a single batch may have more."""
+PAYLOADS_AT_ONCE = 10
 MINUTE_MS = 60_000
 
 
@@ -55,7 +58,7 @@ def kinds(parent_id: int, *, first_ms: int, last_ms: int, bytes_max: int) -> Kin
     counts: Counter[tuple[int, str]] = Counter()
     wanted, left = Wanted(first_ms=first_ms, last_ms=last_ms), bytes_max
     rows = Batch.objects.filter(parent=parent_id, state__in=WAITS, stored__isnull=False).order_by("-pk")
-    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(BATCHES_AT_ONCE):
+    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(PAYLOADS_AT_ONCE):
         if (left := left - len(payload)) < 0 and counts:
             return Kinds(counts, is_whole=False)
         for one in _events(encoding, payload, wanted):
@@ -70,17 +73,28 @@ def last_batch(parent_id: int) -> int:
 
 def steps(parent_id: int, wanted: Wanted, *, after: int) -> list[Step]:
     """The batches behind this one, the oldest first."""
-    rows = Batch.objects.filter(parent=parent_id, pk__gt=after).order_by("pk")
-    found = rows.values_list("pk", "encoding", "stored__payload")[:BATCHES_AT_ONCE]
+    behind = Batch.objects.filter(parent=parent_id, pk__gt=after).order_by("pk")
+    last = _end(behind.values_list("pk", "size_bytes")[:BATCHES_AT_ONCE])
+    found = behind.filter(pk__lte=last).values_list("pk", "encoding", "stored__payload")
     return [
         Step(pk, [] if payload is None else list(_events(encoding, payload, wanted)), payload is None)
         for pk, encoding, payload in found
     ]
 
 
+def _end(batches: Iterable[tuple[int, int]]) -> int:
+    """The last of them that is taken at once."""
+    last, left = 0, BYTES_AT_ONCE
+    for pk, size_bytes in batches:
+        if (left := left - size_bytes) < 0 and last:
+            break
+        last = pk
+    return last
+
+
 def _fitting(parent_id: int, wanted: Wanted) -> Iterator[Found]:
     rows = Batch.objects.filter(parent=parent_id, state__in=WAITS, stored__isnull=False).order_by("pk")
-    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(BATCHES_AT_ONCE):
+    for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(PAYLOADS_AT_ONCE):
         yield from _events(encoding, payload, wanted)
 
 
@@ -95,6 +109,17 @@ def _events(encoding: str, payload: bytes | memoryview, wanted: Wanted) -> Itera
         if (
             entry.table == TABLE.encode()
             and wanted.is_near(entry.timestamp_ms)
+            and _is_event(entry.after)
             and wanted.fits(entry.timestamp_ms, event_id, entry.after)
         ):
             yield Found(entry.timestamp_ms, event_id, entry.after)
+
+
+def _is_event(body: bytes) -> bool:
+    """Whether it can be read: a child with a socket may have written anything into this table, too."""
+    try:
+        _kind.decode(body)
+        body.decode()
+    except UNREADABLE:
+        return False
+    return True

@@ -87,7 +87,7 @@ class Wanted:
 
     def sql(self, namespace: str) -> tuple[str, dict[str, Any]]:
         """One event more than the page has, to know whether there is another page."""
-        conditions, values = ["ns = $ns"], {"ns": namespace}
+        conditions, values = ["ns = $ns", "_after IS NOT NULL"], {"ns": namespace}
         for condition, name, value in (
             ("type = $type", "type", None if self.type.endswith("*") else self.type or None),
             ("starts_with(type, $prefix)", "prefix", self.prefix),
@@ -138,7 +138,7 @@ def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
         if len(words.get(name, "")) > WORD_CHARS_MAX:
             raise refuse(Code.INVALID_REQUEST, f"{name}: has more than {WORD_CHARS_MAX} characters")
     if "limit" in words:
-        if not words["limit"].isdecimal() or not 1 <= int(words["limit"][:9]) <= LIMIT_MAX:
+        if not words["limit"].isdecimal() or len(words["limit"]) > 9 or not 1 <= int(words["limit"]) <= LIMIT_MAX:
             raise refuse(Code.INVALID_REQUEST, f"limit: is {words['limit'][:40]!r}, wanted 1 to {LIMIT_MAX}")
         limit = int(words["limit"])
     moments = {name: _moment(name, words[name]) for name in ("before", "after", "from", "to") if name in words}

@@ -27,6 +27,7 @@ from lakehouse.http import cdc
 from lakehouse.journal.accept import Source
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.house import House
+from rpc.surrogates import mended
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _payload(body: bytes, content_type: str) -> dict[str, Any]:
         if content_type.startswith("application/x-www-form-urlencoded"):
             form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
             return _members.decode(form["payload"]) if set(form) == {"payload"} else form
-        return _members.decode(body)
+        return _members.decode(mended(body))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise refuse(Code.INVALID_JSON, "the payload is no JSON object") from None
 

@@ -78,7 +78,7 @@ class Visits:
         """The visit this request belongs to, or the answer that sends it away."""
         key = _address(house, scope), access.digest_of(knock.token), knock.parent
         visit = self.visits.get(key)
-        if visit is not None and house.now_ms() - visit.checked_ms < CHECKED_MS:
+        if visit is not None and abs(house.now_ms() - visit.checked_ms) < CHECKED_MS:
             self.visits.move_to_end(key)
             return visit
         task = self.knocking.get(key)
@@ -91,7 +91,7 @@ class Visits:
         """The child of this name, for a visit whose key may write as it."""
         place, now_ms = (visit.key, name), house.now_ms()
         known = self.children.get(place)
-        if known is not None and now_ms - known.checked_ms < CHECKED_MS and shard in (None, known.shard):
+        if known is not None and abs(now_ms - known.checked_ms) < CHECKED_MS and shard in (None, known.shard):
             self.children.move_to_end(place)
             return known.source
         try:

@@ -26,6 +26,8 @@ def places(names: Sequence[Name], *, allows: Callable[[str], bool]) -> list[Plac
 
     Where the journal is asked too, all is of one moment: what it says of a table is true of the files of the query.
     """
+    if any("\0" in name.namespace + name.table for name in names):
+        raise InvalidQuery("there is a NUL in the name of a table or namespace, and no such one can be")
     is_of_journal = any(name.table.lower() in journal_tables.NAMES for name in names)
     moment: AbstractContextManager[None] = one_moment() if is_of_journal else nullcontext()
     with moment:

@@ -8,6 +8,7 @@ grows within its source. The id of an event is made of where it came from, so it
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -67,7 +68,8 @@ class Event(NamedTuple):
 def event_of(parent: str, entry: Entry) -> Event:
     after = _read(entry.after)
     if entry.table == EVENTS_TABLE and entry.operation == 0 and _is_event(after):
-        return _told_as_it_is(after, entry, parent)
+        with suppress(orjson.JSONEncodeError):  # too deep to get an id, so it is told as any other document
+            return _told_as_it_is(after, entry, parent)
     event_id, name = id_of(parent, entry), f"collection.{OPERATIONS[entry.operation]}"
     event: dict[str, Any] = {
         "id": event_id,

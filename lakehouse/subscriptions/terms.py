@@ -24,6 +24,7 @@ ATTEMPTS_MAX = 20
 OURS = ("lakehouse", "celery", "evodb_site")
 """Tasks that begin like this are never a target: they would be done with words of strangers."""
 _GROUP = re.compile(r"[A-Za-z0-9._-]{1,60}\Z")
+_UNFIT = re.compile("[\0\ud800-\udfff]")
 _TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\Z")
 _NUMBERS = {"attempts_max": (1, ATTEMPTS_MAX), "batch_events": (1, BATCH_EVENTS_MAX), "batch_ms": (1, BATCH_MS_MAX)}
 
@@ -76,10 +77,15 @@ def _of_name(name: str) -> str | None:
     return f"name is {name[:60]!r}, wanted 1 to {NAME_CHARS_MAX} printable characters"
 
 
+def is_storable(text: str) -> bool:
+    """Whether every database takes it."""
+    return _UNFIT.search(text) is None
+
+
 def _of_table(table: str) -> str | None:
-    if len(table) <= TABLE_CHARS_MAX and "\0" not in table:
+    if len(table) <= TABLE_CHARS_MAX and is_storable(table):
         return None
-    return f"table is {table[:60]!r}, wanted at most {TABLE_CHARS_MAX} characters and none of them NUL"
+    return f"table is {table[:60]!r}, wanted at most {TABLE_CHARS_MAX} characters, none of them NUL or half a pair"
 
 
 def _of_url(target: str, allowed: Allowed) -> str | None:

@@ -12,6 +12,7 @@ from lakehouse.http import answers
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.models import Parent
 from lakehouse.parent.grants import Grant, fits
+from lakehouse.subscriptions import terms
 from lakehouse.subscriptions.documents import ID_MAX
 from lakehouse.subscriptions.models import Delivery, Subscription
 
@@ -48,7 +49,7 @@ def reaches(request: HttpRequest, parent: Parent) -> bool:
 
 
 def parent_of(request: HttpRequest, name: str) -> Parent:
-    found = Parent.objects.filter(name=name).first() if "\0" not in name else None
+    found = Parent.objects.filter(name=name).first() if terms.is_storable(name) else None
     if found is None or not reaches(request, found):
         raise problem(404, f"no parent is called {name[:100]!r}")
     return found

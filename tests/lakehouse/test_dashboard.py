@@ -530,3 +530,12 @@ async def test_who_may_look_and_not_change_sees_no_buttons() -> None:
     for page in ("subscriptions", "letters"):
         assert 'method="post"' not in await text_of(client, page, namespace="lake")
     assert (await client.post(address("retry", 1))).status_code == 403
+
+
+async def test_a_namespace_with_a_nul_in_it_is_another_one_and_no_error():
+    async with home():
+        client = await operator()
+        for page in PAGES:
+            assert (await client.get(address(page), {"namespace": "a\0b"})).status_code == 200
+        found = await client.get(address("sql-columns"), {"of": "a\0", "table": "b\0"})
+        assert found.status_code == 200

@@ -268,3 +268,14 @@ async def test_the_api_describes_itself() -> None:
         *wanted.split()
     }
     assert set(paths["/subscriptions/{pk}"]) == {"get", "put", "delete"}
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\u0000"'])
+async def test_a_text_that_no_database_takes_is_no_table_and_no_parent(text: bytes) -> None:
+    await a_parent("default")
+    token = await a_key()
+    body = b'{"name":"hook","pattern":"**","target":"https://example.com/","%b":%b}'
+    heard = await ask("POST", "/subscriptions/subscribe", body % (b"table", text), token=token)
+    assert problem(heard) == (400, "INVALID_REQUEST")
+    heard = await ask("POST", "/subscriptions/subscribe", body % (b"parent", text), token=token)
+    assert problem(heard) == (404, "NOT_FOUND")
