@@ -156,3 +156,11 @@ async def test_a_form_and_a_name_with_signs_are_taken():
     command, named = await rows()
     assert (command["type"], command["payload"]) == ("webhook.slack.delivery", {"command": "/deploy", "text": "now"})
     assert named["type"] == ("webhook.stripe.a_b_.._c" + "x" * 200)[:128]
+
+
+async def test_half_an_emoji_in_a_delivery_becomes_a_sign_and_costs_nobody_the_rest():
+    body = b'{"type":"message","text":"cut \\ud83d off"}'
+    async with home(events_webhook_secrets=SECRETS):
+        heard = await deliver("github", body, headers=signed("github", body))
+        assert heard.status == 200, heard.body
+    assert (await rows())[0]["payload"]["text"] == "cut \ufffd off"
