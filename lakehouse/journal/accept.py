@@ -81,7 +81,6 @@ FORGOTTEN = Refused(
 )
 """Its batch may come again: to call it refused for good would make the child throw it away."""
 
-
 SCHEMAS_CHANGED = Refused(NackReason.INTERNAL_ERROR, "the schemas of these events changed; ask them anew")
 
 
