@@ -112,6 +112,7 @@ FLOORS = {
         "lakehouse.catalog.upkeep.rounds",
         "lakehouse.current.refresh",
         "lakehouse.dashboard.minutes",
+        "lakehouse.events.hours",
         "lakehouse.events.jsonl",
         "lakehouse.fallback.recovery",
         "lakehouse.fallback.transfer",
