@@ -52,6 +52,7 @@ async def _stream(request: HttpRequest) -> HttpResponseBase:
         return _http(found)
     headers = {name.decode(): value.decode() for name, value in answers.ANYBODY}
     headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    headers["X-Correlation-ID"] = ingest.correlation(request.scope)  # type: ignore[attr-defined]  # an ASGI request
     return StreamingHttpResponse(found, content_type=reading.STREAM.decode(), headers=headers)
 
 

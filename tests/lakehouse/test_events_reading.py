@@ -351,11 +351,12 @@ async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
 
 async def lines_of(server, token, query=""):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.listener.getsockname()[1])
-    head = f"GET /events/stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
-    writer.write(head.encode())
+    head = f"GET /events/stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+    writer.write(f"{head}X-Correlation-ID: mine\r\n\r\n".encode())
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     assert answer.startswith("http/1.1 200"), answer
     assert "text/event-stream" in answer
+    assert "x-correlation-id: mine\r\n" in answer
     await reader.readuntil(b"retry: 1000\n\n")
     return reader, writer
 
