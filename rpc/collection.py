@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from rpc.emitter import EventEmitter
-from rpc.event_outbox import EventOutbox
+from rpc.event_outbox import EventBufferFullError, EventOutbox
 
 __all__ = ["CDCCollection", "SqliteCollection"]
 
@@ -100,7 +100,8 @@ class CDCCollection:
 
     def put_many(self, docs: Mapping[str, Any]) -> None:
         """All of them or none."""
-        with self._emitter.outbox.transaction(), _undone(self._collection, docs):
+        outbox = self._emitter.outbox
+        with outbox.turn(), _undone(self._collection, docs), outbox.transaction():
             for doc_id, doc in docs.items():
                 is_new = doc_id not in self._collection
                 prev = None if is_new else self._collection[doc_id]
@@ -110,7 +111,8 @@ class CDCCollection:
     def delete_many(self, doc_ids: Iterable[str]) -> int:
         """How many there were; all of them or none."""
         wanted, deleted = list(dict.fromkeys(doc_ids)), 0
-        with self._emitter.outbox.transaction(), _undone(self._collection, wanted):
+        outbox = self._emitter.outbox
+        with outbox.turn(), _undone(self._collection, wanted), outbox.transaction():
             for doc_id in wanted:
                 if doc_id in self._collection:
                     prev = self._collection[doc_id]
@@ -132,7 +134,7 @@ class _undone:  # noqa: N801 - read as a word of the `with` it stands in
         return None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, EventBufferFullError):  # which is said behind the commit
             return
         for doc_id, doc in self._before.items():
             if doc is _MISSING:

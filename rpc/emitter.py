@@ -130,6 +130,7 @@ class EventEmitter:
 
         What cannot be sent stays, and an alarm is set. Raises nothing of the network.
         """
+        self._after_a_fork()
         if self.is_circuit_open:
             return 0
         sent = 0
@@ -189,6 +190,7 @@ class EventEmitter:
 
     def close(self, *, flush: bool = True) -> None:
         """Send what can be sent, and end the thread. What is left waits in the outbox for the next process."""
+        self._after_a_fork()
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -248,9 +250,7 @@ class EventEmitter:
     def _notify(self, events: int) -> None:
         if not self._background or self._closed:
             return
-        if self._pid != os.getpid():  # a fork has our memory, and not our thread
-            self._pid, self._thread = os.getpid(), None
-            self._sending, self._wake = threading.Lock(), threading.Condition()
+        self._after_a_fork()
         with self._wake:
             self._since_flush += events
             if self._thread is None:
@@ -258,6 +258,12 @@ class EventEmitter:
                 self._thread.start()
             elif self._since_flush >= self.config.batch_size:
                 self._wake.notify()
+
+    def _after_a_fork(self) -> None:
+        """A fork has our memory, and not our thread, nor whoever held a lock."""
+        if self._pid != os.getpid():
+            self._pid, self._thread = os.getpid(), None
+            self._sending, self._wake = threading.Lock(), threading.Condition()
 
     def _run(self) -> None:
         """Send what is full or old enough, and again at the alarm; ends with the process."""

@@ -85,7 +85,7 @@ class EventOutbox:
         self._depth = self._dropped = 0
         self._pid = -1
         self._connection: sqlite3.Connection | None = None
-        with self._turn():
+        with self.turn():
             pass
 
     def append(self, bodies: Sequence[bytes]) -> None:
@@ -149,7 +149,7 @@ class EventOutbox:
                 )
 
     def number(self, name: str) -> int:
-        with self._turn() as connection:
+        with self.turn() as connection:
             found = _one(connection, "SELECT value FROM _evodb_event_number WHERE name = ?", name)
         return int(found or 0)
 
@@ -158,24 +158,24 @@ class EventOutbox:
             connection.executemany("INSERT OR REPLACE INTO _evodb_event_number VALUES (?, ?)", list(numbers.items()))
 
     def pending(self) -> int:
-        with self._turn() as connection:
+        with self.turn() as connection:
             return int(_one(connection, "SELECT count(*) FROM _evodb_event") or 0)
 
     def oldest_ms(self) -> int | None:
-        with self._turn() as connection:
+        with self.turn() as connection:
             found = _one(connection, "SELECT appended_ms FROM _evodb_event ORDER BY id LIMIT 1")
         return None if found is None else int(found)
 
     def aside(self, limit: int = 1000) -> list[SetAside]:
         """What was refused for good, the oldest first."""
-        with self._turn() as connection:
+        with self.turn() as connection:
             found = connection.execute("SELECT id, reason, time_ms, body FROM _evodb_event_aside LIMIT ?", (limit,))
             return [SetAside(*row) for row in found.fetchall()]
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing; inside another one it is part of that. Raises EventBufferFullError after the commit."""
-        with self._turn() as connection:
+        with self.turn() as connection:
             if self._depth == 0:
                 connection.execute("BEGIN IMMEDIATE")
                 self._dropped = 0
@@ -185,16 +185,20 @@ class EventOutbox:
             except BaseException:
                 self._depth -= 1
                 if self._depth == 0:
-                    connection.execute("ROLLBACK")
+                    _roll_back(connection)
                 raise
             self._depth -= 1
             if self._depth == 0:
-                connection.execute("COMMIT")
+                try:
+                    connection.execute("COMMIT")
+                except BaseException:
+                    _roll_back(connection)
+                    raise
                 if self._dropped:
                     raise EventBufferFullError(self._dropped)
 
     def close(self) -> None:
-        with self._turn() as connection:
+        with self.turn() as connection:
             connection.close()
             self._connection = None
 
@@ -216,7 +220,8 @@ class EventOutbox:
         self._dropped += surplus
 
     @contextmanager
-    def _turn(self) -> Iterator[sqlite3.Connection]:
+    def turn(self) -> Iterator[sqlite3.Connection]:
+        """Nobody else of this process is at it meanwhile."""
         if self._pid != os.getpid():
             _inherited.append(self._connection)  # neither used nor closed here, for it is another process's
             self._lock, self._connection = threading.RLock(), None
@@ -240,6 +245,12 @@ _inherited: list[sqlite3.Connection | None] = []
 
 def body_of(event: dict[str, object]) -> bytes:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_UUID)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Unless SQLite did, as it does when the disk is full."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _added(connection: sqlite3.Connection, name: str, more: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) ->
     except urllib.error.HTTPError as exc:
         with exc:
             return _answer(exc.code, exc)
-    except ValueError as exc:  # http.client on what is no HTTP
+    except (ValueError, http.client.HTTPException) as exc:  # what is no HTTP, or ends in its middle
         raise OSError(str(exc)) from exc
 
 

@@ -20,10 +20,11 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from lakehouse.conf import Settings
-from lakehouse.subscriptions import leases, settle, targets
+from lakehouse.subscriptions import leases, settle, targets, webhook
 from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.fan_out import FanOut
 from lakehouse.subscriptions.models import Subscription, SubscriptionState
+from lakehouse.subscriptions.retries import Outcome
 from lakehouse.subscriptions.settle import Tried
 from lakehouse.subscriptions.stream import Reader, ReadLake
 from lakehouse.subscriptions.targets import Message
@@ -126,7 +127,11 @@ class Deliverer:
 
     async def _send(self, message: Message) -> None:
         started_ms = self.now_ms()
-        outcome = await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
+        try:
+            outcome = await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
+        except Exception as exc:  # else nobody would ever write it down, and it would be on its way for good
+            log.exception("%s of %s", message.message_id, message.to)
+            outcome = Outcome(False, error=f"{type(exc).__name__}: {exc}"[: webhook.ERROR_CHARS_MAX])
         self._done.append(Tried(message, started_ms, self.now_ms() - started_ms, outcome))
         self._sending.pop(message.delivery_id, None)
         self._ended.set()

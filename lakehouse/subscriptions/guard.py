@@ -22,7 +22,7 @@ def networks(items: Iterable[str]) -> tuple[Network, ...]:
 
 def is_address(text: str) -> bool:
     try:
-        ip_address(text.partition("%")[0])
+        _read(text)
     except ValueError:
         return False
     return True
@@ -32,8 +32,13 @@ def is_allowed(text: str, allowed: Iterable[Network] = ()) -> bool:
     """Whether this address may be connected to. What is no address may not."""
     if not is_address(text):
         return False
-    address = ip_address(text.partition("%")[0])
+    address = _read(text)
     return all(_is_public(one) or any(one in network for network in allowed) for one in _hidden(address))
+
+
+def _read(text: str) -> Address:
+    """Raises ValueError. Behind a % is the link of an IPv6 address; 192.0.2.1%x is a name that somebody looks up."""
+    return ip_address(text.partition("%")[0] if ":" in text else text)
 
 
 def _hidden(address: Address) -> list[Address]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from django.db import transaction
@@ -21,6 +21,8 @@ from lakehouse.subscriptions.targets import Message
 from lakehouse.subscriptions.totals import Sums
 
 log = logging.getLogger(__name__)
+
+INTEGER_MAX = 2**31 - 1
 
 
 class Tried(NamedTuple):
@@ -63,7 +65,7 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
     with transaction.atomic():
         pending = Delivery.objects.select_for_update().filter(pk__in=by_id, state=DeliveryState.PENDING)
         rows = {row.pk: row for row in pending.defer("events").order_by("pk")}
-        still = [one for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
+        still = [_storable(one) for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
         turn = _Turn(now_ms, chance, {pk: row.created_ms for pk, row in rows.items()})
         _note_attempts(still)
         whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
@@ -76,12 +78,18 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
         totals.add(turn.sums)
 
 
+def _storable(one: Tried) -> Tried:
+    """What a stranger said, as every database takes it: a NUL would keep all that is written down with it."""
+    error = one.outcome.error.encode(errors="replace").decode().replace("\0", "\ufffd")
+    return one._replace(outcome=replace(one.outcome, error=error))
+
+
 def _note_attempts(tried: Sequence[Tried]) -> None:
     Attempt.objects.bulk_create(
         Attempt(
             delivery_id=one.message.delivery_id,
             started_ms=one.started_ms,
-            duration_ms=max(0, one.duration_ms),
+            duration_ms=min(max(0, one.duration_ms), INTEGER_MAX),
             status=one.outcome.status,
             error=one.outcome.error,
         )
@@ -118,7 +126,8 @@ def _count(subscription_id: int, events: int, now_ms: int) -> None:
 def _partly(one: Tried, turn: _Turn) -> None:
     """What was not taken is another message: under the same id a receiver would think that it has it."""
     assert one.outcome.delivered is not None
-    events, left = messages.without(one.message.events, one.outcome.delivered)
+    message = one.message
+    events, left = messages.without(message.events, one.outcome.delivered, event_count=message.event_count)
     if not left:
         _delivered([one], turn)
         return

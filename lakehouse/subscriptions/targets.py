@@ -103,6 +103,6 @@ def _taken(answer: bytes) -> frozenset[str] | None:
     """The events a receiver says it took; None when it says nothing of single ones, which means all."""
     try:
         found = msgspec.json.decode(answer, type=_Results)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return frozenset(one.event_id for one in found.results if one.success)

@@ -424,3 +424,63 @@ async def test_nobody_waits_for_a_clock_that_was_a_day_ahead(street: Street, hoo
     await street.deliver()
     assert hook.rows() == ["r1", "r1"]
     assert await every(Delivery, "state") == ["delivered"]
+
+
+@pytest.mark.parametrize("answer", [(500, b"no\0way"), (404, b"\0")])
+async def test_an_answer_with_a_nul_in_it_keeps_nobody_elses_messages_waiting(
+    street: Street, hook: Receiver, answer: Any
+) -> None:
+    shop, other = await a_shop(), await a_shop("other")
+    await subscribe(street, shop, hook.url("/nul"))
+    await subscribe(street, other, hook.url("/fine"))
+    hook.decide = lambda heard: answer if heard.path == "/nul" else (204, b"")
+    await commit(street, shop, run(1, 1))
+    await commit(street, other, run(1, 1))
+    one = street.deliverer()
+    for _ in range(20):
+        await one.round()
+    await one.stop()
+    assert sorted(await every(Delivery, "state")) in (["delivered", "pending"], ["dead", "delivered"])
+    assert sum("\0" in error for error in await every(Attempt, "error")) == 0
+
+
+@pytest.mark.parametrize("said", [b'{"results":[{"eventId":"\xff"}]}', b'{"results":' + b"[" * 5000])
+async def test_a_receiver_of_batches_that_answers_rubbish_took_all_of_it(
+    street: Street, hook: Receiver, said: bytes
+) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url(), batch_events=2)
+    hook.answers = [(200, said)]
+    await commit(street, shop, run(1, 2))
+    await asyncio.wait_for(street.deliver(), 20)
+    assert await every(Delivery, "state") == ["delivered"]
+
+
+async def test_a_clock_that_jumps_by_years_during_a_message_stops_no_deliverer(street: Street, hook: Receiver) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url())
+    await commit(street, shop, run(1, 1))
+
+    def answer(_: Any) -> Any:
+        street.clock.now_ms += 56 * 365 * 24 * 3600 * 1000
+        return 204, b""
+
+    hook.decide = answer
+    one = street.deliverer()
+    for _ in range(20):
+        await one.round()
+    await one.stop()
+    assert await every(Delivery, "state") == ["delivered"]
+    assert await every(Attempt, "duration_ms") == [2**31 - 1]
+
+
+async def test_an_event_with_two_ids_of_which_a_receiver_takes_one_stops_no_deliverer(
+    street: Street, hook: Receiver
+) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url(), batch_events=2)
+    hook.answers = [(200, b'{"results":[{"eventId":"b","success":true}]}')]
+    text = b'{"id":5,"id":"b","type":"a.b","ts":"2026-01-31T12:00:00.000Z"}'
+    await commit(street, shop, [entry(at, table="events")._replace(after=text) for at in (1, 2)])
+    await street.deliver()
+    assert await every(Delivery, "state", "last_error") == [("pending", "the receiver took 0 of 2 events")]

@@ -20,11 +20,16 @@ from tests.builders import NOW_MS
         *("100.64.0.1", "192.0.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"),
         *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "fd00:ec2::254", "2001:db8::1"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1"),
-        *("localhost", "", "1", "0x7f.1", "2130706433"),
+        *("localhost", "", "1", "0x7f.1", "2130706433", "8.8.8.8%evil.example", "8.8.8.8%"),
     ],
 )
 def test_no_webhook_goes_where_the_public_is_not(address: str) -> None:
     assert not guard.is_allowed(address)
+
+
+def test_a_name_that_begins_as_an_address_is_looked_up_before_anybody_connects_to_it() -> None:
+    assert not guard.is_address("8.8.8.8%evil.example")
+    assert guard.is_address("fe80::1%eth0")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::808:808"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import socket
+import sqlite3
 import threading
 
 import pytest
@@ -283,6 +285,62 @@ def test_a_source_needs_an_id_and_an_endpoint_a_scheme(tmp_path):
         EventEmitter("x", endpoint="lake.example", storage=tmp_path / "a.db")
 
 
+def test_a_fork_made_while_the_thread_sends_sends_and_closes(tmp_path, ingest, clock):
+    emitter = made(tmp_path, ingest, clock)
+    emitter.emit("parent")
+
+    def work():
+        assert emitter.flush() == 1
+        emitter.close()
+
+    with emitter._sending, emitter._wake:
+        forked = multiprocessing.get_context("fork").Process(target=work)
+        forked.start()
+        forked.join(20)
+        forked.kill()
+    assert forked.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    "said", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", b""]
+)
+def test_an_answer_that_is_no_http_is_no_answer_and_keeps_the_events(tmp_path, clock, said):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        options = {"storage": tmp_path / "events.db", "background": False, "now_ms": clock}
+        emitter = EventEmitter("shop-1", endpoint=f"http://127.0.0.1:{server.getsockname()[1]}/ingest", **options)
+        emitter.emit("a")
+        assert emitter.flush() == 0
+        assert (emitter.pending_count, emitter.get_retry_queue_stats().consecutive_failures) == (1, 1)
+        emitter.close(flush=False)
+        thread.join()
+
+
+class FullDisk:
+    """Of an outbox, at the moment of a commit; SQLite undoes the transaction by itself, or leaves that to us."""
+
+    def __init__(self, connection, *, undoes):
+        self._connection, self._undoes = connection, undoes
+
+    def execute(self, sql, *values):
+        if sql != "COMMIT":
+            return self._connection.execute(sql, *values)
+        if self._undoes:
+            self._connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+
 # Collections.
 
 
@@ -343,6 +401,32 @@ def test_a_change_that_fails_leaves_neither_a_document_nor_an_event_nor_a_gap(us
     users.put("2", {})
     assert [event[:2] for event in changes(emitter, ingest)] == [("insert", "1"), ("insert", "2")]
     assert [event["bookmark"][-1] for event in ingest.events] == ["1", "2"]
+
+
+@pytest.mark.parametrize("undoes", [True, False])
+def test_a_commit_that_fails_leaves_no_change_without_its_event_and_the_next_one_goes_on(
+    users, emitter, ingest, undoes
+):
+    users.put("1", {"name": "Ada"})
+    outbox = emitter.outbox
+    connection, outbox._connection = outbox._connection, FullDisk(outbox._connection, undoes=undoes)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        users.put_many({"1": {"name": "Bea"}, "2": {}})
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        users.delete("1")
+    outbox._connection = connection
+    assert (users.keys(), users.get("1")) == (["1"], {"name": "Ada"})
+    users.put("2", {})
+    assert [event[:2] for event in changes(emitter, ingest)] == [("insert", "1"), ("insert", "2")]
+
+
+def test_a_change_that_had_older_events_dropped_is_made_nevertheless(tmp_path, ingest, clock):
+    with made(tmp_path, ingest, clock, max_retry_queue_size=1) as emitter:
+        users = CDCCollection({}, emitter, "users")
+        users.put("1", {})
+        with pytest.raises(EventBufferFullError):
+            users.put("2", {})
+        assert (users.keys(), emitter.flush(), ingest.events[0]["docId"]) == (["1", "2"], 1, "2")
 
 
 def test_without_tracking_or_cdc_nothing_more_is_told(tmp_path, ingest, clock):
