@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -28,6 +28,12 @@ todo: $(READY) ## Events, undo by time travel and a subscription that survives a
 test: $(READY) ## The whole suite on SQLite, then what touches the database on PostgreSQL
 	$(PY) -m pytest $(SIDE_BY_SIDE)
 	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest $(SIDE_BY_SIDE) tests/lakehouse tests/contracts tests/acceptance
+
+test-ray: $(READY) ## The rewriting on Ray, in .venv-ray: Daft wants an older PyArrow than ours (300 MB once, then 30 s)
+	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
+	{ test -x .venv-ray/bin/python || uv venv --quiet --python $(PY) .venv-ray; } && \
+	uv pip install --quiet --python .venv-ray/bin/python -e '.[server,query,torture,dev,ray]'
+	.venv-ray/bin/python -m pytest tests/lakehouse/test_upkeep_ray.py
 
 serve: $(READY) ## A parent on this machine; prints its address and a key, Ctrl-C stops it cleanly
 	.venv/bin/evodb up

@@ -28,6 +28,8 @@ Last answer (November 2026, 2 cores of a virtual machine at idle priority; CPyth
 
   MB are those of the files, which have 27 bytes for each row's 180: rows/s is the better figure. Most of a query of
   50 ms is its process and reading metadata. After the updates the table has 2 010 000 rows, which the first four ask.
+  A py-spy profile of merging 90 files into 30 named what was mended after this run: a schema and a reader were made for
+  each look into a manifest (by turns 3.5 and 3.6 -> 1.9 and 2.3 s of CPU).
 
     make bench-tables      ROWS=100000 for the short one, ROWS=10000000 for the long one
 """

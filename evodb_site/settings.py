@@ -89,6 +89,7 @@ INSTALLED_APPS = [
     "lakehouse",
     "lakehouse.subscriptions",
     "lakehouse.dashboard",
+    "evodb_site.apps.SiteConfig",
     "django.contrib.staticfiles",
 ]
 MIDDLEWARE = [

@@ -1,8 +1,10 @@
 """A worker gives freed memory back to the system, where allocators keep it for a next time that needs as much.
 
 A flush and a merge of files each take some 100 MiB in pieces of megabytes and free them soon. With mimalloc, Arrow's
-choice, and glibc's own thresholds a worker with documents of 10 kB went from 286 MiB to 349 in 30 000 of them; with
-these it stays between 253 and 276, and a flush takes no more CPU (`make bench-flood` GB=0.3 MB_PER_S=10, by turns).
+choice, and glibc's own thresholds a worker with documents of 10 kB went from 286 MiB to 349 in 30 000 of them, with
+the system's pool and those thresholds to 465; with these it stays between 253 and 276 (`make bench-flood`, GB=0.3
+MB_PER_S=10). The price is 4.4 us of CPU for an entry of 180 bytes where it was 3.8 (`make bench-flush`, by turns): what
+is given back has to be had again.
 """
 
 from __future__ import annotations

@@ -176,17 +176,22 @@ def _patience(most_ms: int) -> Callable[[], bool]:
 
 @shared_task
 def export_events() -> int:
-    """Write events that were committed as JSON lines, as long as UPKEEP_MS. Returns how many files there are more.
+    """Write events that were committed as JSON lines, as long as UPKEEP_MS, and merge those of hours that are over.
+
+    Returns how many files were written.
 
     From our own catalog only, for a foreign one does not say which commit a row came with.
     """
     if not settings.EVODB.events_jsonl or settings.EVODB.catalog or not breaker_row.is_asked(now_ms=now_ms()):
         return 0
     from lakehouse.catalog.storage import from_settings
-    from lakehouse.events import jsonl
+    from lakehouse.events import hours, jsonl
 
     until_ms, config = now_ms() + UPKEEP_MS, settings.EVODB
-    return jsonl.export(jsonl.storage_of(config), from_settings(config), until=lambda: now_ms() >= until_ms)
+    store = jsonl.storage_of(config)
+    written = jsonl.export(store, from_settings(config), now_ms=now_ms, until=lambda: now_ms() >= until_ms)
+    hours.merge(store, now_ms=now_ms, until=lambda: now_ms() >= until_ms)
+    return written
 
 
 def _still_wanted(parent_id: int, trigger: FlushTrigger) -> FlushTrigger | None:

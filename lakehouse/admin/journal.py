@@ -6,7 +6,7 @@ from django.contrib import admin
 
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment, size
-from lakehouse.models import Batch, BatchPayload, EventExport, EventId, EventSchema
+from lakehouse.models import Batch, BatchPayload, EventExport, EventHour, EventId, EventSchema
 
 
 @admin.register(Batch)
@@ -54,6 +54,14 @@ class EventExportAdmin(ReadOnlyAdmin):
     list_select_related = ("parent",)
     search_fields = ("parent__name",)
     search_help_text = "Name of the parent"
+
+
+@admin.register(EventHour)
+class EventHourAdmin(ReadOnlyAdmin):
+    list_display = ("hour", "parent", moment("due_ms"), "file")
+    list_select_related = ("parent",)
+    search_fields = ("hour", "parent__name")
+    search_help_text = "How the hour begins (2026/01/31), or name of the parent"
 
 
 @admin.register(EventSchema)

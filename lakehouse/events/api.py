@@ -52,7 +52,16 @@ async def _stream(request: HttpRequest) -> HttpResponseBase:
         return _http(found)
     headers = {name.decode(): value.decode() for name, value in answers.ANYBODY}
     headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    headers["X-Correlation-ID"] = ingest.correlation(request.scope)  # type: ignore[attr-defined]  # an ASGI request
     return StreamingHttpResponse(found, content_type=reading.STREAM.decode(), headers=headers)
+
+
+async def _no_stream(request: HttpRequest) -> HttpResponse:
+    """Another method: a page asks before it shows a key in a header."""
+    correlation_id = ingest.correlation(request.scope)  # type: ignore[attr-defined]  # an ASGI request
+    if request.method == "OPTIONS":
+        return _http(answers.preflight("GET", correlation_id))
+    return _http(answers.not_allowed(request.path, str(request.method), "GET", correlation_id))
 
 
 def _http(response: Response) -> HttpResponse:
@@ -97,6 +106,8 @@ router.api_operation(
     response={200: None, **openapi.OF_READING},
     openapi_extra=openapi.stream(),
 )(_stream)
+
+router.api_operation([one for one in METHODS if one != "GET"], "/events/stream", include_in_schema=False)(_no_stream)
 
 for _provider in signatures.PROVIDERS:
     endpoint(

@@ -1,15 +1,14 @@
 """Events as JSON lines, by their time: <namespace>/events/YYYY/MM/DD/HH/<ulid>.jsonl, through Django's storage API.
 
-    commit ─▶ its rows ─▶ a file for each hour ─▶ position
+    commit ─▶ its rows ─▶ a file for each hour ─▶ position          and later: the files of an hour ─▶ one (hours)
 
 After the commit, pulling by its number: what is in no table is in no file. A file's name is made of the commit and the
 hour, and the position moves when all of a commit is written; so whoever dies in between, the next one writes the same
-files again, and each event is in one of them.
+files again, and each event is in one of them. In a folder a file is on the disk before the position moves.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,19 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage
-from pyiceberg.expressions import In
+from pyiceberg.expressions import EqualTo
 from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.conf import Settings
 from lakehouse.events import event
+from lakehouse.events.hours import folder_of, keep, touch, ulid
 from lakehouse.events.namespaces import PARENT_PREFIX, TABLE
-from lakehouse.models import Batch, EventExport, FlushTable, Parent
+from lakehouse.models import EventExport, FlushTable, Parent
 
 log = logging.getLogger(__name__)
 
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 COLUMNS = ["_ts", "_after"]
 
 
@@ -55,7 +54,7 @@ def storage_of(settings: Settings) -> Storage:
     return found
 
 
-def export(store: Storage, catalog: DjangoCatalog, *, until: Callable[[], bool]) -> int:
+def export(store: Storage, catalog: DjangoCatalog, *, now_ms: Callable[[], int], until: Callable[[], bool]) -> int:
     """Write what was committed since the last time; returns how many files there are more."""
     files = 0
     for parent in Parent.objects.filter(name__startswith=PARENT_PREFIX).order_by("pk"):
@@ -63,14 +62,14 @@ def export(store: Storage, catalog: DjangoCatalog, *, until: Callable[[], bool])
         for number in range(position.commit_number + 1, parent.commit_number + 1):
             if until():
                 return files
-            files += _export(store, catalog, parent, number)
+            files += _export(store, catalog, parent, number, now_ms())
             moved = EventExport.objects.filter(pk=parent.pk, commit_number=number - 1).update(commit_number=number)
             if not moved:  # somebody else is at it; the files are the same
                 break
     return files
 
 
-def _export(store: Storage, catalog: DjangoCatalog, parent: Parent, number: int) -> int:
+def _export(store: Storage, catalog: DjangoCatalog, parent: Parent, number: int, now_ms: int) -> int:
     done = FlushTable.objects.filter(flush__parent=parent, flush__commit_number=number, table=TABLE)
     found = done.select_related("flush").first()
     if found is None:
@@ -85,13 +84,14 @@ def _export(store: Storage, catalog: DjangoCatalog, parent: Parent, number: int)
         for moment, body in zip(moments, bodies, strict=True):
             hours[moment.strftime("%Y/%m/%d/%H")].append(_line(body))
     for hour, lines in hours.items():
+        touch(parent, hour, now_ms=now_ms)
         name = ulid(found.flush.finished_ms or 0, f"{parent.namespace} {number} {hour}")
-        _put(store, f"{parent.namespace}/{TABLE}/{hour}/{name}.jsonl", b"".join(lines))
+        keep(store, f"{folder_of(parent, hour)}/{name}.jsonl", ContentFile(b"".join(lines)))
     return len(hours)
 
 
 def _rows(table: Table, found: FlushTable) -> Iterator[pa.Table]:
-    """What this commit appended: its own files, or when they were merged since, its batches."""
+    """What this commit appended: its own files, or when they were merged since, its rows."""
     snapshot = table.metadata.snapshot_by_id(found.snapshot_id)
     try:
         if snapshot is not None:
@@ -100,9 +100,8 @@ def _rows(table: Table, found: FlushTable) -> Iterator[pa.Table]:
             return
     except FileNotFoundError as exc:
         log.info("a file of snapshot %d was merged: %s", found.snapshot_id, exc)
-    sequences = Batch.objects.filter(flush=found.flush).values_list("sequence", flat=True)
-    one_of: Any = In
-    these = one_of("_batch_seq", set(sequences))
+    of_flush: Any = EqualTo
+    these = of_flush("_flush", found.flush_id)
     yield table.scan(row_filter=these, selected_fields=tuple(COLUMNS)).to_arrow()
 
 
@@ -124,20 +123,3 @@ def _read(table: Table, path: str) -> pa.Table:
 
 def _line(body: str) -> bytes:
     return event.line(body.encode()) + b"\n"
-
-
-def _put(store: Storage, name: str, data: bytes) -> None:
-    if store.exists(name):
-        if store.size(name) == len(data):
-            return  # whoever wrote it may have moved the position, so that nobody would write it again
-        store.delete(name)  # a run before this one died here
-    saved = store.save(name, ContentFile(data))
-    if saved != name:
-        store.delete(saved)
-        raise OSError(f"{name} was written by somebody else at the same time; the next run finds it")
-
-
-def ulid(moment_ms: int, seed: str) -> str:
-    """The same for the same commit and hour."""
-    number = (moment_ms << 80) | int.from_bytes(hashlib.sha256(seed.encode()).digest()[:10], "big")
-    return "".join(CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,7 +1,6 @@
 """The table `events`: columns that are there from the first flush on, so that no query ever misses one. Pure.
 
-An event's members become columns as a document's do (docs/tables.md); these have a type before anybody sent them. What
-is an object in an event (`do`, `doc`, `properties`, ...) is JSON text in its column.
+An event's members become columns as a document's do (docs/tables.md); these have a type before anybody sent them.
 """
 
 from __future__ import annotations
@@ -11,23 +10,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.events import columns
+from lakehouse.events.columns import MOMENT, TEXT
 from lakehouse.events.namespaces import TABLE
 
-TEXTS_BEFORE = ("id", "ns", "type")
-TEXTS = (
-    *("do", "method", "namespace", "error", "collection", "docId", "doc", "prev", "bookmark", "reason"),
-    *("event", "properties", "traits", "userId", "anonymousId", "sessionId", "data"),
-    *("source", "webhook", "payload", "url", "actor", "meta"),
-)
-FIELDS: list[Any] = [
-    *(pa.field(name, pa.string()) for name in TEXTS_BEFORE),
-    pa.field("ts", pa.timestamp("us", tz="UTC")),
-    *(pa.field(name, pa.string()) for name in TEXTS),
-    pa.field("durationMs", pa.float64()),
-    pa.field("success", pa.bool_()),
-    pa.field("connectionCount", pa.int64()),
-    pa.field("code", pa.int64()),
-]
+TYPES: dict[str, Any] = {
+    TEXT: pa.string(),
+    MOMENT: pa.timestamp("us", tz="UTC"),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "BIGINT": pa.int64(),
+}
+FIELDS: list[Any] = [pa.field(name, TYPES[kind]) for name, kind in columns.COLUMNS.items()]
 COLUMNS = pa.schema(FIELDS)
 
 

@@ -101,11 +101,14 @@ def event_of(provider: str, hook: Hook, payload: dict[str, Any], *, now_ms: int)
 
 def _payload(body: bytes, content_type: str) -> dict[str, Any]:
     """Raises EventsRefused."""
+    is_form = content_type.lower().startswith("application/x-www-form-urlencoded")
     try:
-        if content_type.startswith("application/x-www-form-urlencoded"):
-            form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-            return _members.decode(form["payload"]) if set(form) == {"payload"} else form
-        return _members.decode(mended(body))
+        # Many clients call whatever they send a form.
+        if not is_form or body.lstrip().startswith(b"{"):
+            return _members.decode(mended(body))
+        pairs = parse_qs(body.decode(), keep_blank_values=True)
+        form = {name: values[0] if len(values) == 1 else values for name, values in pairs.items()}
+        return _members.decode(pairs["payload"][0]) if set(pairs) == {"payload"} else form
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise refuse(Code.INVALID_JSON, "the payload is no JSON object") from None
 

@@ -19,7 +19,7 @@ from ninja.errors import HttpError, ValidationError
 
 from lakehouse import metrics as series
 from lakehouse.events.api import router as events
-from lakehouse.http import answers, cdc, flushes, openapi, queries, rows
+from lakehouse.http import answers, cdc, flushes, openapi, pages, queries, rows
 from lakehouse.http import status as statuses
 from lakehouse.http.documents import (
     Answered,
@@ -68,8 +68,12 @@ def endpoint(method: str, path: str, **said: Any) -> Callable[[View], View]:
             api.api_operation(["HEAD"], path, by_alias=True, include_in_schema=False, **same)(view)
 
         async def not_allowed(request: HttpRequest, **_: str) -> HttpResponse:
+            if (said := pages.preflight(request, method)) is not None:
+                return _http(said)
             text = f"{path} answers {' and '.join(allowed)}, not {request.method}"
-            return _http(answers.answer(405, {"error": text}, (b"allow", ", ".join(allowed).encode())))
+            code = {"code": visitors.CODES[405]} if pages.is_for_pages(request) else {}
+            refusal = answers.answer(405, {"error": text, **code}, (b"allow", ", ".join(allowed).encode()))
+            return pages.shown(request, _http(refusal))
 
         # What stands in the path has to be a parameter of each of its operations.
         known = [one for name, one in signature(view).parameters.items() if name == "request" or f"{{{name}}}" in path]
@@ -204,7 +208,7 @@ async def store(request: HttpRequest) -> HttpResponse:
     "POST",
     "/query",
     summary="Ask the tables in SQL",
-    auth=AccessKeyAuth(QUERY, ADMIN, of_all_parents=True),
+    auth=visitors.KeyAuth(QUERY, ADMIN, of_all_parents=True),
     response={200: Answered, **openapi.OF_QUERY},
     openapi_extra=openapi.query_extra(),
 )
@@ -213,20 +217,21 @@ async def query(request: HttpRequest) -> HttpResponse:
     `admin`, and sees the tables of the key's namespaces."""
     grant = request.auth  # type: ignore[attr-defined]
     body, accept = request.read(queries.BODY_BYTES_MAX + 1), request.headers.get("accept", "")
-    return _http(await queries.answer(body, accept, grant=grant, caller=_caller(request), house=house()))
+    answer = await queries.answer(body, accept, grant=grant, caller=_caller(request), house=house())
+    return pages.shown(request, _http(answer))
 
 
 @endpoint(
     "DELETE",
     "/query/{query_id}",
     summary="Cancel a query",
-    auth=AccessKeyAuth(QUERY, ADMIN, of_all_parents=True),
+    auth=visitors.KeyAuth(QUERY, ADMIN, of_all_parents=True),
     response={200: Cancelled, **openapi.ERRORS, 404: QueryRefused},
 )
 async def cancel_query(request: HttpRequest, query_id: str) -> HttpResponse:
     """The one that was asked with this `queryId`, by the same key, of the same process. It is answered with 409 and
     `QUERY_CANCELLED`, and its process and its turn are free."""
-    return _http(queries.cancel(query_id, caller=_caller(request), house=house()))
+    return pages.shown(request, _http(queries.cancel(query_id, caller=_caller(request), house=house())))
 
 
 def _caller(request: HttpRequest) -> str:
@@ -244,7 +249,7 @@ api.add_router("/subscriptions", routes.router)
 
 @api.exception_handler(SentAway)
 def _sent_away(request: HttpRequest, exc: SentAway) -> HttpResponse:
-    return _http(exc.response)
+    return pages.shown(request, _http(exc.response))
 
 
 @api.exception_handler(ValidationError)

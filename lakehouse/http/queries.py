@@ -20,7 +20,7 @@ from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Headers, Response
 from lakehouse.parent.grants import Grant, fits
 from lakehouse.parent.house import House
-from lakehouse.query import lake_tables
+from lakehouse.query import json_lines, lake_tables
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Engine, Query
 from lakehouse.query.messages import Answer, Name, Place
 
@@ -98,10 +98,11 @@ def _query(data: bytes, accept: str, grant: Grant, *, rows_max: int) -> tuple[Qu
     if body.timeout_ms is not None and body.timeout_ms < 1:
         raise InvalidQuery(f"timeoutMs: is {body.timeout_ms}, wanted at least 1")
     wanted = "arrow" if ARROW_TYPE in accept else "csv" if "text/csv" in accept else "json"
+    otherwise = namespaces.DEFAULT if json_lines.names_paths(body.sql) else DEFAULT_NAMESPACE
     query = Query(
         sql=body.sql,
         parameters=body.parameters,
-        namespace=_namespace(grant) if body.namespace is UNSET else body.namespace,
+        namespace=_namespace(grant, otherwise) if body.namespace is UNSET else body.namespace,
         as_of=str(body.as_of),
         rows_max=limit,
         timeout_ms=body.timeout_ms,
@@ -125,7 +126,7 @@ def _limit(limit: int | UnsetType, rows_max: int, *, otherwise: int) -> int:
     return found
 
 
-def _namespace(grant: Grant, otherwise: str = DEFAULT_NAMESPACE) -> str:
+def _namespace(grant: Grant, otherwise: str) -> str:
     """Of tables without one: a key for one namespace means that one."""
     if len(grant.namespaces) == 1 and not set(grant.namespaces[0]) & set("*?["):
         return grant.namespaces[0]

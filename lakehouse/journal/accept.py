@@ -81,7 +81,6 @@ FORGOTTEN = Refused(
 )
 """Its batch may come again: to call it refused for good would make the child throw it away."""
 
-
 SCHEMAS_CHANGED = Refused(NackReason.INTERNAL_ERROR, "the schemas of these events changed; ask them anew")
 
 
@@ -225,10 +224,9 @@ def _known(group: Group, source: Source, epoch: int, frame: BatchFrame) -> set[i
 
 def _misfit(frame: BatchFrame, fresh: Content | None, buffer: Buffer) -> Refused | None:
     """What a strict schema has against the entries that would be stored; `fresh` None means all."""
-    if not buffer.schema_version:
-        return None
     of = None if fresh is None or fresh.entries == frame.entries else lambda: indices_in(frame, fresh)
-    said = strict.complaint(frame, registry.strict(buffer.parent_id, buffer.schema_version), of=of)
+    schemas = registry.strict(buffer.parent_id, buffer.schema_version) if buffer.schema_version else {}
+    said = strict.complaint(frame, schemas, of=of) if schemas else None
     return Refused(NackReason.INVALID_FORMAT, said) if said else None
 
 

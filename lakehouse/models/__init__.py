@@ -9,7 +9,7 @@ from lakehouse.models.breaker import StoreBreaker
 from lakehouse.models.catalog import IcebergTable, Namespace
 from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.current import CurrentSource, CurrentTable
-from lakehouse.models.events import EventExport, EventId, EventSchema
+from lakehouse.models.events import EventExport, EventHour, EventId, EventSchema
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
@@ -32,6 +32,7 @@ __all__ = [
     "DriftField",
     "DriftKind",
     "EventExport",
+    "EventHour",
     "EventId",
     "EventSchema",
     "FallbackBatch",

@@ -1,4 +1,4 @@
-"""Events: their schemas, which ids a namespace has stored already, and how far they are written as JSON lines."""
+"""Events: their schemas, which ids a namespace has stored, how far they are written as JSON lines, hours to merge."""
 
 from __future__ import annotations
 
@@ -31,6 +31,28 @@ class EventExport(models.Model):
 
     def __str__(self) -> str:
         return f"JSON lines up to commit {self.commit_number}"
+
+
+class EventHour(models.Model):
+    """An hour of a namespace in which there may be files of JSON lines to merge, until nothing is left to do.
+
+    Who works at it has its epoch. Lines of the files in `gone` are in `file`, so none of them may be there any more.
+    """
+
+    parent = models.ForeignKey(Parent, on_delete=models.CASCADE, related_name="event_hours")
+    hour = models.CharField(max_length=13, help_text="YYYY/MM/DD/HH, which is its folder.")
+    due_ms = models.BigIntegerField()
+    epoch = models.PositiveIntegerField(default=0)
+    file = models.CharField(max_length=32, default="", blank=True)
+    planned = models.CharField(max_length=32, default="", blank=True, help_text="Is being written, or was at a death.")
+    gone = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["parent", "hour"], name="event_hour_once")]
+        indexes = [models.Index(fields=["due_ms"], name="event_hour_by_due")]
+
+    def __str__(self) -> str:
+        return f"{self.parent}/{self.hour}"
 
 
 class EventSchema(models.Model):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import orjson
 
 from lakehouse.current.names import changes_of
+from lakehouse.events.columns import COLUMNS, MOMENT, TEXT
 from lakehouse.journal import progress
 from lakehouse.query.messages import Rows
 
@@ -45,6 +46,18 @@ _CURRENCY = {
     "refreshed_at": "TIMESTAMPTZ",
 }
 """Of the watermarks where the tables of now are."""
+
+
+_EVENT = {
+    **dict.fromkeys(("_op", "_row_id", "_source", "_shard"), TEXT),
+    **dict.fromkeys(("_epoch", "_seq", "_batch_seq"), "BIGINT"),
+    **dict.fromkeys(("_ts", "_received_at"), MOMENT),
+    **dict.fromkeys(("_before", "_after", "_rest"), TEXT),
+    **COLUMNS,
+    "_flush": "BIGINT",
+}
+NO_EVENTS = Rows(_EVENT, "[]")
+"""The table `events` of a namespace whose first events wait for a flush."""
 
 
 def rows(name: str, namespace: str) -> Rows:

@@ -12,11 +12,20 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from lakehouse.errors import InvalidQuery
+from lakehouse.query.quoting import identifier
 
 FUNCTIONS = {b"read_json_auto", b"read_json", b"read_ndjson", b"read_ndjson_auto"}
 STORE = re.compile(r"(?:r2|s3|gs)://(?P<path>[^?#]*)\Z")
-GLOB = re.compile(r"[A-Za-z0-9_*-]+(?:\.jsonl)?\Z")
+PATH = re.compile(r"\bread_(?:nd)?json(?:_auto)?\s*\(\s*'(?:r2|s3|gs)://", re.IGNORECASE)
+ALL_OF = re.compile(r"(?:\*{1,2}/)*\*{1,2}(?:\.jsonl)?\Z")
+"""Whatever is in a folder; a name or half a name would not be all of a time, which is all that is known here."""
+NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 TABLE = "events"
+
+
+def names_paths(sql: str) -> bool:
+    """Whether a query reads paths; then a table without a namespace is one of events."""
+    return PATH.search(sql) is not None
 
 
 def in_words_of_the_lake(sql: str, starts: Sequence[int]) -> str:
@@ -37,23 +46,34 @@ def in_words_of_the_lake(sql: str, starts: Sequence[int]) -> str:
 
 
 def _rows(path: str) -> str:
-    span = _span(path)
+    """Raises InvalidQuery."""
+    table, parts = _table(path.split("/"))
+    span = _span(path, parts)
     where = "" if span is None else f" WHERE _ts >= TIMESTAMPTZ '{span[0]}' AND _ts < TIMESTAMPTZ '{span[1]}'"
-    return f"(SELECT * FROM {TABLE}{where})"  # noqa: S608 - two times that were made here
+    return f"(SELECT * FROM {table}{where})"  # noqa: S608 - a checked name and two times that were made here
 
 
-def _span(path: str) -> tuple[str, str] | None:
+def _table(parts: list[str]) -> tuple[str, list[str]]:
+    """The table of a path, and what follows it: `[bucket/]events/...`, `bucket/...`, or as the export has it
+    `bucket/[folder/]<namespace>/events/...`.
+    """
+    at = max((index for index, part in enumerate(parts) if part == TABLE), default=None)
+    if at is None:
+        return TABLE, parts[1:]
+    if at < 2 or not NAMESPACE.match(parts[at - 1]):
+        return TABLE, parts[at + 1 :]
+    return f"{identifier(parts[at - 1])}.{TABLE}", parts[at + 1 :]
+
+
+def _span(path: str, parts: list[str]) -> tuple[str, str] | None:
     """The time a path is for. Raises InvalidQuery."""
-    parts = path.split("/")
-    if parts[0] != TABLE or parts[1:2] == [TABLE]:
-        parts = parts[1:]  # the bucket
-    if parts[:1] == [TABLE]:
-        parts = parts[1:]
     numbers: list[int] = []
     while parts and parts[0].isascii() and parts[0].isdecimal() and len(numbers) < 4:
-        numbers.append(int(parts.pop(0)[:9]))
-    if not parts or not all(GLOB.match(part) for part in parts):
-        raise InvalidQuery(f"the path {path[:100]!r} is none of events, wanted <bucket>/events/YYYY/MM/DD/HH/*.jsonl")
+        numbers.append(int(parts[0][:9]))
+        parts = parts[1:]
+    if not ALL_OF.match("/".join(parts)):
+        wanted = "wanted <bucket>/events/YYYY/MM/DD/HH/*.jsonl, all of a year, month, day or hour"
+        raise InvalidQuery(f"the path {path[:100]!r} is none of events, {wanted}")
     if not numbers:
         return None
     try:

@@ -12,6 +12,7 @@ from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.current.names import changes_of, current_of
 from lakehouse.errors import ForbiddenQuery, InvalidQuery
+from lakehouse.events.namespaces import TABLE, is_namespace, parent_of
 from lakehouse.journal.child_tables import one_moment
 from lakehouse.models import IcebergTable, Parent
 from lakehouse.query import journal_tables
@@ -59,7 +60,13 @@ def _place(name: Name, allows: Callable[[str], bool]) -> Place:
         raise ForbiddenQuery(f"the access key is not meant for the namespace {name.namespace[:100]}")
     if wanted in found:
         return Place(name.namespace, name.table, found[wanted])
+    if not found and name.table.lower() == TABLE and _waits_for_events(name.namespace):
+        return Place(name.namespace, name.table, "", journal_tables.NO_EVENTS)
     raise InvalidQuery(_unknown(name, several=len(found)))
+
+
+def _waits_for_events(namespace: str) -> bool:
+    return is_namespace(namespace) and Parent.objects.filter(name=parent_of(namespace)).exists()
 
 
 def _of_journal(name: Name, allows: Callable[[str], bool]) -> Place | None:

@@ -97,7 +97,9 @@ class Terms(Schema):
 
 class NewSubscription(Terms, Start):
     model_config = _STRICT
-    parent: str = DEFAULT_PARENT
+    parent: str | None = Field(
+        None, description=f"Without it a key ns_... means its events, any other {DEFAULT_PARENT}."
+    )
     name: str
     pattern: str
     target_kind: TargetKind = "webhook"

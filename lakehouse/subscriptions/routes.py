@@ -21,7 +21,6 @@ from pydantic import Field
 from lakehouse.clock import now_ms
 from lakehouse.models import Parent
 from lakehouse.parent.grants import ADMIN, SUBSCRIBE
-from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.subscriptions import desk, documents, places
 from lakehouse.subscriptions.documents import (
     ID_MAX,
@@ -42,7 +41,15 @@ from lakehouse.subscriptions.documents import (
 )
 from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, SubscriptionState
 from lakehouse.subscriptions.patterns import matches
-from lakehouse.subscriptions.visitors import KeyAuth, delivery_of, parent_of, problem, reached, subscription_of
+from lakehouse.subscriptions.visitors import (
+    KeyAuth,
+    delivery_of,
+    meant,
+    problem,
+    reached,
+    refuse_others,
+    subscription_of,
+)
 
 ERRORS = dict.fromkeys((400, 401, 403, 404, 409, 429, 503), Problem)
 EVENT_TYPE_CHARS_MAX = 128
@@ -64,7 +71,7 @@ class Sent(Schema):
 
 
 class Match(Schema):
-    parent: str = DEFAULT_PARENT
+    parent: str | None = None
     event_type: str = Field(alias="eventType", min_length=1, max_length=EVENT_TYPE_CHARS_MAX)
     table: str = ""
 
@@ -89,7 +96,7 @@ def route(method: str, path: str, document: type[Schema], summary: str, *, statu
 @route("POST", "/subscribe", Done, "Subscribe", status=201)
 def subscribe(request: HttpRequest, body: NewSubscription) -> Status[Done]:
     """Starts now, at a moment, or behind a snapshot. The answer has the secret that signs, this once."""
-    parent = parent_of(request, body.parent)
+    parent = meant(request, body.parent)
     fields = body.model_dump(exclude={"parent", "start_at", "start_snapshot"})
     _check(fields)
     try:
@@ -128,7 +135,7 @@ def listed(request: HttpRequest, query: Query[Page]) -> Listed:
 @route("GET", "/match", Listed, "Who would hear?")
 def match(request: HttpRequest, query: Query[Match]) -> Listed:
     """The active subscriptions of a parent that an event of this type is for."""
-    parent = parent_of(request, query.parent)
+    parent = meant(request, query.parent)
     active = Subscription.objects.filter(parent=parent, state=SubscriptionState.ACTIVE).select_related("parent")
     rows = (one for one in active.order_by("pk") if one.table in ("", query.table))
     fitting = [one for one in rows if matches(one.pattern, query.event_type)]
@@ -237,6 +244,9 @@ def deliveries(request: HttpRequest, pk: int, query: Query[Sent]) -> Sendings:
     chosen = rows if query.state is None else rows.filter(state=query.state)
     found = list(chosen.defer("events").order_by("pk")[: query.limit + 1])
     return Sendings(deliveries=[documents.sent(one) for one in found[: query.limit]], next=_next(found, query.limit))
+
+
+refuse_others(router)
 
 
 def _page(rows: QuerySet[Subscription], query: Page) -> list[Subscription]:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from ninja import Router
 
+from lakehouse.clock import now_ms
+from lakehouse.events import homes, namespaces
+from lakehouse.events.refusals import EventsRefused
 from lakehouse.http import answers
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.models import Parent
-from lakehouse.parent.grants import Grant, fits
+from lakehouse.parent.grants import Grant, fits, token_of
+from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.subscriptions import terms
 from lakehouse.subscriptions.documents import ID_MAX
 from lakehouse.subscriptions.models import Delivery, Subscription
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+Header = tuple[bytes, bytes]
 CODES = {400: "INVALID_REQUEST", 401: "AUTH_REQUIRED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
-CODES |= {429: "RATE_LIMITED", 503: "UNAVAILABLE"}
+CODES |= {405: "METHOD_NOT_ALLOWED", 429: "RATE_LIMITED", 503: "UNAVAILABLE"}
 
 
 class KeyAuth(AccessKeyAuth):
@@ -29,13 +38,21 @@ class KeyAuth(AccessKeyAuth):
         except SentAway as exc:
             said = orjson.loads(exc.response.body)
             headers = [item for item in exc.response.headers if item[0] not in (b"content-length", b"content-type")]
-            said["code"] = CODES.get(exc.response.status, "ERROR")
+            status = exc.response.status
+            said["code"] = _no_key(request) if status == 401 else CODES.get(status, "ERROR")
             raise SentAway(answers.answer(exc.response.status, said, *headers)) from None
 
 
-def problem(status: int, text: str, details: dict[str, Any] | None = None) -> SentAway:
+def _no_key(request: HttpRequest) -> str:
+    """What is wrong with the key, as far as a stranger may hear it."""
+    if token_of(request.headers, request.GET.dict()):
+        return "INVALID_API_KEY"
+    return "INVALID_AUTH_FORMAT" if "authorization" in request.headers else CODES[401]
+
+
+def problem(status: int, text: str, details: dict[str, Any] | None = None, headers: Iterable[Header] = ()) -> SentAway:
     said: dict[str, Any] = {"error": text, "code": CODES[status]}
-    return SentAway(answers.answer(status, said | ({"details": details} if details else {})))
+    return SentAway(answers.answer(status, said | ({"details": details} if details else {}), *headers))
 
 
 def _grant(request: HttpRequest) -> Grant:
@@ -46,6 +63,22 @@ def _grant(request: HttpRequest) -> Grant:
 def reaches(request: HttpRequest, parent: Parent) -> bool:
     grant = _grant(request)
     return fits(parent.name, grant.parents) and fits(parent.namespace, grant.namespaces)
+
+
+def meant(request: HttpRequest, name: str | None) -> Parent:
+    """The parent that is named. A key ns_... means that of its events, which begins to exist with whoever is first."""
+    namespace = None
+    if _grant(request).key_id is not None:
+        namespace = namespaces.key_namespace(token_of(request.headers, request.GET.dict()))
+    if namespace is None:
+        return parent_of(request, DEFAULT_PARENT if name is None else name)
+    own = namespaces.parent_of(namespace)
+    if name in (None, own):
+        try:
+            homes.source(namespace, parents_max=settings.EVODB.parents_max, now_ms=now_ms())
+        except EventsRefused as exc:
+            raise problem(403, exc.text) from None
+    return parent_of(request, own if name is None else name)
 
 
 def parent_of(request: HttpRequest, name: str) -> Parent:
@@ -74,3 +107,24 @@ def delivery_of(request: HttpRequest, pk: int, *, dead: bool = False) -> Deliver
     if found is None or not reaches(request, found.subscription.parent):
         raise problem(404, f"there is no {'dead letter' if dead else 'delivery'} {pk}")
     return found
+
+
+def refuse_others(router: Router) -> None:
+    """Every method that no operation of a path has hears so in the shape of all errors."""
+    for path, view in list(router.path_operations.items()):
+        _refuse(router, path, sorted({method for operation in view.operations for method in operation.methods}))
+
+
+def _refuse(router: Router, path: str, known: list[str]) -> None:
+    def said(request: HttpRequest) -> SentAway:
+        text = f"{request.path} answers {' and '.join(known)}, not {request.method}"
+        return problem(405, text, headers=[(b"allow", ", ".join(known).encode())])
+
+    async def no_method(request: HttpRequest) -> None:
+        raise said(request)
+
+    async def no_method_of(request: HttpRequest, pk: int) -> None:
+        raise said(request)
+
+    others = [one for one in METHODS if one not in known]
+    router.api_operation(others, path, auth=None, include_in_schema=False)(no_method_of if "pk" in path else no_method)

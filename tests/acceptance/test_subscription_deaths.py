@@ -1,4 +1,6 @@
-"""The process that delivers is killed while its target thinks: another one sends the same message under the same id."""
+"""The process that delivers: killed while its target thinks, another one sends the same message under the same id; and
+a task goes to the broker of the house.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ django.setup()
 from lakehouse.clock import now_ms
 from lakehouse.models import Parent
 from lakehouse.subscriptions import desk
-fields = {"name": "hook", "pattern": "collection.*", "target_kind": "webhook", "target": sys.argv[1]}
+kind = "webhook" if sys.argv[1].startswith("http") else "celery"
+fields = {"name": "hook", "pattern": "collection.*", "target_kind": kind, "target": sys.argv[1]}
 print(desk.subscribe(Parent.objects.get(), fields, now_ms=now_ms()).secret)
 """
 COMMIT = """
@@ -98,3 +101,14 @@ def test_a_killed_deliverer_leaves_nothing_stuck_and_nothing_untold(tmp_path: Pa
     assert len(ids) == 28
     for headers, body in target.heard:
         assert signatures.is_ours(secret, headers, body, now_s=int(headers["webhook-timestamp"]))
+
+
+def test_a_task_that_subscribed_waits_at_the_broker_of_the_house(tmp_path: Path) -> None:
+    with House(tmp_path, subscription_tasks="shop.*") as house:
+        house.prepare()
+        house.run([sys.executable, "-c", SUBSCRIBE, "shop.heard"])
+        house.run([sys.executable, "-c", COMMIT, str(ROOT)])
+        house.run([*up.deliverer().argv, "--until-idle"])
+        queue = tmp_path / "data" / "broker" / "queue"
+        told = [json.loads(path.read_bytes())["headers"]["task"] for path in queue.glob("*.msg")]
+        assert told == ["shop.heard"] * 20

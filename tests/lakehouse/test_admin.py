@@ -29,6 +29,7 @@ from lakehouse.models import (
     DeadLetter,
     DriftField,
     EventExport,
+    EventHour,
     EventId,
     EventSchema,
     FallbackBatch,
@@ -113,6 +114,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
             child=child, epoch=1, table="orders", entries=3, entry_sequence_first=1, entry_sequence_last=3
         ),
         EventExport.objects.create(parent=parent, commit_number=7),
+        EventHour.objects.create(parent=parent, hour="2026/01/31/10", due_ms=7),
         EventId.objects.create(parent=parent, digest=f"event-{number}".encode(), received_ms=NOW_MS),
         EventSchema.objects.create(parent=parent, type="custom.paid", schema='{"type": "object"}', changed_ms=NOW_MS),
         current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lakehouse.catalog.storage import from_settings
+from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.events import jsonl
 from lakehouse.models import Batch, Parent
@@ -105,7 +106,7 @@ async def test_a_way_up_in_any_member_is_text_and_leads_nowhere(tmp_path):
     one = event(do={"id": UP, "class": UP}, doc={UP: UP}, **members)
 
     def export():
-        return jsonl.export(jsonl.storage_of(settings), from_settings(settings), until=lambda: False)
+        return jsonl.export(jsonl.storage_of(settings), from_settings(settings), now_ms=now_ms, until=lambda: False)
 
     async with home(data_dir=settings.data_dir):
         assert (await ingest({"events": [one], "batchId": UP})).status == 200

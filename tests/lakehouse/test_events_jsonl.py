@@ -10,8 +10,8 @@ from django.core.files.storage import FileSystemStorage
 
 from lakehouse.catalog.storage import from_settings
 from lakehouse.clock import now_ms
-from lakehouse.events import jsonl
-from lakehouse.models import EventExport, FlushTable
+from lakehouse.events import hours, jsonl
+from lakehouse.models import EventExport, EventHour, FlushTable, Parent
 from tests.lakehouse.events_site import event, ingest, key_of
 from tests.lakehouse.http_site import home
 from tests.lakehouse.test_events_reading import flush
@@ -20,6 +20,8 @@ from tests.lakehouse.test_intake import in_thread
 pytestmark = pytest.mark.django_db(transaction=True)
 
 HOUR_MS = 3_600_000
+HOUR, OVER_MS = "1970/01/02/03", 28 * HOUR_MS
+LATER_MS = OVER_MS + hours.AFTER_MS
 
 
 def found(store, folder=""):
@@ -49,7 +51,7 @@ async def test_events_are_written_by_their_hour_once(lake_settings, tmp_path):
     store = jsonl.storage_of(config)
 
     def export():
-        return jsonl.export(store, from_settings(config), until=never)
+        return jsonl.export(store, from_settings(config), now_ms=now_ms, until=never)
 
     async with home(open=False, data_dir=config.data_dir):
         token = await key_of("acme")
@@ -71,6 +73,10 @@ async def test_events_are_written_by_their_hour_once(lake_settings, tmp_path):
         assert len(ulid.removesuffix(".jsonl")) == 26
         for line in data.splitlines():
             assert json.loads(line)["ts"].replace("T", "-").replace(":", "-").split("-")[:4] == hour
+    await in_thread(lambda: hours.merge(store, now_ms=lambda: now_ms() + 3 * HOUR_MS, until=never))
+    files = await in_thread(lambda: found(store))
+    acme = {name: data for name, data in files.items() if name.startswith("acme/events/")}
+    assert (len({name.rpartition("/")[0] for name in acme}), lines(acme)) == (len(acme), ["user-1", "user-2", "user-3"])
 
 
 async def test_whoever_dies_before_the_position_moved_leaves_no_event_twice(tmp_path, lake_settings):
@@ -80,7 +86,7 @@ async def test_whoever_dies_before_the_position_moved_leaves_no_event_twice(tmp_
         await flush(lake_settings)
 
     def export():
-        return jsonl.export(store, from_settings(lake_settings), until=never)
+        return jsonl.export(store, from_settings(lake_settings), now_ms=now_ms, until=never)
 
     await in_thread(export)
     (name,) = before = await in_thread(lambda: found(store))
@@ -96,6 +102,145 @@ async def test_whoever_dies_before_the_position_moved_leaves_no_event_twice(tmp_
 
 
 def test_a_name_is_the_same_for_the_same_commit_and_sorts_by_time():
-    assert jsonl.ulid(now_ms(), "a")[:9] == jsonl.ulid(now_ms(), "b")[:9]
-    assert jsonl.ulid(1, "a") != jsonl.ulid(1, "b")
-    assert jsonl.ulid(1, "z") < jsonl.ulid(2, "a")
+    assert hours.ulid(now_ms(), "a")[:9] == hours.ulid(now_ms(), "b")[:9]
+    assert hours.ulid(1, "a") != hours.ulid(1, "b")
+    assert hours.ulid(1, "z") < hours.ulid(2, "a")
+
+
+class Death(BaseException):
+    """Of the process."""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FileSystemStorage(location=tmp_path / "jsonl")
+
+
+@pytest.fixture
+def parent():
+    return Parent.objects.create(name="events.acme", namespace="acme")
+
+
+def wrote(store, parent, number, *, at_ms=0):
+    """What an exporter does for a commit."""
+    hours.touch(parent, HOUR, now_ms=at_ms)
+    line = json.dumps({"docId": f"user-{number}"}).encode() + b"\n"
+    hours.keep(store, f"{hours.folder_of(parent, HOUR)}/{number:026}.jsonl", jsonl.ContentFile(line))
+
+
+def merged(store, *, at_ms=LATER_MS):
+    return hours.merge(store, now_ms=lambda: at_ms, until=never)
+
+
+def test_files_of_an_hour_that_is_over_become_one(store, parent):
+    for number in range(3):
+        wrote(store, parent, number)
+    assert merged(store, at_ms=OVER_MS + hours.AFTER_MS - 1) == 0
+    assert merged(store) == 2
+    (name,) = files = found(store)
+    assert name.startswith(f"acme/events/{HOUR}/")
+    assert lines(files) == ["user-0", "user-1", "user-2"]
+
+
+def test_a_late_event_joins_them_and_an_hour_that_is_done_is_not_looked_at_again(store, parent):
+    wrote(store, parent, 1)
+    wrote(store, parent, 2)
+    merged(store)
+    wrote(store, parent, 3, at_ms=LATER_MS)
+    assert merged(store, at_ms=LATER_MS + hours.AFTER_MS) == 1
+    assert (len(found(store)), lines(found(store))) == (1, ["user-1", "user-2", "user-3"])
+    assert merged(store, at_ms=2 * LATER_MS) == 0
+    assert not EventHour.objects.exists()
+
+
+STEPS = {
+    "before it is written": (hours, "keep"),
+    "before it is noted": (hours, "_note"),
+    "before the old ones are deleted": (hours, "_delete"),
+    "before it leaves": (hours, "_leave"),
+}
+
+
+@pytest.mark.parametrize(("where", "name"), STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("is_done_first", [False, True])
+def test_whoever_dies_while_merging_leaves_each_line_once(store, parent, monkeypatch, where, name, is_done_first):
+    wrote(store, parent, 1)
+    wrote(store, parent, 2)
+    step, calls = getattr(where, name), []
+
+    def die(*args, **keywords):
+        calls.append(args)
+        if name == "_delete" and len(calls) == 1:  # of what was gone before
+            return step(*args, **keywords)
+        if is_done_first:
+            step(*args, **keywords)
+        raise Death
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, die)
+        with pytest.raises(Death):
+            merged(store)
+    for again in range(1, 4):
+        merged(store, at_ms=LATER_MS + again * hours.AGAIN_MS)
+    assert (len(found(store)), lines(found(store))) == (1, ["user-1", "user-2"])
+    assert not EventHour.objects.exists()
+
+
+def test_a_second_worker_that_wakes_up_late_changes_nothing(store, parent, monkeypatch):
+    wrote(store, parent, 1)
+    wrote(store, parent, 2)
+    note = hours._note
+
+    def sleep_past_the_term(*args):
+        monkeypatch.setattr(hours, "_note", note)
+        assert merged(store, at_ms=LATER_MS + hours.TAKEN_MS) == 2  # the two, and what the sleeper had written
+        return note(*args)
+
+    monkeypatch.setattr(hours, "_note", sleep_past_the_term)
+    merged(store)
+    assert (len(found(store)), lines(found(store))) == (1, ["user-1", "user-2"])
+
+
+def test_an_exporter_that_slept_writes_again_what_was_merged_and_it_is_there_once(store, parent):
+    wrote(store, parent, 1)
+    wrote(store, parent, 2)
+    merged(store)
+    wrote(store, parent, 1, at_ms=LATER_MS)
+    assert merged(store, at_ms=LATER_MS + hours.AFTER_MS) == 1
+    assert lines(found(store)) == ["user-1", "user-2"]
+
+
+def test_a_file_that_is_announced_while_others_are_merged_waits_for_the_next_time(store, parent, monkeypatch):
+    wrote(store, parent, 1)
+    wrote(store, parent, 2)
+    write = hours._write
+
+    def meet(*args):
+        wrote(store, parent, 3, at_ms=LATER_MS)
+        write(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hours, "_write", meet)
+        assert merged(store) == 0
+    assert merged(store, at_ms=LATER_MS + hours.AFTER_MS) == 2
+    assert lines(found(store)) == ["user-1", "user-2", "user-3"]
+
+
+def test_files_that_are_large_enough_and_what_is_elsewhere_by_now_stay(store, parent, monkeypatch, tmp_path):
+    monkeypatch.setattr(hours, "TARGET_BYTES", 40)
+    for number in range(3):
+        wrote(store, parent, number)
+    assert merged(store) == 1
+    assert (len(found(store)), lines(found(store))) == (2, ["user-0", "user-1", "user-2"])
+    other = FileSystemStorage(location=tmp_path / "other")
+    for number in range(3):
+        wrote(other, parent, number, at_ms=LATER_MS)
+    assert merged(other, at_ms=LATER_MS + hours.AFTER_MS) == 1
+    assert lines(found(other)) == ["user-0", "user-1", "user-2"]
+
+
+def test_half_a_file_of_an_exporter_that_died_is_no_file(store, parent):
+    wrote(store, parent, 1)
+    store.save(f"{hours.folder_of(parent, HOUR)}/x.jsonl.0{hours.PART}", jsonl.ContentFile(b'{"docId'))
+    assert merged(store) == 1
+    assert lines(found(store)) == ["user-1"]

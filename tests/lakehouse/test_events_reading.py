@@ -174,6 +174,15 @@ async def test_nobody_reads_without_a_key_of_that_scope():
         assert (heard.status, heard.headers["allow"]) == (405, "GET")
 
 
+async def test_a_page_of_another_site_may_follow_the_stream_with_its_key_in_a_header():
+    async with home(open=False):
+        heard = await ask("OPTIONS", "/events/stream")
+        assert (heard.status, heard.headers["access-control-allow-methods"]) == (200, "GET, OPTIONS")
+        assert "Authorization" in heard.headers["access-control-allow-headers"]
+        heard = await ask("POST", "/events/stream")
+        assert (heard.status, heard.json["code"], heard.headers["allow"]) == (405, "METHOD_NOT_ALLOWED", "GET")
+
+
 # Queries.
 
 HISTORY = (
@@ -211,8 +220,57 @@ async def test_the_queries_of_events_do_run_as_printed(lake):
         assert await rows("SELECT count(*) FROM read_json_auto('r2://b/events/1999/**/*.jsonl')") == [[0]]
 
 
+async def test_a_query_as_printed_means_the_namespace_that_events_without_one_are_in(lake):
+    async with home(data_dir=lake.data_dir):
+        await ingest({"events": [event(1)]})
+        await flush(lake)
+        heard = await ask("POST", "/query", {"sql": HISTORY.format(year=shown(now_ms())[:4])})
+        assert (heard.status, heard.json["rowCount"]) == (200, 1)
+
+
+async def test_events_that_wait_for_their_first_flush_leave_a_query_empty_and_not_in_error(lake):
+    queries = [{"sql": text.format(year=2024, month="01")} for text in (HISTORY, BETWEEN, LATENCIES)]
+    queries += [{"sql": 'SELECT * FROM "default".events'}, {"collection": "users"}]
+    async with home(data_dir=lake.data_dir):
+        heard = await ask("POST", "/query", queries[0])
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
+        await ingest({"events": [event(1)]})
+        before = [(await ask("POST", "/query", query)).json for query in queries]
+        assert [one["rows"] for one in before] == [[]] * 5
+        await flush(lake)
+        after = [(await ask("POST", "/query", query)).json for query in queries]
+        assert [len(one["rows"]) for one in after] == [0, 0, 0, 1, 1]
+        for one, another in zip(before, after, strict=True):
+            kinds = [{(column["name"], column["type"]) for column in found["columns"]} for found in (one, another)]
+            assert kinds[0] == kinds[1]
+
+
+async def test_a_path_of_the_export_names_its_namespace(lake):
+    async with home(data_dir=lake.data_dir, open=False):
+        token = await key_of("acme")
+        await ingest({"events": [event(1)]}, token=token)
+        await flush(lake)
+        year = shown(now_ms())[:4]
+        for path, found in [
+            (f"s3://bucket/acme/events/{year}/**/*.jsonl", [["user-1"]]),
+            (f"s3://bucket/a/folder/acme/events/{year}/**", [["user-1"]]),
+            ("s3://bucket/acme/events/2024/**/*.jsonl", []),
+            ("s3://bucket/2024/01/**/*.jsonl", []),
+            ("s3://bucket/**/*.jsonl", [["user-1"]]),
+        ]:
+            heard = await ask("POST", "/query", {"sql": f"SELECT docId FROM read_json_auto('{path}')"}, token=token)
+            assert heard.json["rows"] == found, path
+        sql = "SELECT docId FROM read_json_auto('s3://bucket/globex/events/**/*.jsonl')"
+        heard = await ask("POST", "/query", {"sql": sql}, token=token)
+        assert (heard.status, heard.json["code"]) == (403, "FORBIDDEN")
+
+
 @pytest.mark.parametrize(
-    "path", ["r2://events/../x", "r2://events/2024/13/*.jsonl", "s3://b/events/2024/a/b?c", "r2://x"]
+    "path",
+    [
+        *("r2://events/../x", "r2://events/2024/13/*.jsonl", "s3://b/events/2024/a/b?c", "r2://x"),
+        *("r2://events/2024/0*/*.jsonl", "r2://events/2024/01/05/10/01M80AKEZ6.jsonl", "r2://events/24*/**"),
+    ],
 )
 async def test_a_path_that_is_none_of_events_is_refused(path, lake):
     async with home(data_dir=lake.data_dir):
@@ -293,11 +351,12 @@ async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
 
 async def lines_of(server, token, query=""):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.listener.getsockname()[1])
-    head = f"GET /events/stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
-    writer.write(head.encode())
+    head = f"GET /events/stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+    writer.write(f"{head}X-Correlation-ID: mine\r\n\r\n".encode())
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     assert answer.startswith("http/1.1 200"), answer
     assert "text/event-stream" in answer
+    assert "x-correlation-id: mine\r\n" in answer
     await reader.readuntil(b"retry: 1000\n\n")
     return reader, writer
 

@@ -7,20 +7,18 @@ import json
 from datetime import datetime
 
 import pytest
-from django.core.files.storage import FileSystemStorage
+from django.core.files.base import ContentFile
+from django.core.files.storage import Storage
 
-from lakehouse.catalog.storage import from_settings
 from lakehouse.clock import now_ms
-from lakehouse.conf import Settings
 from lakehouse.dashboard import letters, tail
-from lakehouse.events import callers, json_schema, jsonl, reading, waiting
+from lakehouse.events import callers, hours, json_schema, jsonl, reading, waiting
 from lakehouse.journal.accept import accept
 from lakehouse.models import AccessKey, Parent
 from lakehouse.subscriptions.events import Entry, event_of
 from tests.builders import entry, frame, source
 from tests.lakehouse.events_site import event, events, ingest, key_of
 from tests.lakehouse.http_site import ask, home, scope_of
-from tests.lakehouse.test_events_reading import flush
 from tests.lakehouse.test_intake import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,31 +106,31 @@ def test_a_schema_in_which_a_thousand_places_refer_to_all_of_it_is_looked_at_onc
     assert len(asked) == 2
 
 
-async def test_who_writes_the_same_json_lines_again_and_dies_loses_none_of_them(tmp_path):
-    class Dying(FileSystemStorage):
-        def save(self, *_, **__):
-            raise SystemExit
+def test_who_writes_the_same_json_lines_again_and_dies_loses_none_of_them(monkeypatch, tmp_path):
+    def die(*_):
+        raise SystemExit
 
-    lake = Settings(data_dir=tmp_path / "lake")
-    async with home(data_dir=lake.data_dir):
-        await ingest({"events": events(2)})
-        await flush(lake)
+    class Bucket(Storage):
+        """As of a bucket, nobody knows where its files lie."""
 
-    def export(store):
-        return jsonl.export(store, from_settings(lake), until=lambda: False)
+        def exists(self, name):
+            return (tmp_path / name).exists()
 
-    store, late = FileSystemStorage(location=tmp_path / "jsonl"), Dying(location=tmp_path / "jsonl")
+        def size(self, name):
+            return (tmp_path / name).stat().st_size
 
-    def race():
-        """The late one looked before the other one was done."""
-        assert export(store) == 1
-        name, data = next(
-            (str(one.relative_to(tmp_path / "jsonl")), one.read_bytes()) for one in tmp_path.rglob("*.jsonl")
-        )
-        jsonl._put(late, name, data)
-        assert (tmp_path / "jsonl" / name).read_bytes() == data
+        def save(self, name, content):
+            (tmp_path / name).write_bytes(content.read())
+            return name
 
-    await in_thread(race)
+        def delete(self, name):
+            (tmp_path / name).unlink()
+
+    store = Bucket()
+    hours.keep(store, "a.jsonl", ContentFile(b"{}"))
+    monkeypatch.setattr(store, "save", die)
+    hours.keep(store, "a.jsonl", ContentFile(b"{}"))
+    assert (tmp_path / "a.jsonl").read_bytes() == b"{}"
 
 
 @pytest.mark.parametrize("value", [b"1e999", b"[" * 300 + b"]" * 300])

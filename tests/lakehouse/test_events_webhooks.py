@@ -146,15 +146,26 @@ async def test_a_payload_over_a_mebibyte_is_413_and_one_below_is_taken_whole():
     assert len((await rows())[0]["payload"]["x"]) == 900_000
 
 
+async def test_json_that_its_sender_calls_a_form_keeps_its_payload():
+    headers = signed("github") | {"content-type": "application/x-www-form-urlencoded"}
+    async with home(events_webhook_secrets=SECRETS):
+        assert (await deliver("github", headers=headers)).status == 200
+    (row,) = await rows()
+    assert row["payload"] == json.loads(BODY)
+
+
 async def test_a_form_and_a_name_with_signs_are_taken():
-    form = b"command=%2Fdeploy&text=now"
+    form = b"command=%2Fdeploy&text=&to=a&to=b"
     headers = signed("slack", form) | {"content-type": "application/x-www-form-urlencoded"}
     odd = json.dumps({"type": "a b/../c" + "x" * 200, "id": 7}).encode()
     async with home(events_webhook_secrets=SECRETS):
         assert (await deliver("slack", form, headers=headers)).status == 200
         assert (await deliver("stripe", odd, headers=signed("stripe", odd))).status == 200
     command, named = await rows()
-    assert (command["type"], command["payload"]) == ("webhook.slack.delivery", {"command": "/deploy", "text": "now"})
+    assert (command["type"], command["payload"]) == (
+        "webhook.slack.delivery",
+        {"command": "/deploy", "text": "", "to": ["a", "b"]},
+    )
     assert named["type"] == ("webhook.stripe.a_b_.._c" + "x" * 200)[:128]
 
 

@@ -41,8 +41,8 @@ EVENTS = {
 """They have an error shape of their own (test_events_*)."""
 OF_SUBSCRIPTIONS = "/subscriptions/"
 """They are in test_subscription_http."""
-OTHERWISE = ("/\\A(?:iceberg", "/openapi.json", "/docs")
-"""The catalog, which has a document of its own (apache/iceberg), and what shows ours."""
+OTHERWISE = ("/\\A(?:iceberg", "/openapi.json", "/docs", "/dashboard/")
+"""The catalog, which has a document of its own (apache/iceberg), what shows ours, and pages for people."""
 WRONG = [(method, path) for path, allowed in ENDPOINTS.items() for method in METHODS if method not in allowed]
 
 

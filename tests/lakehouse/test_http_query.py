@@ -22,6 +22,35 @@ pytestmark = pytest.mark.django_db(transaction=True)
 ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
 
 
+async def test_a_page_of_another_site_may_ask_where_a_key_is_wanted():
+    async with home(open=False):
+        asked = await ask("OPTIONS", "/query")
+        assert (asked.status, asked.headers["access-control-allow-methods"]) == (200, "POST, OPTIONS")
+        token = await in_thread(key)
+        for one in (token, "evodb_wrong"):
+            heard = await ask("POST", "/query", {"sql": "SELECT 1"}, token=one, headers={"x-correlation-id": "mine"})
+            assert (heard.headers["access-control-allow-origin"], heard.headers["x-correlation-id"]) == ("*", "mine")
+    async with home():
+        assert (await ask("OPTIONS", "/query")).status == 405
+        heard = await ask("POST", "/query", {"sql": "SELECT 1"})
+        assert heard.status == 200
+        assert "access-control-allow-origin" not in heard.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "AUTH_REQUIRED"),
+        ({"authorization": "Basic x"}, "INVALID_AUTH_FORMAT"),
+        ({"authorization": "Bearer evodb_wrong"}, "INVALID_API_KEY"),
+    ],
+)
+async def test_who_shows_no_good_key_hears_which_kind_of_bad_it_is(headers, code):
+    async with home(open=False):
+        heard = await ask("POST", "/query", {"sql": "SELECT 1"}, headers=headers)
+        assert (heard.status, heard.json["code"]) == (401, code)
+
+
 @pytest.fixture
 def lake(tmp_path):
     found = Lake(Settings(data_dir=tmp_path))

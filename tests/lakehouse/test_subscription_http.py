@@ -13,6 +13,7 @@ from lakehouse.models import Flush, FlushTable, Parent
 from lakehouse.parent import access
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.builders import NOW_MS, parent
+from tests.lakehouse.events_site import key_of
 from tests.lakehouse.http_site import Heard, ask, home
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,6 +132,35 @@ async def test_of_another_tenant_nothing_is_there() -> None:
         assert (await ask("GET", "/subscriptions/dead-letters", token=ours)).json["deadLetters"] == []
         await ask("DELETE", f"/subscriptions/{mine}", token=ours)
     assert await sync_to_async(Subscription.objects.get)() == await sync_to_async(Subscription.objects.get)(pk=theirs)
+
+
+async def test_the_key_of_a_namespace_subscribes_to_its_events_before_there_are_any() -> None:
+    await a_parent("default")
+    token = await key_of("acme", "subscribe")
+    made = await subscribed(token)
+    assert made["parent"] == "events.acme"
+    assert (await subscribed(token, parent="events.acme"))["parent"] == "events.acme"
+    found = (await ask("GET", "/subscriptions/match?eventType=collection.insert", token=token)).json["subscriptions"]
+    assert [one["parent"] for one in found] == ["events.acme"] * 2
+    for other in ("events.globex", "default"):
+        heard = await ask("POST", "/subscriptions/subscribe", HOOK | {"parent": other}, token=token)
+        assert problem(heard) == (404, "NOT_FOUND")
+    assert not await sync_to_async(Parent.objects.filter(name="events.globex").exists)()
+    assert (await subscribed(await a_key()))["parent"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/subscriptions/list", "GET"),
+        ("GET", "/subscriptions/subscribe", "POST"),
+        ("PATCH", "/subscriptions/7", "DELETE, GET, PUT"),
+    ],
+)
+async def test_another_method_is_405_in_the_shape_of_all_errors(method: str, path: str, allowed: str) -> None:
+    heard = await ask(method, path)
+    assert problem(heard) == (405, "METHOD_NOT_ALLOWED")
+    assert heard.headers["allow"] == allowed
 
 
 async def test_without_the_scope_nobody_gets_in() -> None:

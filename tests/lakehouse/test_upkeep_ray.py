@@ -34,7 +34,7 @@ ON_RAY = dataclasses.replace(LOCAL, engine="ray")
 MISSING = [name for name in rewrite_choice.PACKAGES if find_spec(name) is None]
 needs_ray = pytest.mark.skipif(
     bool(MISSING),
-    reason=f"{' and '.join(MISSING)} not installed: pip install 'evodb[ray]' in an environment of its own",
+    reason=f"{' and '.join(MISSING)} not installed; type: make test-ray",
 )
 NAN, NOTHING = float("nan"), None
 COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {

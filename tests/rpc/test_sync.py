@@ -71,8 +71,26 @@ def test_closing_ends_the_thread(tmp_path):
     assert name not in {thread.name for thread in threading.enumerate()}
 
 
+def closed_meanwhile(client, entry, begun):
+    """Another thread sends; the client is closed once that has begun."""
+    told = []
+
+    def send():
+        with pytest.raises(ConnectionError, match="closed meanwhile"):
+            client.send(entry)
+        told.append(True)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    begun.wait()
+    client.close()
+    thread.join(timeout=10)
+    return told == [True]
+
+
 def test_a_call_that_comes_to_the_file_after_close_is_told_so(tmp_path, monkeypatch):
-    append, close, closed = Outbox.append, Outbox.close, threading.Event()
+    append, close = Outbox.append, Outbox.close
+    arrived, closed = threading.Event(), threading.Event()
 
     def late(self, *args, **options):
         arrived.set()
@@ -85,37 +103,19 @@ def test_a_call_that_comes_to_the_file_after_close_is_told_so(tmp_path, monkeypa
 
     monkeypatch.setattr(Outbox, "append", late)
     monkeypatch.setattr(Outbox, "close", close_and_say_so)
-    client, arrived, told = make("ws://127.0.0.1:9/ws", tmp_path), threading.Event(), []
-
-    def send():
-        with pytest.raises(ConnectionError, match="closed meanwhile"):
-            client.send(change(1))
-        told.append(True)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    arrived.wait()
-    client.close()
-    thread.join(timeout=10)
-    assert told == [True]
+    assert closed_meanwhile(make("ws://127.0.0.1:9/ws", tmp_path), change(1), arrived)
 
 
-def test_closing_lets_go_of_threads_that_wait_for_room(tmp_path):
+def test_closing_lets_go_of_threads_that_wait_for_room(tmp_path, monkeypatch):
     config = ChildConfig(outbox_when_full="wait", outbox_bytes_max=1000)
     client = create_sync_rpc_client("ws://127.0.0.1:9/ws", "s", outbox=tmp_path / "o.sqlite3", config=config)
     entry = {"op": "INSERT", "table": "t", "data": {"text": "x" * 600}}
     client.send(entry)
-    begun, ended = threading.Event(), []
+    append, begun = Outbox.append, threading.Event()
 
-    def wait_for_room():
+    def noted(self, *args, **options):
         begun.set()
-        with pytest.raises(ConnectionError, match="closed meanwhile"):
-            client.send(entry)
-        ended.append(True)
+        return append(self, *args, **options)
 
-    thread = threading.Thread(target=wait_for_room)
-    thread.start()
-    begun.wait()
-    client.close()
-    thread.join(timeout=10)
-    assert ended == [True]
+    monkeypatch.setattr(Outbox, "append", noted)
+    assert closed_meanwhile(client, entry, begun)

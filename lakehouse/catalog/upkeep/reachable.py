@@ -6,7 +6,9 @@ it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pyiceberg.avro.decoder import new_decoder
@@ -18,9 +20,11 @@ from pyiceberg.schema import Schema, visit_with_partner
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 from pyiceberg.types import IcebergType, NestedField, StructType
+from pyiceberg.utils.schema_conversion import AvroSchemaConversion
 
 STATUS, DATA_FILE = 0, 2
 PATH = 100
+AVRO_SCHEMA = "avro.schema"
 
 
 class _Unread(SchemaPartnerAccessor):
@@ -50,15 +54,22 @@ class _Projected(AvroFile[Record]):
         with self.input_file.open() as file:
             self.decoder = new_decoder(file.read())
         self.header = self._read_header()
-        self.schema = self.header.get_schema()
-        resolve: Any = visit_with_partner
-        self.reader = resolve(self.schema, self._wanted(), ReadSchemaResolver(), _Unread())
+        self.schema, self.reader = _readable(self.header.meta[AVRO_SCHEMA], tuple(self._fields))
         return self
 
-    def _wanted(self) -> Schema:
-        found: Any = self.schema.find_field(DATA_FILE)
-        struct = StructType(*(found.field_type.field(number) for number in self._fields))
-        return Schema(self.schema.find_field(STATUS), NestedField(DATA_FILE, "data_file", struct, required=True))
+
+@lru_cache(maxsize=64)
+def _readable(text: str, fields: tuple[int, ...]) -> tuple[Schema, Any]:
+    """The schema of manifests whose header says this, and their reader, which keeps nothing of what it has read.
+
+    Those of a table say the same, and making both takes longer than reading a manifest.
+    """
+    schema = AvroSchemaConversion().avro_to_iceberg(json.loads(text))
+    found: Any = schema.find_field(DATA_FILE)
+    struct = StructType(*(found.field_type.field(number) for number in fields))
+    wanted = Schema(schema.find_field(STATUS), NestedField(DATA_FILE, "data_file", struct, required=True))
+    resolve: Any = visit_with_partner
+    return schema, resolve(schema, wanted, ReadSchemaResolver(), _Unread())
 
 
 class Entry(NamedTuple):
