@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from celery import Celery
+from celery import Celery, current_app
 from celery.contrib.testing.worker import start_worker
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
@@ -70,14 +70,19 @@ def in_views(application):
 
 def in_a_task(application):
     """A real worker, which takes the task from a broker."""
-    app = Celery("shop", broker="memory://", backend="cache+memory://")
+    ours = current_app._get_current_object()
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
 
     @app.task(name="sign_up")
     def task():
         application.sign_up("task")
 
-    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
-        task.delay().get(timeout=30)
+    try:
+        with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
+            task.delay().get(timeout=30)
+    finally:  # the worker made its own the one of this process
+        ours.set_current()
+        ours.set_default()
 
 
 async def in_coroutines(application):
