@@ -22,8 +22,9 @@ MANY = {"connections_per_second": 1_000_000, "connection_lease_ms": 60_000}
 
 
 @pytest.fixture
-def store(redis_url):
-    """An empty Redis."""
+def store(redis_url, monkeypatch):
+    """An empty Redis, for which a slow machine waits."""
+    monkeypatch.setattr(shared, "TIMEOUT_S", 60)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         client.flushall()
         yield client
