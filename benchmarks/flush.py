@@ -29,8 +29,8 @@ Last answer (November 2026, 2 cores of a virtual machine at idle priority beside
   mended: dictionaries for columns of which each value is another one (parquet, by turns in one run 0.86 -> 0.73 us, and
   files 8 % smaller, of Arrow 13 %) and payloads that were cut twice (shred of Arrow, 1.01 -> 0.85 us).
 
-  A worker gives freed memory back at once (lakehouse/allocation), which is not in these figures: 4.4 us for JSON and
-  3.0 for Arrow then, by turns with 3.8 and 2.9 in the same run.
+  A worker gives freed memory back at once (lakehouse/allocation), which is not in these figures: medians of three by
+  turns, on a busier machine, JSON 4.6 us with it and 4.2 without, Arrow 2.8 and 2.9.
 
     make bench-flush      ENTRIES=20000 RUNS=1 for the short one
 """

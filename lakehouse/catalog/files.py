@@ -101,14 +101,14 @@ class DurableFileIO(PyArrowFileIO):
         parsed = (self.parse_location(location, self.properties) for location in written)
         files = [Path(path) for scheme, _, path in parsed if scheme == FOLDER]
         for file in files:
-            _sync(file)
+            sync(file)
         # A folder made on the way is an entry of its own parent: all of them up to the warehouse's, the deepest first.
         warehouse = Path(self.properties.get(WAREHOUSE_LOCATION, "/"))
         top = warehouse.parent if warehouse.is_absolute() else Path("/")  # to a REST catalog it is a name
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(top)}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(PermissionError):  # Somebody else's folder, which was there before.
-                _sync(folder)
+                sync(folder)
 
 
 def _delete_object(bucket: str, key: str, *access: str | None) -> None:
@@ -134,7 +134,8 @@ def _objects(endpoint: str | None, region: str | None, key: str | None, secret: 
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or a folder on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 import uuid
@@ -24,6 +23,7 @@ from django.core.files.base import File
 from django.core.files.storage import Storage
 from django.db.models import QuerySet
 
+from lakehouse.catalog.files import sync
 from lakehouse.events.namespaces import TABLE
 from lakehouse.models import EventHour, Parent
 
@@ -167,17 +167,9 @@ def keep(store: Storage, name: str, content: File[bytes]) -> None:
             raise OSError(f"{name} was written by somebody else at the same time; the next run finds it") from None
         return
     draft = Path(store.path(store.save(f"{name}.{uuid.uuid4().hex}{PART}", content)))
-    _sync(draft)
+    sync(draft)
     draft.replace(path)
-    _sync(path.parent)
-
-
-def _sync(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def ulid(moment_ms: int, seed: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -111,3 +112,15 @@ async def asking(lake: Lake, **settings: object) -> AsyncIterator[Asked]:
         yield Asked(engine, lake)
     finally:
         await engine.close()
+
+
+async def hang_up(place: tuple[str, int], request: bytes, engine: Engine) -> None:
+    """Asks over a socket, closes it while the query runs, and is back when it runs no more."""
+    _, writer = await asyncio.open_connection(*place)
+    writer.write(request)
+    async with asyncio.timeout(30):
+        while not engine._running:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while engine._running:
+            await asyncio.sleep(0.01)

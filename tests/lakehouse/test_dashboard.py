@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import re
 from html import unescape
@@ -29,7 +28,7 @@ from lakehouse.models import Batch, Child, DeadLetter, Parent, StoreBreaker
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.lakehouse.events_site import event, ingest
 from tests.lakehouse.http_site import home
-from tests.lakehouse.query_site import Lake, day
+from tests.lakehouse.query_site import Lake, day, hang_up
 from tests.lakehouse.test_events_reading import flush
 from tests.lakehouse.test_http_query import ENDLESS
 from tests.lakehouse.test_intake import in_thread
@@ -417,21 +416,13 @@ async def test_who_cancels_ends_the_query(lake) -> None:
     async with serving(data_dir=lake.data_dir) as server:
         client = await operator()
         cookie = client.cookies["sessionid"].value
-        _, writer = await asyncio.open_connection(*server.listener.getsockname())
         body = b"csrfmiddlewaretoken=" + b"a" * 32 + b"&sql=" + ENDLESS.replace("%", "%25").encode()
         head = (
             f"POST {address('sql-run')} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\nHX-Request: true\r\n"
             f"Cookie: sessionid={cookie}; csrftoken={'a' * 32}\r\n\r\n"
         )
-        writer.write(head.encode() + body)
-        engine = queries.engine_of(server.house)
-        async with asyncio.timeout(30):
-            while not engine._running:
-                await asyncio.sleep(0.01)
-            writer.close()
-            while engine._running:
-                await asyncio.sleep(0.01)
+        await hang_up(server.listener.getsockname(), head.encode() + body, queries.engine_of(server.house))
 
 
 def polled(html: str) -> str:

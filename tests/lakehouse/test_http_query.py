@@ -13,7 +13,7 @@ from lakehouse.http import queries
 from lakehouse.parent import access
 from tests.builders import NOW_MS
 from tests.lakehouse.http_site import ask, home
-from tests.lakehouse.query_site import Lake, day
+from tests.lakehouse.query_site import Lake, day, hang_up
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
 
@@ -153,18 +153,9 @@ async def test_too_many_queries_of_one_key_are_429_with_a_time_to_come_back(lake
 
 async def test_who_hangs_up_ends_his_query(lake):
     async with serving(data_dir=lake.settings.data_dir) as server:
-        place = server.listener.getsockname()
-        _, writer = await asyncio.open_connection(*place)
         body = json.dumps({"sql": ENDLESS}).encode()
         head = f"POST /query HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        engine = queries.engine_of(server.house)
-        async with asyncio.timeout(30):
-            while not engine._running:
-                await asyncio.sleep(0.01)
-            writer.close()
-            while engine._running:
-                await asyncio.sleep(0.01)
+        await hang_up(server.listener.getsockname(), head.encode() + body, queries.engine_of(server.house))
 
 
 async def test_a_query_is_cancelled_by_its_id_and_by_its_key_only(lake):

@@ -14,7 +14,7 @@ import redis
 
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.limits import colleagues, shared
+from lakehouse.limits import colleagues, shared, shared_rates
 from lakehouse.limits.doorman import open_doorman
 from lakehouse.limits.gate import Guest, Lane, Reason
 
@@ -24,7 +24,8 @@ MANY = {"connections_per_second": 1_000_000, "connection_lease_ms": 60_000}
 @pytest.fixture
 def store(redis_url, monkeypatch):
     """An empty Redis, for which a slow machine waits."""
-    monkeypatch.setattr(shared, "TIMEOUT_S", 60)
+    for room in (shared, shared_rates):
+        monkeypatch.setattr(room, "TIMEOUT_S", 60)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         client.flushall()
         yield client

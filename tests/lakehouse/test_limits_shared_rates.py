@@ -16,19 +16,12 @@ from lakehouse.limits.bucket import UNITS
 from lakehouse.limits.shared import PREFIX
 from lakehouse.limits.shared_rates import SharedRates
 from lakehouse.parent.house import move_in, open_house
+from tests.lakehouse import test_limits_doorman as street
 from tests.lakehouse.events_site import events, ingest, key_of
 from tests.lakehouse.http_site import ask
 
+store = street.store
 NOW_MS = 1_700_000_000_000
-
-
-@pytest.fixture
-def store(redis_url, monkeypatch):
-    """An empty Redis, for which a slow machine waits."""
-    monkeypatch.setattr(shared_rates, "TIMEOUT_S", 60)
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        client.flushall()
-        yield client
 
 
 @contextlib.asynccontextmanager

@@ -367,7 +367,7 @@ def test_a_store_that_does_not_answer_is_unavailable() -> None:
 
 def test_the_files_behind_a_pointer_are_on_the_disk(catalog: DjangoCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: set[str] = set()
-    monkeypatch.setattr("lakehouse.catalog.files._sync", lambda path: synced.add(str(path)))
+    monkeypatch.setattr("lakehouse.catalog.files.sync", lambda path: synced.add(str(path)))
     staged = stage(catalog, rows(3, days=3))
     written = {str(path) for path in Path(staged.metadata_location).parent.parent.rglob("*")}
     assert len([path for path in written if path.endswith(".parquet")]) == 3
