@@ -309,3 +309,16 @@ async def test_a_text_that_no_database_takes_is_no_table_and_no_parent(text: byt
     assert problem(heard) == (400, "INVALID_REQUEST")
     heard = await ask("POST", "/subscriptions/subscribe", body % (b"parent", text), token=token)
     assert problem(heard) == (404, "NOT_FOUND")
+
+
+async def test_a_dead_letter_of_an_event_a_thousand_levels_deep_is_shown_whole() -> None:
+    await a_parent("default")
+    token = await a_key()
+    one = (await subscribed(token))["id"]
+    event = b'{"id":"e","doc":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    letter = await created(Delivery, subscription_id=one, commit_number=1, dead_ms=1, events=b"[" + event + b"]")
+    heard = await ask("GET", f"/subscriptions/dead-letters/{letter.pk}", token=token)
+    assert (heard.status, event in heard.body) == (200, True)
+    await sync_to_async(Delivery.objects.update)(events=b"")
+    heard = await ask("GET", f"/subscriptions/dead-letters/{letter.pk}", token=token)
+    assert (heard.json["deadLetter"]["id"], heard.json["deadLetter"]["events"]) == (letter.pk, [])
