@@ -209,6 +209,7 @@ FLOORS = {
         "lakehouse.events.json_schema",
         "lakehouse.events.namespaces",
         "lakehouse.events.refusals",
+        "lakehouse.events.json_keywords",
         "lakehouse.events.signatures",
         "lakehouse.events.table",
         "lakehouse.events.wanted",
