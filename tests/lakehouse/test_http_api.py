@@ -37,6 +37,8 @@ EVENTS = {
     **{key: ["GET"] for key in ("/events", "/recent", "/events/stream", "/schemas")},
     **{f"/webhooks/{name}": ["POST"] for name in ("github", "stripe", "slack", "svix", "standard-webhooks")},
     "/schemas/{event_type}": ["DELETE", "GET", "PUT"],
+    "/documents/{collection}/{doc_id}": ["GET"],
+    "/documents/{collection}/{doc_id}/history": ["GET"],
 }
 """They have an error shape of their own (test_events_*)."""
 OF_SUBSCRIPTIONS = "/subscriptions/"
@@ -227,7 +229,19 @@ def routes(patterns=urlpatterns, before=""):
 async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
     found = {path for path in routes() if not path.startswith(OTHERWISE)}
     assert {path.partition("/")[2].partition("/")[0] for path in found} >= {
-        *("ingest", "e", "events", "recent", "query", "webhooks", "schemas", "subscriptions", "cdc", "flush", "status"),
+        *(
+            "ingest",
+            "e",
+            "events",
+            "recent",
+            "query",
+            "webhooks",
+            "schemas",
+            "documents",
+            "subscriptions",
+            "cdc",
+            "flush",
+        ),
     }
     assert found == set((await document())["paths"])
 
