@@ -52,6 +52,7 @@ FLOORS = {
         "lakehouse.http.flushes",
         "lakehouse.http.front",
         "lakehouse.http.keys",
+        "lakehouse.http.missing",
         "lakehouse.http.openapi",
         "lakehouse.http.pages",
         "lakehouse.http.queries",

@@ -260,6 +260,7 @@ def letter(one: Delivery) -> Letter:
         attempts=one.attempts_made,
         event_count=one.event_count,
         dead_ms=one.dead_ms or 0,
+        events=None,
     )
 
 

@@ -15,9 +15,11 @@ from asgiref.sync import sync_to_async
 from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router, Schema, Status
+from ninja.decorators import decorate_view
 from pydantic import Field
 
 from lakehouse.clock import now_ms
+from lakehouse.http import pages
 from lakehouse.models import Parent
 from lakehouse.parent.grants import ADMIN, SUBSCRIBE
 from lakehouse.subscriptions import desk, documents, places
@@ -86,7 +88,7 @@ def route(method: str, path: str, document: type[Schema], summary: str, *, statu
         name = f"subscriptions_{view.__name__}"
         router.api_operation(
             [method], path, response={status: document, **ERRORS}, summary=summary, operation_id=name, by_alias=True
-        )(work)
+        )(decorate_view(pages.readable)(work))
         return work
 
     return register

@@ -307,6 +307,14 @@ async def test_events_are_asked_for_by_their_members(lake):
             assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY"), body
 
 
+@pytest.mark.parametrize("body", [b"{}", b"{ }", b" {\n}"])
+async def test_a_query_that_asks_for_nothing_hears_what_it_may_ask_for(body):
+    async with home():
+        heard = await ask("POST", "/query", body)
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
+        assert heard.json["error"].startswith("the body asks for nothing; wanted `sql`, or some of dateRange, doId, ")
+
+
 async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
     section = DOCS.split("## Time travel")[1].split("\n## ")[0]
     history, between, as_of, at_bookmark = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
@@ -392,14 +400,6 @@ async def test_more_streams_than_a_process_may_have_are_503():
         assert (heard.status, heard.headers["retry-after"]) == (503, "10")
 
 
-async def test_a_batch_that_went_into_its_table_before_the_tail_saw_it_is_said_to_be_missing(lake):
-    async with home(data_dir=lake.data_dir) as (opened, _):
-        await ingest({"events": events(1)})
-        await flush(lake)
-        tail = await reading.open_stream(scope_of("GET", "/events/stream", {"last-event-id": "0"}), opened)
-        await anext(tail)
-        assert (await anext(tail)).startswith(b"event: gap\n")
-        await tail.aclose()
 async def test_streams_opened_at_the_same_moment_are_no_more_than_a_process_may_have():
     async with home(events_streams_max=2) as (opened, _):
         scope = scope_of("GET", "/events/stream")
@@ -421,3 +421,11 @@ async def test_a_stream_whose_client_hung_up_before_it_was_read_gives_its_place_
         assert reading.streams_of(opened).count == 0
 
 
+async def test_a_batch_that_went_into_its_table_before_the_tail_saw_it_is_said_to_be_missing(lake):
+    async with home(data_dir=lake.data_dir) as (opened, _):
+        await ingest({"events": events(1)})
+        await flush(lake)
+        tail = await reading.open_stream(scope_of("GET", "/events/stream", {"last-event-id": "0"}), opened)
+        await anext(tail)
+        assert (await anext(tail)).startswith(b"event: gap\n")
+        await tail.aclose()
