@@ -11,14 +11,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from asgiref.sync import sync_to_async
 from django.db.models import Count, Q, QuerySet, Sum
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router, Schema, Status
+from ninja.decorators import decorate_view
 from pydantic import Field
 
 from lakehouse.clock import now_ms
+from lakehouse.http import pages
 from lakehouse.models import Parent
 from lakehouse.parent.grants import ADMIN, SUBSCRIBE
 from lakehouse.subscriptions import desk, documents, places
@@ -87,7 +88,7 @@ def route(method: str, path: str, document: type[Schema], summary: str, *, statu
         name = f"subscriptions_{view.__name__}"
         router.api_operation(
             [method], path, response={status: document, **ERRORS}, summary=summary, operation_id=name, by_alias=True
-        )(work)
+        )(decorate_view(pages.readable)(work))
         return work
 
     return register
@@ -168,10 +169,10 @@ def dead_letters(request: HttpRequest, query: Query[Page]) -> Letters:
 
 
 @route("GET", "/dead-letters/{int:pk}", OneLetter, "One of them")
-def dead_letter(request: HttpRequest, pk: int) -> OneLetter:
-    """With the events it holds."""
-    one = delivery_of(request, pk, dead=True)
-    return OneLetter(dead_letter=documents.letter(one, orjson.loads(bytes(one.events) or b"[]")))
+def dead_letter(request: HttpRequest, pk: int) -> HttpResponse:
+    """With the events it holds, as they were sent."""
+    said = documents.whole_letter(delivery_of(request, pk, dead=True))
+    return HttpResponse(said, content_type="application/json")
 
 
 @route("POST", "/dead-letters/{int:pk}/retry", OneLetter, "Try it again")

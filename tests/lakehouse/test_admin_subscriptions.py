@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 
 from lakehouse.models import Parent
-from lakehouse.subscriptions.models import Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 from tests.lakehouse.test_admin import text_of, url
 
 pytestmark = pytest.mark.django_db
@@ -83,3 +83,12 @@ def test_dead_letters_are_found_and_tried_again(admin_client: Client) -> None:
         ("pending", 0),
         ("delivered", 0),
     ]
+
+
+def test_what_never_was_and_how_long_it_took_are_no_moments_of_1970(admin_client: Client) -> None:
+    message = Delivery.objects.create(subscription=made(target="https://example.com/"), commit_number=1)
+    attempt = Attempt.objects.create(delivery=message, started_ms=1_700_000_000_000, duration_ms=4711)
+    total = DeliveryTotal.objects.create(parent=Parent.objects.get(), took_ms=4712)
+    for row, said in ((message, ""), (attempt, "4711"), (total, "4712")):
+        page = text_of(admin_client, url(type(row), "change", row.pk))
+        assert ("1970-" in page, said in page) == (False, True)
