@@ -103,7 +103,7 @@ class Deliverer:
         """For whoever waits for the end: until nothing is due and nothing is on its way."""
         sending = self._sending
         while await self.round() or sending.lanes or sending.done:
-            await _either(sending.is_dry.wait(), within_s=POLL_S if sending.lanes else 0.0)
+            await asyncio.sleep(0)
         self._kept.close()
 
     def _work(self) -> tuple[int, int, dict[int, Taken]]:
@@ -131,7 +131,8 @@ class Deliverer:
             self._asked_s = now_s
         ahead_bytes = AHEAD_BYTES - self._sending.waiting_bytes
         taken: dict[int, Taken] = {}
-        for one in Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE):
+        active = Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE)
+        for one in active.select_related("parent"):
             line = self._sending.lines.get(one.pk) or Line()
             taken[one.pk] = self._next_of(one, line, is_anew=is_anew, ahead_bytes=ahead_bytes)
             ahead_bytes -= sum(len(message.events) for message in taken[one.pk].messages)
@@ -147,7 +148,7 @@ class Deliverer:
         messages, is_all = settle.take(
             one, room=room, ahead=ahead, ahead_bytes=ahead_bytes, but=set(line.known), now_ms=self.now_ms()
         )
-        return Taken(one, messages, is_all)
+        return Taken(one, messages, is_all and one.commit_number >= one.parent.commit_number)
 
     async def _send(self, message: Message) -> Outcome:
         return await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)

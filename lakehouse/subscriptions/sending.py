@@ -27,7 +27,7 @@ Send = Callable[[Message], Awaitable[Outcome]]
 
 
 class Taken(NamedTuple):
-    """What is due for a subscription that this process serves, and whether that was all of it."""
+    """What is due for a subscription that this process serves, and whether that was all, commits to come included."""
 
     to: Subscription
     messages: list[Message]
@@ -56,7 +56,7 @@ class Sending:
         self.lanes: set[asyncio.Task[None]] = set()
         self.done: list[Tried] = []
         self.is_dry = asyncio.Event()
-        """A line has nothing left although there is more, or nothing at all is being sent any more."""
+        """A line has nothing left although there is more for it, or nothing at all is being sent any more."""
         self.until_ms = 0
         """How long the subscriptions are certainly ours."""
         self.waiting_bytes = 0
