@@ -40,8 +40,7 @@ from lakehouse.subscriptions.documents import (
     State,
     Which,
 )
-from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, SubscriptionState
-from lakehouse.subscriptions.patterns import matches
+from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription
 from lakehouse.subscriptions.visitors import (
     KeyAuth,
     delivery_of,
@@ -137,9 +136,7 @@ def listed(request: HttpRequest, query: Query[Page]) -> Listed:
 def match(request: HttpRequest, query: Query[Match]) -> Listed:
     """The active subscriptions of a parent that an event of this type is for."""
     parent = meant(request, query.parent)
-    active = Subscription.objects.filter(parent=parent, state=SubscriptionState.ACTIVE).select_related("parent")
-    rows = (one for one in active.order_by("pk") if one.table in ("", query.table))
-    fitting = [one for one in rows if matches(one.pattern, query.event_type)]
+    fitting = desk.hearers(parent, query.event_type, query.table)
     return Listed(subscriptions=[documents.shown(one) for one in fitting], next=None)
 
 
@@ -207,6 +204,8 @@ def change(request: HttpRequest, pk: int, body: Change) -> Done:
     if "target" in fields or "target_kind" in fields:
         fields = {"target": one.target, "target_kind": one.target_kind} | fields
     _check(fields)
+    if (full := desk.crowded(one.parent, fields.get("pattern", ""), but=one.pk)) is not None:
+        raise problem(409, full)
     if fields:
         Subscription.objects.filter(pk=one.pk).update(**fields)
     return Done(subscription=documents.shown(subscription_of(request, pk)))

@@ -7,14 +7,15 @@ gone with its subscription, is left as it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Length
 
-from lakehouse.subscriptions import leases, messages, retries, totals
+from lakehouse.subscriptions import leases, messages, retries, rows, totals
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
 from lakehouse.subscriptions.retries import Again, Outcome, Reason
 from lakehouse.subscriptions.targets import Message
@@ -38,25 +39,35 @@ class _Turn:
 
     now_ms: int
     chance: Callable[[], float]
-    created_ms: dict[int, int]
-    """When the messages were made."""
     sums: dict[int, Sums] = field(default_factory=dict)
 
     def sums_of(self, message: Message) -> Sums:
         return self.sums.setdefault(message.to.parent_id, Sums())
 
 
-def take(subscription: Subscription, *, room: int, but: set[int], now_ms: int) -> list[Message]:
-    """So many messages that are due, the longest waiting first, without those that are on their way already."""
-    waiting = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
-    rows = list(waiting.order_by("next_attempt_ms", "pk")[: room + len(but)])
-    chosen = [row for row in rows if row.pk not in but][:room]
-    if opened := [row.pk for row in chosen if row.is_open]:
+def take(
+    subscription: Subscription, *, room: int, but: Collection[int], now_ms: int, ahead: int = 0, ahead_bytes: int = 0
+) -> tuple[list[Message], bool]:
+    """So many messages that are due, the longest waiting first, without those that are in memory already; and some
+    ahead, as long as they are small. And whether that was all.
+    """
+    due = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
+    waiting = due.exclude(pk__in=but).order_by("next_attempt_ms", "pk")
+    sized = list(waiting.values_list("pk", "is_open", Length("events"))[: room + ahead])
+    chosen = sized[:room]
+    for one in sized[room:]:
+        if (ahead_bytes := ahead_bytes - one[2]) < 0:
+            break
+        chosen.append(one)
+    if opened := [pk for pk, is_open, _ in chosen if is_open]:
         Delivery.objects.filter(pk__in=opened).update(is_open=False)
-        chosen = [Delivery.objects.get(pk=row.pk) if row.is_open else row for row in chosen]
-    return [
-        Message(row.pk, row.uid, bytes(row.events), row.event_count, row.attempts_made, subscription) for row in chosen
+    names = ("pk", "uid", "events", "event_count", "attempts_made", "created_ms")
+    found = waiting.filter(pk__in=[pk for pk, *_ in chosen]).values_list(*names) if chosen else ()
+    taken = [
+        Message(pk, uid, bytes(told), count, attempts_made, created_ms, subscription)
+        for pk, uid, told, count, attempts_made, created_ms in found
     ]
+    return taken, len(chosen) == len(sized) < room + ahead
 
 
 def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) -> None:
@@ -64,9 +75,9 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
     by_id = {one.message.delivery_id: one for one in tried}
     with transaction.atomic():
         pending = Delivery.objects.select_for_update().filter(pk__in=by_id, state=DeliveryState.PENDING)
-        rows = {row.pk: row for row in pending.defer("events").order_by("pk")}
-        still = [_storable(one) for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
-        turn = _Turn(now_ms, chance, {pk: row.created_ms for pk, row in rows.items()})
+        uids = dict(pending.order_by("pk").values_list("pk", "uid"))
+        still = [_storable(one) for pk, one in by_id.items() if uids.get(pk) == one.message.uid]
+        turn = _Turn(now_ms, chance)
         _note_attempts(still)
         whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
         _delivered(whole, turn)
@@ -85,16 +96,12 @@ def _storable(one: Tried) -> Tried:
 
 
 def _note_attempts(tried: Sequence[Tried]) -> None:
-    Attempt.objects.bulk_create(
-        Attempt(
-            delivery_id=one.message.delivery_id,
-            started_ms=one.started_ms,
-            duration_ms=min(max(0, one.duration_ms), INTEGER_MAX),
-            status=one.outcome.status,
-            error=one.outcome.error,
-        )
-        for one in tried
-    )
+    """A line in the log for each."""
+    lines = []
+    for message, started_ms, duration_ms, outcome in tried:
+        took_ms = min(max(0, duration_ms), INTEGER_MAX)
+        lines.append((message.delivery_id, started_ms, took_ms, outcome.status, outcome.error))
+    rows.insert(Attempt, ("delivery", "started_ms", "duration_ms", "status", "error"), lines)
 
 
 def _delivered(tried: Sequence[Tried], turn: _Turn) -> None:
@@ -111,16 +118,14 @@ def _delivered(tried: Sequence[Tried], turn: _Turn) -> None:
     for one in tried:
         sums, message = turn.sums_of(one.message), one.message
         sums.delivered_events += message.event_count
-        sums.took_ms.append(max(0, turn.now_ms - turn.created_ms[message.delivery_id]))
+        sums.took_ms.append(max(0, turn.now_ms - message.created_ms))
         counts[message.to.pk] = counts.get(message.to.pk, 0) + message.event_count
-    for pk, count in counts.items():
-        _count(pk, count, turn.now_ms)
+    _count(counts, turn.now_ms)
 
 
-def _count(subscription_id: int, events: int, now_ms: int) -> None:
-    Subscription.objects.filter(pk=subscription_id).update(
-        delivered_events=F("delivered_events") + events, last_delivered_ms=now_ms
-    )
+def _count(events: Mapping[int, int], now_ms: int) -> None:
+    """Delivered events, by subscription."""
+    rows.add(Subscription, "delivered_events", events.items(), last_delivered_ms=now_ms)
 
 
 def _partly(one: Tried, turn: _Turn) -> None:
@@ -134,7 +139,7 @@ def _partly(one: Tried, turn: _Turn) -> None:
     taken = one.message.event_count - left
     if taken:
         turn.sums_of(one.message).delivered_events += taken
-        _count(one.message.to.pk, taken, turn.now_ms)
+        _count({one.message.to.pk: taken}, turn.now_ms)
         Delivery.objects.filter(pk=one.message.delivery_id).update(uid=new_uid(), events=events, event_count=left)
     error = f"the receiver took {taken} of {one.message.event_count} events"
     failed = one._replace(
@@ -144,7 +149,7 @@ def _partly(one: Tried, turn: _Turn) -> None:
 
 
 def _with_count(message: Message, count: int) -> Message:
-    return Message(message.delivery_id, message.uid, b"", count, message.attempts_made, message.to)
+    return replace(message, events=b"", event_count=count)
 
 
 def _failed(one: Tried, turn: _Turn, *, attempts_made: int) -> None:

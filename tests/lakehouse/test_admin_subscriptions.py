@@ -52,6 +52,17 @@ def test_what_the_api_refuses_is_refused_here(admin_client: Client, wrong: dict[
     assert not Subscription.objects.exists()
 
 
+def test_more_patterns_of_many_stars_than_a_parent_may_have_are_refused_here(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.subscriptions.patterns.WIDE_CHARS_MAX", 5)
+    parent = Parent.objects.create(name="shop")
+    answer = admin_client.post(url(Subscription, "add"), form(parent, pattern="*a*b*c*"))
+    assert "have 0 of 5 characters" in answer.content.decode()
+    assert admin_client.post(url(Subscription, "add"), form(parent, pattern="*a*")).status_code == 302
+    assert Subscription.objects.get().pattern == "*a*"
+
+
 def test_saving_leaves_the_place_alone_that_moved_meanwhile(admin_client: Client) -> None:
     one = made(target="https://example.com/", commit_number=9)
     admin_client.post(url(Subscription, "change", one.pk), form(one.parent, name="other", commit_number=0))

@@ -259,6 +259,25 @@ async def test_a_parent_has_only_so_many(settings: Any) -> None:
     assert problem(await ask("POST", "/subscriptions/subscribe", HOOK, token=token)) == (409, "CONFLICT")
 
 
+async def test_a_parent_has_no_room_for_ever_more_patterns_of_many_stars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each type that is new is walked against all of their letters, so there is a bound to those."""
+    monkeypatch.setattr("lakehouse.subscriptions.patterns.WIDE_CHARS_MAX", 12)
+    await a_parent("default")
+    token = await a_key()
+    first = await subscribed(token, pattern="**.a.**")
+    ordinary = await subscribed(token, pattern="a*b.**")
+    await subscribed(token, pattern="**.a.**")
+    heard = await ask("POST", "/subscriptions/subscribe", HOOK | {"pattern": "*abcd*"}, token=token)
+    assert problem(heard) == (409, "CONFLICT")
+    assert "have 7 of 12 characters and '*abcd*' has 6; wanted one * in a segment" in heard.json["error"]
+    path = f"/subscriptions/{ordinary['id']}"
+    assert problem(await ask("PUT", path, {"pattern": "*abcd*"}, token=token)) == (409, "CONFLICT")
+    for one in (first["id"], first["id"] + 2):
+        await ask("POST", "/subscriptions/unsubscribe", {"subscriptionId": one}, token=token)
+    assert (await ask("PUT", path, {"pattern": "*abcd*"}, token=token)).status == 200
+    assert (await ask("PUT", path, {"pattern": "*abcdefghi*"}, token=token)).status == 200
+
+
 async def test_the_messages_of_a_subscription_are_listed_by_what_became_of_them() -> None:
     await a_parent("default")
     token = await a_key()
