@@ -40,7 +40,11 @@ def _database() -> dict[str, Any]:
             # IMMEDIATE: a transaction that will write takes its turn at the start, where waiting is safe.
             "transaction_mode": "IMMEDIATE",
             "timeout": 5,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000;",
+            # secure_delete: Debian's SQLite overwrites what is deleted, so that a flush wrote its payloads once more
+            # (48 ms of CPU and 200 ms of waiting for 20 MB; now 6 and 8).
+            "init_command": (
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000; PRAGMA secure_delete=FAST;"
+            ),
         }
         database["TEST"] = {"NAME": str(EVODB.data_dir.resolve() / "test.sqlite3")}
     return database

@@ -210,8 +210,7 @@ def _plain(payload: bytes, flags: int) -> tuple[Encoding, bytes]:
 
 def _check_payload(payload: bytes, encoding: Encoding) -> tuple[set[bytes] | list[bytes], memoryview | list[int]]:
     if encoding is Encoding.COLUMNS:
-        view = columns.decode(payload)
-        return view.tables, view.sequences
+        return columns.check(payload)
     seen = entries.scan(payload, with_metadata=encoding is Encoding.BINARY_METADATA)
     return seen.tables, seen.sequences
 

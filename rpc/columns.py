@@ -33,9 +33,13 @@ LENGTH = struct.Struct("<H")
 STREAM_LENGTH = struct.Struct("<I")
 KIND_PLAIN, KIND_METADATA, KIND_ARROW = 0, 1, 2
 KIND_MAX = KIND_METADATA | KIND_ARROW
+OPERATION_MAX = 2
 
 FIXED = (8, 8, 1, 2, 2, 4, 4)
 """Bytes an entry of each fixed column: sequence, timestamp, operation, table, and three lengths."""
+ONE = struct.Struct("<QQBHHII")
+"""The fixed columns of one entry."""
+ONE_HEAD = HEAD.pack(1, 1, KIND_PLAIN)
 
 CODES: dict[int, Literal["Q", "I", "H", "B"]] = {8: "Q", 4: "I", 2: "H", 1: "B"}
 
@@ -155,6 +159,14 @@ def decode(payload: bytes | memoryview) -> Columns:
     return Columns._make((count, tables, *fixed, *texts, documents, streams))
 
 
+def check(payload: bytes) -> tuple[list[bytes], memoryview | list[int]]:
+    """The tables and the entry sequences of a columnar payload. Raises ProtocolError where `decode` does."""
+    if (one := _one(payload)) is not None:
+        return one
+    whole = decode(payload)
+    return whole.tables, whole.sequences
+
+
 def has_documents(payload: bytes) -> bool:
     """Whether entries bring typed documents, that is Arrow. The payload is one that `decode` accepts."""
     return bool(HEAD.unpack_from(payload)[2] & KIND_ARROW)
@@ -170,6 +182,21 @@ def select(payload: bytes, indices: Sequence[int]) -> bytes:
     documents = [whole.documents[index] for index in indices]
     streams = {table: bytes(stream) for table, stream in zip(whole.tables, whole.streams, strict=True)}
     return encode(kept, documents=documents, streams=streams)
+
+
+def _one(payload: bytes) -> tuple[list[bytes], list[int]] | None:
+    """Of a plain payload with one entry, which is what a quiet child sends: 0.8 us where all columns take 3.8. None for
+    any other payload, and for one with a mistake."""
+    if len(payload) < HEAD.size + LENGTH.size or not payload.startswith(ONE_HEAD):
+        return None
+    name_at = HEAD.size + LENGTH.size
+    at = name_at + LENGTH.unpack_from(payload, HEAD.size)[0]
+    if at + ONE.size > len(payload):
+        return None
+    sequence, _, operation, table, *lengths = ONE.unpack_from(payload, at)
+    if operation > OPERATION_MAX or table or at + ONE.size + sum(lengths) != len(payload):
+        return None
+    return [payload[name_at:at]], [sequence]
 
 
 def _table_names(view: memoryview, table_count: int) -> tuple[list[bytes], int]:

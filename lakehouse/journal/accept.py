@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import transaction
@@ -51,8 +52,7 @@ class Source:
     schema_version: int | None = None  # of the schemas that were asked before
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """Durable, now or before. `utilization` of the parent's buffer, 0 to 1."""
 
     status: AckStatus

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise, repeat
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
@@ -25,8 +25,7 @@ BY_KEY, BY_CHANCE = 2 << NUMBER_BITS, 3 << NUMBER_BITS
 """From here on numbers of requests are made of keys, and by chance; those that JSON can say end at 2**53."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What the journal remembers of the entries of one batch; `entry_digests` as in models.Batch."""
 
     entry_sequence_first: int
@@ -34,8 +33,7 @@ class Stored:
     entry_digests: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A batch as it will be stored. `digest` is that of the batch as it was offered, whatever was filtered from it."""
 
     encoding: Encoding
@@ -144,6 +142,8 @@ def digests_in(stored: bytes) -> array[int]:
 
 
 def _are_consecutive(sequences: Sequence[int] | memoryview) -> bool:
+    if len(sequences) == 1:
+        return True
     wanted = array("Q", range(sequences[0], sequences[0] + len(sequences)))
     if isinstance(sequences, memoryview):
         return sequences.tobytes() == wanted.tobytes()

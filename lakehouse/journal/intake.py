@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 STOPPED = "this process stops; another one takes over"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A batch of a connection, and who wants to hear the verdict (called in the event loop)."""
 
     source: Source

@@ -7,7 +7,6 @@ an entry (SQLite); entries without such a digest cost nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from django.db import connection
 
@@ -38,7 +37,7 @@ def rest_of(parent_id: int, frame: BatchFrame, *, now_ms: int) -> Content | None
         return whole(frame)
     if not rest:
         return None
-    return replace(whole(select(frame, rest)), digest=digest_of(frame))
+    return whole(select(frame, rest))._replace(digest=digest_of(frame))
 
 
 def _known(parent_id: int, digests: Sequence[bytes]) -> set[bytes]:

@@ -102,8 +102,7 @@ class Overlap(NamedTuple):
     payload: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class NewBatch:
+class NewBatch(NamedTuple):
     parent_id: int
     child_id: int
     epoch: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models import Q
 
 from lakehouse.models.flushes import Flush
 from lakehouse.models.parents import Child, Parent
@@ -37,7 +38,7 @@ class Batch(models.Model):
     encoding = models.CharField(max_length=16)
     received_ms = models.BigIntegerField()
     state = models.CharField(max_length=9, choices=BatchState.choices, default=BatchState.PENDING)
-    flush = models.ForeignKey(Flush, on_delete=models.PROTECT, null=True, related_name="claimed")
+    flush = models.ForeignKey(Flush, on_delete=models.PROTECT, null=True, related_name="claimed", db_index=False)
 
     class Meta:
         verbose_name_plural = "batches"
@@ -45,6 +46,8 @@ class Batch(models.Model):
         indexes = [
             models.Index(fields=["parent", "state", "id"], name="batch_by_state"),
             models.Index(fields=["child", "entry_sequence_last"], name="batch_by_entries"),
+            # Of those that have a flush: what is taken in has none, and costs 1 us less for it (SQLite).
+            models.Index(fields=["flush"], name="batch_by_flush", condition=Q(flush__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -32,6 +32,31 @@ def test_entries_come_back_from_columns(raw: list[RawEntry]) -> None:
     assert columns.decode(columns.select(payload, indices)).entries() == raw[::2]
 
 
+MISTAKES = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 255)), max_size=2)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(st.lists(RAW, max_size=2), MISTAKES, st.integers(0, 2))
+def test_a_check_finds_what_decoding_finds(raw: list[RawEntry], mistakes: list[tuple[int, int]], cut: int) -> None:
+    payload = bytearray(columns.encode(raw))
+    for at, value in mistakes:
+        payload[at % len(payload)] = value
+    told = _told(bytes(payload[: len(payload) - cut]), check=True)
+    assert told == _told(bytes(payload[: len(payload) - cut]), check=False)
+
+
+def _told(payload: bytes, *, check: bool) -> str | tuple[list[bytes], list[int]]:
+    try:
+        if check:
+            tables, sequences = columns.check(payload)
+        else:
+            whole = columns.decode(payload)
+            tables, sequences = whole.tables, whole.sequences
+    except ProtocolError as exc:
+        return exc.message
+    return tables, list(sequences)
+
+
 def test_documents_and_their_streams_come_back() -> None:
     payload = columns.encode(ROWS, documents=[1, 0, 5], streams=STREAMS)
     found = columns.decode(payload)
