@@ -246,12 +246,8 @@ class EventEmitter:
             return
         ids = [batch.ids[index] for index in indices] or batch.ids
         log.warning("%d events were refused and set aside: %s", len(ids), text)
-        gone = self.outbox.set_aside(batch, ids, text)
-        if gone:
-            text = "%d events that were set aside before are kept no longer, for newer ones (max_set_aside): %s"
-            log.warning(text, len(gone), event_aside.names(gone))
-            if self._on_set_aside_dropped is not None:
-                self._on_set_aside_dropped(gone)
+        if gone := self.outbox.set_aside(batch, ids, text):
+            event_aside.tell(gone, self._on_set_aside_dropped)
 
     def _failed(self, why: str, retry_after_ms: int) -> None:
         failures = self.outbox.number("failures") + 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from rpc.http import Answer
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _evodb_event_aside (id INTEGER PRIMARY KEY, reason TEXT NOT NULL, time_ms INTEGER NOT NULL,
@@ -56,6 +59,17 @@ def kept(connection: sqlite3.Connection, limit: int) -> list[SetAside]:
     """The oldest first."""
     rows = connection.execute("SELECT id, reason, time_ms, body FROM _evodb_event_aside ORDER BY id LIMIT ?", (limit,))
     return [SetAside(*row) for row in rows]
+
+
+def tell(gone: Sequence[SetAside], hear: Callable[[Sequence[SetAside]], None] | None) -> None:
+    """Say which events are kept no longer; who hears of it keeps nobody from sending the others."""
+    text = "%d events that were set aside before are kept no longer, for newer ones (max_set_aside): %s"
+    log.warning(text, len(gone), names(gone))
+    try:
+        if hear is not None:
+            hear(gone)
+    except Exception:
+        log.exception("on_set_aside_dropped failed")
 
 
 def names(events: Sequence[SetAside]) -> str:

@@ -42,6 +42,8 @@ REASON_CHARS_MAX = 123
 FOR_GOOD = (NackReason.INVALID_FORMAT, NackReason.INVALID_SEQUENCE)
 """A batch that is refused so is never taken as it is."""
 ASIDE_SHOWN_MAX = 10
+TRIES_MAX = 1000
+"""So often in a second something is handed in while all of it is refused."""
 
 
 class Life:
@@ -162,14 +164,14 @@ class ToldLife(Life):
             await self._tell()
 
     async def _tell(self) -> bool:
-        """A batch of what waits; whether it is durable now."""
+        """A batch of what waits; whether it is durable now, or something less is in its way."""
         try:
-            verdict = await self._hand_in()
-            while isinstance(verdict, Refused) and verdict.reason in FOR_GOOD:
+            verdict, tries = await self._hand_in(), 1
+            while isinstance(verdict, Refused) and verdict.reason in FOR_GOOD and tries < TRIES_MAX:
                 self._put_out_of_the_way(verdict)
                 if not self._waiting:
                     break
-                verdict = await self._hand_in()
+                verdict, tries = await self._hand_in(), tries + 1
         except (DatabaseError, TimeoutError) as exc:
             log.warning("%d events of parents wait, the journal is away: %s", len(self._waiting), exc)
             return False
@@ -181,7 +183,7 @@ class ToldLife(Life):
         elif verdict is FORGOTTEN:
             self._source = None
         self._say_what_is_lost()
-        return isinstance(verdict, Accepted)
+        return isinstance(verdict, Accepted) or tries > 1
 
     def _put_out_of_the_way(self, refused: Refused) -> None:
         """Half of a batch may be taken; a single event is set aside, so that it does not block the rest."""

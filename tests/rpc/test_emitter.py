@@ -256,9 +256,12 @@ def test_refused_events_fill_no_disk_and_it_is_said_which_are_kept_no_longer(tmp
     assert "1 events that were set aside before are kept no longer" in caplog.text
     assert f"{ids[0]} (INVALID_EVENT: bad)" in caplog.text
     assert (emitter.get_retry_queue_stats().set_aside, emitter.get_retry_queue_stats().set_aside_dropped) == (2, 1)
+    emitter._on_set_aside_dropped = lambda gone: gone[4711]
     large = emitter.emit("large", data="x" * 1000)
+    emitter.emit("good")
     ingest.answers = [refused(0)]
-    emitter.flush()
+    assert emitter.flush() == 1
+    assert "on_set_aside_dropped failed" in caplog.text
     assert json.loads(emitter.set_aside()[-1].body)["id"] == large
 
 
