@@ -175,6 +175,7 @@ FLOORS = {
         "lakehouse.parent.last_used",
         "lakehouse.parent.leases",
         "lakehouse.query.answers",
+        "lakehouse.query.arrow_files",
         "lakehouse.query.duck",
         "lakehouse.query.fence",
         "lakehouse.query.forks",
