@@ -7,17 +7,19 @@ waited for, and its file is looked at too. Doing it again does what is left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lakehouse import declared
+from lakehouse.catalog import foreign_tables, storage
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.upkeep import backfill, lease, rounds
 from lakehouse.catalog.upkeep.backfill import Moved
-from lakehouse.catalog.upkeep.lease import Keeper
-from lakehouse.catalog_choice import elsewhere
+from lakehouse.catalog.upkeep.foreign_keeper import ForeignKeeper
+from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LakehouseError, SchemaMismatch
 from lakehouse.flush.rules import arrow_type
@@ -39,6 +41,7 @@ class Promoter:
     """What a worker or a command brings along. `pause` waits for so many ms."""
 
     catalog: DjangoCatalog
+    """Ours; with EVODB_CATALOG that one is opened when it is needed."""
     settings: Settings
     now_ms: Callable[[], int]
     pause: Callable[[int], None]
@@ -56,16 +59,27 @@ class Promoter:
         return moved
 
     def _promote(self, parent: Parent, table: str, key: str, kind: str) -> Moved:
-        row = self._row(parent, table)
-        wanted = _type(key, kind)
-        terms = self.settings.lease_ms, self.now_ms
-        with lease.kept(row, self.catalog, lease_ms=terms[0], now_ms=terms[1]) as keeper:
-            if keeper is None:
-                raise NotPromoted(f"table {row} is kept in order by somebody else just now; try again in a minute")
+        with self._kept(parent.namespace, table) as keeper:
+            wanted = _type(key, kind)
             backfill.make_column(keeper, key, wanted, attempts_max=self.settings.commit_attempts_max)
             return self._fill(keeper, parent.namespace, key)
 
-    def _fill(self, keeper: Keeper, namespace: str, key: str) -> Moved:
+    @contextmanager
+    def _kept(self, namespace: str, table: str) -> Iterator[Tender]:
+        """Who may exchange its files, in whichever catalog it is."""
+        if self.settings.catalog:
+            found = ForeignKeeper(storage.foreign(self.settings), namespace, table)
+            if foreign_tables.find(found.catalog, namespace, table) is None:
+                raise _missing(namespace, table)
+            yield found
+            return
+        row = _row(namespace, table)
+        with lease.kept(row, self.catalog, lease_ms=self.settings.lease_ms, now_ms=self.now_ms) as keeper:
+            if keeper is None:
+                raise NotPromoted(f"table {row} is kept in order by somebody else just now; try again in a minute")
+            yield keeper
+
+    def _fill(self, keeper: Tender, namespace: str, key: str) -> Moved:
         """Until there is no flush that may not know the column, or for two leases."""
         flushes = Flush.objects.filter(parent__namespace=namespace, state=FlushState.OPEN)
         before = set(flushes.values_list("pk", flat=True))
@@ -83,14 +97,17 @@ class Promoter:
                     return moved
             self.pause(PAUSE_MS)
 
-    def _row(self, parent: Parent, table: str) -> IcebergTable:
-        if self.settings.catalog:
-            raise NotPromoted(f"{elsewhere(self.settings.catalog)}; columns are made there")
-        namespace = SEPARATOR.join(parent.namespace.split("."))
-        row = IcebergTable.objects.select_related("namespace").filter(namespace__name=namespace, name=table).first()
-        if row is None:
-            raise NotPromoted(f"there is no table {parent.namespace}.{table}; let its first rows be flushed")
-        return row
+
+def _row(namespace: str, table: str) -> IcebergTable:
+    rows = IcebergTable.objects.select_related("namespace")
+    row = rows.filter(namespace__name=SEPARATOR.join(namespace.split(".")), name=table).first()
+    if row is None:
+        raise _missing(namespace, table)
+    return row
+
+
+def _missing(namespace: str, table: str) -> NotPromoted:
+    return NotPromoted(f"there is no table {namespace}.{table}; let its first rows be flushed")
 
 
 def _type(key: str, kind: str) -> Any:

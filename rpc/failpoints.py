@@ -67,6 +67,14 @@ class Failpoint(StrEnum):
     """Worker: kept rows are in files again; nothing is committed, no pointer names them."""
     RECOVERY_SWAPPED = "recovery_swapped"
     """Worker: within the transaction, they are kept no more and the pointer has moved."""
+    CURRENT_WRITTEN = "current_written"
+    """Worker: the buckets of a table of now are written anew, and its metadata; no pointer names them."""
+    CURRENT_SWAPPED = "current_swapped"
+    """Worker: within the transaction, its positions and its pointer have moved."""
+    ERASED_WRITTEN = "erased_written"
+    """`manage.py erase`: the files of a table are written anew without the rows; nothing names them."""
+    ERASED_SWAPPED = "erased_swapped"
+    """`manage.py erase`: the table has the rows no more; its older snapshots do."""
 
 
 class FailpointFailed(OSError):

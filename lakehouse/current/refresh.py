@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 import duckdb
 import pyarrow as pa
@@ -38,6 +39,7 @@ from lakehouse.errors import CommitConflict, LakehouseError, StoreUnavailable
 from lakehouse.models import CurrentSource, CurrentTable
 from lakehouse.query import duck
 from lakehouse.query.quoting import quoted
+from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ class _Refresh:
             kept = retention.from_settings(self._settings)
             change._apply(forgetting(change.table_metadata, kept, now_ms=now_ms()))
             change.commit_transaction()
+        reach(Failpoint.CURRENT_WRITTEN)
         latest = {source: max(at, applied.get(source, at)) for source, at in reached.items()}
         with transaction.atomic():
             self._commit(latest, now_ms())
@@ -161,7 +164,9 @@ class _Refresh:
             bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
             spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
             properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
-            return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))
+            made = self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties)
+            made.metadata = made.metadata.model_copy(update={"table_uuid": UUID(self._moment.next_uuid)})
+            return Creation(made)
         names = {field.name for field in kept}
         arrow = evolution.arrow_schema(schema)
         return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
@@ -207,6 +212,7 @@ class _Refresh:
         if self._moment.current_location is None:
             pointers.lock_namespaces({namespace})
             moved = pointers.insert(namespace, name, location)
+            CurrentTable.objects.filter(pk=self._moment.current_id).update(next_uuid="")
         else:
             moved = pointers.move(
                 namespace,
@@ -217,6 +223,7 @@ class _Refresh:
             )
         if not moved:
             raise CommitConflict(f"the table of now of {self._moment.namespace}.{name} was written meanwhile")
+        reach(Failpoint.CURRENT_SWAPPED)
 
     @property
     def _is_staged(self) -> bool:

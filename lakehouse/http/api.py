@@ -226,12 +226,12 @@ async def query(request: HttpRequest) -> HttpResponse:
     "/query/{query_id}",
     summary="Cancel a query",
     auth=visitors.KeyAuth(QUERY, ADMIN, of_all_parents=True),
-    response={200: Cancelled, **openapi.ERRORS, 404: QueryRefused},
+    response={200: Cancelled, **openapi.ERRORS, 404: QueryRefused, 503: QueryRefused},
 )
 async def cancel_query(request: HttpRequest, query_id: str) -> HttpResponse:
-    """The one that was asked with this `queryId`, by the same key, of the same process. It is answered with 409 and
-    `QUERY_CANCELLED`, and its process and its turn are free."""
-    return pages.shown(request, _http(queries.cancel(query_id, caller=_caller(request), house=house())))
+    """The one that was asked with this `queryId`, by the same key, whichever process of the parent was asked. It is
+    answered with 409 and `QUERY_CANCELLED`, and its process and its turn are free."""
+    return pages.shown(request, _http(await queries.cancel(query_id, caller=_caller(request), house=house())))
 
 
 def _caller(request: HttpRequest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
@@ -13,9 +14,10 @@ import orjson
 from asgiref.sync import sync_to_async
 from msgspec import UNSET, UnsetType
 
-from lakehouse.errors import InvalidQuery, QueryError
+from lakehouse.errors import InvalidQuery, QueryError, QueryUnavailable
 from lakehouse.events import namespaces
 from lakehouse.http import answers, structured
+from lakehouse.http.named_queries import NamedQueries
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Headers, Response
 from lakehouse.parent.grants import Grant, fits
@@ -57,7 +59,8 @@ async def answer(data: bytes, accept: str, *, grant: Grant, caller: str, house: 
             return _refused(413, "PAYLOAD_TOO_LARGE", f"the body has more than {BODY_BYTES_MAX} bytes")
         query, query_id = _query(data, accept, grant, rows_max=house.settings.query_rows_max)
         told = _of_caller(caller, query_id) if query_id else ""
-        found = await engine_of(house).run(query, find=partial(_find, grant), caller=caller, query_id=told)
+        async with named_of(house).known(told) if told else nullcontext():
+            found = await engine_of(house).run(query, find=partial(_find, grant), caller=caller, query_id=told)
     except QueryError as exc:
         log.info("a query of %s was not answered (%s): %s", caller, exc.code, exc)
         headers: Headers = [(b"retry-after", RETRY_S)] if exc.retryable else []
@@ -66,10 +69,13 @@ async def answer(data: bytes, accept: str, *, grant: Grant, caller: str, house: 
     return _answered(found, query.format)
 
 
-def cancel(query_id: str, *, caller: str, house: House) -> Response:
-    """Of a query that the same caller asked this process; it is answered with 409, and its process is gone."""
-    if not engine_of(house).cancel(_of_caller(caller, query_id)):
-        return _refused(404, "NO_SUCH_QUERY", f"no query {query_id[:100]!r} of this key runs or waits in this process")
+async def cancel(query_id: str, *, caller: str, house: House) -> Response:
+    """Of a query that the same caller asked any process; it is answered with 409, and its process is gone."""
+    try:
+        if not await named_of(house).cancel(_of_caller(caller, query_id)):
+            return _refused(404, "NO_SUCH_QUERY", f"no query {query_id[:100]!r} of this key runs or waits")
+    except QueryUnavailable as exc:
+        return _refused(exc.http_status, exc.code, str(exc), (b"retry-after", RETRY_S))
     log.info("%s cancelled its query %s", caller, query_id)
     return answers.answer(200, {"cancelled": True})
 
@@ -83,6 +89,14 @@ def engine_of(house: House) -> Engine:
     if found is None:
         found = _engines[house.intake] = Engine(house.settings)
         house.goodbyes.append(found.close)
+    return found
+
+
+def named_of(house: House) -> NamedQueries:
+    engine = engine_of(house)
+    found = _named.get(engine)
+    if found is None:
+        found = _named[engine] = NamedQueries(engine, timeout_ms=house.settings.query_timeout_ms)
     return found
 
 
@@ -166,3 +180,4 @@ def _refused(status: int, code: str, text: str, *headers: tuple[bytes, bytes]) -
 
 
 _engines: WeakKeyDictionary[Intake, Engine] = WeakKeyDictionary()
+_named: WeakKeyDictionary[Engine, NamedQueries] = WeakKeyDictionary()

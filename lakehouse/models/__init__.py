@@ -13,6 +13,7 @@ from lakehouse.models.events import EventExport, EventHour, EventId, EventSchema
 from lakehouse.models.flushes import Flush, FlushState, FlushTable
 from lakehouse.models.foreign import ForeignCommit, Installation
 from lakehouse.models.parents import Child, ConnectionState, Parent
+from lakehouse.models.queries import NamedQuery
 from lakehouse.models.schemas import DriftField, DriftKind, NestedValues, SchemaMode, TableSchema
 from lakehouse.models.upkeep import ForgottenSnapshot, TableUpkeep
 from lakehouse.models.waiting import DeadLetter, DeadLetterState, FallbackBatch
@@ -43,6 +44,7 @@ __all__ = [
     "ForgottenSnapshot",
     "IcebergTable",
     "Installation",
+    "NamedQuery",
     "Namespace",
     "NestedValues",
     "Parent",

@@ -12,34 +12,35 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import duckdb
 
 from lakehouse.conf import Settings
-from lakehouse.errors import StoreUnavailable
 from lakehouse.query.quoting import quoted
 from lakehouse.storing import scheme_of
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
 EXTENSIONS = ("avro", "httpfs", "iceberg")
 """In this order: iceberg needs the two before it."""
 LOCKED = ("SET autoinstall_known_extensions = false", "SET allow_unsigned_extensions = false")
 """Whatever a caller runs, it brings in no more code."""
 READ = ("", "file", "s3")
-"""Where the lake may lie."""
+"""Where DuckDB reads by itself."""
 
 
 def connect(settings: Settings | None = None) -> duckdb.DuckDBPyConnection:
     """A connection that reads the lake of these settings; without them, one in a folder."""
-    if settings and (scheme := scheme_of(settings.resolved_warehouse)) not in READ:
-        raise StoreUnavailable(
-            f"SQL reads no lake in {scheme}:// yet; pyiceberg, Spark and Trino do (docs/object-stores.md)"
-        )
     loads = tuple(f"LOAD {quoted(str(_extension(name)))}" for name in EXTENSIONS)
     connection = duckdb.connect(config={"allow_unsigned_extensions": str(_are_signed(loads))})
     store = _store(_reached(settings)) if settings and _is_in_a_bucket(settings) else []
     for statement in (*loads, *LOCKED, "SET TimeZone = 'UTC'", *store):
         connection.execute(statement)
+    if settings and _is_read_by_arrow(settings):
+        connection.register_filesystem(_arrow_files(settings))
     return connection
 
 
@@ -77,6 +78,19 @@ def _are_signed(loads: tuple[str, ...]) -> bool:
         for statement in (LOCKED[0], *loads):
             connection.execute(statement)
     return True
+
+
+def _is_read_by_arrow(settings: Settings) -> bool:
+    """Where the tables of a foreign catalog lie is said by their own metadata."""
+    return bool(settings.catalog) or scheme_of(settings.resolved_warehouse) not in READ
+
+
+def _arrow_files(settings: Settings) -> AbstractFileSystem:
+    # Only here, for pyiceberg and fsspec take a second to load.
+    from lakehouse.catalog.store_properties import properties
+    from lakehouse.query.arrow_files import ArrowFiles
+
+    return ArrowFiles({**properties(settings), **settings.resolved_catalog_properties})
 
 
 def _is_in_a_bucket(settings: Settings) -> bool:

@@ -17,11 +17,17 @@ from lakehouse.errors import QueryUnavailable
 from lakehouse.query.messages import COMMAND, FORK, KEYS, KILL, LENGTH, READY
 
 ROOT = Path(__file__).resolve().parents[2]
-TOLD = ("warehouse", "s3_endpoint", "s3_region", "s3_access_key_id", "s3_secret_access_key")
+OF_S3 = ("s3_endpoint", "s3_region", "s3_access_key_id", "s3_secret_access_key")
+OF_AZURE = ("account_name", "account_key", "sas_token", "tenant_id", "client_id", "client_secret", "endpoint")
+OF_GOOGLE = ("gcs_endpoint", "gcs_token", "gcs_token_expires_ms")
+TOLD = ("warehouse", *OF_S3, *(f"azure_{name}" for name in OF_AZURE), *OF_GOOGLE)
 INHERITED = {
     *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "no_proxy", "AWS_REGION", "AWS_DEFAULT_REGION", *KEYS),
+    *("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_AUTHORITY_HOST"),
+    *("AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_ENDPOINT", "IDENTITY_HEADER", "MSI_ENDPOINT", "MSI_SECRET"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CONFIG", "GCE_METADATA_ROOT"),
 }
 """What a query's process knows of the environment; the database's password is not among it."""
 START_S = 60.0

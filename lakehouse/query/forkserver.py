@@ -123,7 +123,7 @@ def _connection(config: dict[str, str]) -> duckdb.DuckDBPyConnection:
     """With one thread, for no other survives a fork. The keys of the environment become a secret, too, before DuckDB
     makes settings of them, which a query could read."""
     key, secret, token = (os.environ.pop(name, "") for name in KEYS)
-    settings = Settings(**config)  # type: ignore[arg-type]  # text, all of it
+    settings = Settings(**config)  # type: ignore[arg-type]  # as JSON keeps them
     connection = duck.connect(settings)
     connection.execute("SET threads = 1")
     connection.execute("CREATE TEMP MACRO p95(x) AS quantile_cont(x, 0.95)")

@@ -9,6 +9,8 @@ from typing import Any
 
 Change = tuple[str, str, str, dict[str, Any]]
 """Operation, table, row id, the row by its columns."""
+State = dict[tuple[str, str], dict[str, Any]]
+"""Rows by table and row id."""
 
 
 def document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,9 +32,9 @@ def comparable(value: Any, shown: Any) -> Any:
     return datetime.fromisoformat(value) if isinstance(shown, datetime) else value
 
 
-def state_of(changes: Sequence[Change]) -> dict[tuple[str, str], dict[str, Any]]:
+def state_of(changes: Sequence[Change]) -> State:
     """The rows that are left after all changes, by table and row id."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: State = {}
     for operation, table, row_id, row in changes:
         if operation == "DELETE":
             del rows[table, row_id]

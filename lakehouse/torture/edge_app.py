@@ -212,6 +212,14 @@ def written(path: str) -> int:
     return int(next(_select(path, "SELECT coalesce(max(seq), 0) FROM ledger"))[0])
 
 
+def so_far(path: str) -> int:
+    """As `written`, also while there is no file, or no table in it."""
+    try:
+        return written(path)
+    except sqlite3.OperationalError:
+        return 0
+
+
 def _select(path: str, sql: str) -> Iterator[tuple[Any, ...]]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20)
     try:

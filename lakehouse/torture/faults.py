@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from lakehouse.torture import afterwards, death
+from lakehouse.torture.erasure import Erasure
 from lakehouse.torture.flaky_store import MOODS
 from lakehouse.torture.process import Process, until
 from lakehouse.torture.town import LEASE_MS, Town
@@ -26,6 +28,8 @@ CHILD = (Failpoint.OUTBOX_WRITTEN, Failpoint.SENT, Failpoint.ACK_LOST)
 DAPHNE = (Failpoint.RECEIVED, Failpoint.JOURNALLED, Failpoint.ACKED)
 FOREIGN = (Failpoint.FOREIGN_ANNOUNCED, Failpoint.FOREIGN_APPENDING, Failpoint.FOREIGN_APPENDED)
 """Nobody here walks there: the house under torture keeps its own catalog."""
+TYPED = afterwards.ERASING
+"""Nor there, but for who erases."""
 WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE)
 PAST_THE_LEASE_S = LEASE_MS / 1000 + 1
 REACHED_WITHIN_S = 10.0
@@ -33,7 +37,6 @@ HOUR_MS = 3_600_000
 SHIFTED_S, FULL_S = 3.0, 2.0
 """How long a process lives with a wrong clock, and with a full disk."""
 UPKEEP = (("compact", "--all"), ("expire", "--hours", "0", "--keep", "1", "--grace-hours", "0"), ("upkeep",))
-KEPT_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Fault:
 
 def choose(dice: random.Random, town: Town) -> Fault:
     kinds = [_killed, _killed, _at_a_failpoint, _at_a_failpoint, _zombie, _second_beat, _clock, _disk_full, _kept]
+    kinds += [_refreshed, _erased]
     kinds += [_away] if town.services else []
     kinds += [_locked] if town.is_sqlite else []
     kinds += [_moody] if town.store is not None else []
@@ -66,7 +70,7 @@ def _killed(dice: random.Random, town: Town) -> Fault:
 
 def _at_a_failpoint(dice: random.Random, town: Town) -> Fault:
     point, action, visit = (
-        dice.choice([point for point in Failpoint if point not in FOREIGN]),
+        dice.choice([point for point in Failpoint if point not in FOREIGN + TYPED]),
         dice.choice(["kill", "kill", "pause", "fail"]),
         dice.randint(1, 4),
     )
@@ -167,18 +171,32 @@ def _disk_full(dice: random.Random, town: Town) -> Fault:
 
 def _kept(dice: random.Random, town: Town) -> Fault:
     """The lake is put in order while flushes write to it; whoever does it dies in the middle, or comes to its end."""
-    action, dies_in_s = dice.choice(UPKEEP), dice.choice([None, 0.5 + 3 * dice.random()])
+    action, end = dice.choice(UPKEEP), death.choose(dice)
 
     def strike(town: Town) -> None:
-        keeper = town.house.another("upkeep", town.house.command("lake", *action))
-        keeper.start()
-        deadline = time.monotonic() + (KEPT_WITHIN_S if dies_in_s is None else dies_in_s)
-        while keeper.is_running and time.monotonic() < deadline:
-            time.sleep(0.05)
-        keeper.kill()
+        end.meet(town.house.another("upkeep", town.house.command("lake", *action)))
 
-    dies = "" if dies_in_s is None else f", killed after {dies_in_s:.1f} s"
-    return Fault(f"lake {action[0]}{dies}", strike)
+    return Fault(f"lake {action[0]}{end}", strike)
+
+
+def _refreshed(dice: random.Random, town: Town) -> Fault:
+    """The tables of now are brought up to date, by one more than usual; it dies in the middle, or comes to its end."""
+    end = death.choose(dice, afterwards.REFRESHING)
+    return Fault(f"tables of now are refreshed{end}", lambda town: afterwards.refresh(town, end))
+
+
+def _erased(dice: random.Random, town: Town) -> Fault:
+    """A guest is erased, or one of its orders, or an order of everybody, which is told to wait until all is flushed."""
+    what, place, number = dice.choice(["a guest", "an order of a guest"]), dice.random(), str(dice.randint(1, 9))
+    is_of_all, end = dice.random() < 0.25, death.choose(dice, afterwards.ERASING)
+
+    def strike(town: Town) -> None:
+        if is_of_all:
+            afterwards.attempt(town, Erasure(row_id=number), end)
+        else:
+            afterwards.erase(town, place, end, is_all=what == "a guest")
+
+    return Fault(f"{f'order {number} of everybody' if is_of_all else what} is erased{end}", strike)
 
 
 def _away(dice: random.Random, town: Town) -> Fault:

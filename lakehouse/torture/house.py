@@ -31,6 +31,10 @@ from lakehouse.models import Parent
 call_command("migrate", verbosity=0)
 Parent.objects.create(name="default", config=json.loads(sys.argv[1]))
 """
+POINTERS = """
+SELECT t.name, t.metadata_location FROM lakehouse_icebergtable t JOIN lakehouse_namespace n ON n.id = t.namespace_id
+WHERE (n.name = 'current') = {is_now} ORDER BY n.name, t.name
+"""
 
 
 class Journal:
@@ -131,12 +135,11 @@ class House:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, str(ROOT / "manage.py"), *arguments]
 
-    def run(self, argv: Sequence[str], *, within_s: float = WITHIN_S) -> str:
+    def run(self, argv: Sequence[str], *, within_s: float = WITHIN_S, **more: str) -> str:
         """Run a program to its end and return what it said."""
-        self.folder.joinpath("cwd").mkdir(exist_ok=True)
-        done = subprocess.run(
-            argv, env=environment(self.given), cwd=self.folder / "cwd", capture_output=True, text=True, timeout=within_s
-        )
+        folder, env = self.folder / "cwd", environment(self.given, **more)
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=within_s)
         assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -154,10 +157,13 @@ class House:
         """The id of the flush that is under way, or 0."""
         return int(self.journal.one("SELECT coalesce(max(id), 0) FROM lakehouse_flush WHERE state = 'open'"))
 
-    def lake(self, source: str | None = None) -> list[dict[str, Any]]:
-        """Every row (or those of this child) of every table with our columns and `_table`, as DuckDB reads them."""
+    def lake(self, source: str | None = None, *, is_now: bool = False) -> list[dict[str, Any]]:
+        """Every row (or those of this child) of every table with our columns and `_table`, as DuckDB reads them.
+
+        Of the tables of changes, or of those of now.
+        """
         wanted, values = ("WHERE _source = ?", [source]) if source is not None else ("", [])
-        pointers = self.journal.rows("SELECT name, metadata_location FROM lakehouse_icebergtable ORDER BY name")
+        pointers = self.journal.rows(POINTERS.format(is_now=is_now))
         with duck.connect(self.settings) as connection:
             found = []
             for name, location in pointers:
@@ -170,6 +176,10 @@ class House:
         """What the lake knows of a child, in order: operation, table, row id, the row by its columns."""
         rows = sorted(self.lake(source), key=lambda row: (row["_epoch"], row["_seq"]))
         return [(row["_op"], row["_table"], row["_row_id"], document(row)) for row in rows]
+
+    def now(self, source: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """What the tables of now have of a child: table, row id, the row by its columns."""
+        return [(row["_table"], row["_row_id"], document(row)) for row in self.lake(source, is_now=True)]
 
 
 @dataclass

@@ -9,13 +9,12 @@ of it is theirs: the same faults in the same order do not meet them at the same 
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from lakehouse.torture import edge_app, faults
+from lakehouse.torture import afterwards, edge_app, faults
 from lakehouse.torture.compare import difference, state_of
 from lakehouse.torture.house import Child
 from lakehouse.torture.process import until
@@ -71,25 +70,21 @@ def one(town: Town, seed: str, number: int) -> Round:
         found.faults.append(fault.name)
         fault.strike(town)
         faults.settle(town)
-    found.wrong = _ended(town, shops) or [wrong for shop in shops if (wrong := _compared(town, shop, found))]
+    found.wrong = _ended(town, shops)
+    found.wrong = found.wrong or [wrong for one in shops + town.guests if (wrong := _compared(town, one, found))]
     found.wrong += _verified(town)
-    town.shops = []
+    town.shops, town.guests, town.erasures = [], [], []
     found.seconds = time.monotonic() - begun
     return found
 
 
 def _write_on(shops: list[Child]) -> None:
     """Each of them has come up, and writes."""
-    before = {shop.name: _written(shop) for shop in shops}
+    before = {shop.name: edge_app.so_far(shop.database) for shop in shops}
     programs = [shop.process for shop in shops]
-    until(lambda: all(_written(shop) > before[shop.name] for shop in shops), "the shops write", *programs)
-
-
-def _written(shop: Child) -> int:
-    try:
-        return edge_app.written(shop.database)
-    except sqlite3.OperationalError:  # there is no file, or no table in it
-        return 0
+    until(
+        lambda: all(edge_app.so_far(shop.database) > before[shop.name] for shop in shops), "the shops write", *programs
+    )
 
 
 def _ended(town: Town, shops: list[Child]) -> list[str]:
@@ -101,30 +96,23 @@ def _ended(town: Town, shops: list[Child]) -> list[str]:
             if code:
                 return [f"{shop.name} ended with {code}: {shop.process.said[-500:]}"]
         until(lambda: not town.house.journal.one(UNFINISHED), "everything is flushed", within_s=DRAINED_WITHIN_S)
+        afterwards.bring_to_an_end(town)
         for action in faults.UPKEEP:
-            until(partial(_kept, town, action), f"lake {action[0]}", within_s=DRAINED_WITHIN_S)
+            until(partial(afterwards.told, town, "lake", *action), f"lake {action[0]}", within_s=DRAINED_WITHIN_S)
     except AssertionError as exc:
         return [str(exc)]
     letters = town.house.journal.one("SELECT count(*) FROM lakehouse_deadletter")
     return [f"{letters} dead letters, wanted none"] if letters else []
 
 
-def _kept(town: Town, action: Sequence[str]) -> str:
-    """What upkeep said; nothing while another process is at it."""
-    try:
-        return town.house.manage("lake", *action, within_s=DRAINED_WITHIN_S)
-    except AssertionError as exc:
-        if "somebody else is at it" in str(exc) or "try again" in str(exc):
-            return ""
-        raise
-
-
 def _compared(town: Town, shop: Child, found: Round) -> str | None:
-    wanted, stored = edge_app.ledger(shop.database), town.house.changes(shop.name)
+    wanted = afterwards.left(town, shop.name, edge_app.ledger(shop.database))
+    stored, state = town.house.changes(shop.name), afterwards.wanted_now(town, shop)
     found.changes += len(stored)
     wrong = difference(wanted, stored)
-    if wrong is None and state_of(stored) != edge_app.state(shop.database):
+    if wrong is None and state_of(stored) != state:
         wrong = "the rows that are left differ"
+    wrong = wrong or afterwards.difference_now(state, town.house.now(shop.name))
     return None if wrong is None else f"{shop.name}: {wrong}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lakehouse import up
+from lakehouse.torture.erasure import Erasure
 from lakehouse.torture.flaky_store import FlakyStore
 from lakehouse.torture.house import Child, House
 from lakehouse.torture.process import Process, until
@@ -15,6 +16,7 @@ from lakehouse.torture.services import S3, Postgres, Redis, Service, free_port, 
 
 LEASE_MS = 1500
 EAGER = {"flush_threshold_entries": 400, "flush_threshold_ms": 400, "flush_interval_ms": 400}
+NOW = {"current_state": True}
 UPKEEP = {"snapshots_max": 6, "snapshots_newest": 2, "compact_files_min": 4}
 """So that the beat's upkeep finds work within a round."""
 
@@ -40,6 +42,10 @@ class Town:
         self.services: list[Service] = []
         self.store: FlakyStore | None = None
         self.shops: list[Child] = []
+        self.guests: list[Child] = []
+        """They wrote something, sent it and left."""
+        self.erasures: list[Erasure] = []
+        """Begun in this round; some of them died."""
         self._stack = ExitStack()
         settings: dict[str, object] = {"open": True, "lease_ms": LEASE_MS, "up_port": free_port(), **UPKEEP}
         self.house = House(folder / "house", **settings | self._services(folder, dice))
@@ -59,7 +65,7 @@ class Town:
     def __enter__(self) -> Town:
         try:
             self._stack.enter_context(self.house)
-            self.house.prepare(**EAGER)
+            self.house.prepare(**EAGER, **NOW)
             for process in self.everybody():
                 process.start()
             until(lambda: listens(self.house.settings.up_port), "daphne listens", self.house.daphne)

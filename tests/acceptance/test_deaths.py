@@ -24,7 +24,9 @@ AWAY = (Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_STAGED, Failpoint.RECOVER
 """While the store is away, and when it is back; see test_fallback_deaths."""
 FOREIGN = (Failpoint.FOREIGN_ANNOUNCED, Failpoint.FOREIGN_APPENDING, Failpoint.FOREIGN_APPENDED)
 """Into a catalog that is not ours; see test_foreign_deaths."""
-WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY + FOREIGN)
+AFTERWARDS = tuple(point for point in Failpoint if point.name.startswith(("CURRENT_", "ERASED_")))
+"""Of tables of now, and of who erases; see test_current, test_erase and the torture."""
+WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY + FOREIGN + AFTERWARDS)
 VISIT = 3
 """Not the first one: tables exist by then, and something was sent and acked."""
 WRITES_PER_S_MAX = 30

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lakehouse.torture import faults, report, rounds
+from lakehouse.torture import afterwards, faults, report, rounds
+from lakehouse.torture.erasure import Erasure
 from lakehouse.torture.house import ROOT, Journal
 from lakehouse.torture.rounds import Round
 from lakehouse.torture.services import Postgres
@@ -19,9 +20,11 @@ from lakehouse.torture.town import Plan, Town
 
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
 SEED, PLAN = {
-    "sqlite": ("ci-sqlite", Plan(database="sqlite", lake="folder")),
-    "postgresql": ("ci-postgresql", Plan(database="postgresql", lake="s3")),
+    "sqlite": ("ci-38", Plan(database="sqlite", lake="folder")),
+    "postgresql": ("ci-20", Plan(database="postgresql", lake="s3")),
 }[DATABASE]
+MET = {"sqlite": {"erased", "refreshed", "expire"}, "postgresql": {"refreshed", "beats"}}[DATABASE]
+"""In its first round these seeds do so."""
 
 
 def test_a_round_of_torture_leaves_source_and_lake_equal(tmp_path: Path) -> None:
@@ -30,6 +33,7 @@ def test_a_round_of_torture_leaves_source_and_lake_equal(tmp_path: Path) -> None
     assert found.wrong == []
     assert found.changes > 500
     assert len(found.faults) >= rounds.FAULTS_PER_ROUND[0]
+    assert {word for word in MET if word in " ".join(found.faults)} == MET
 
 
 def test_the_same_seed_and_round_choose_the_same_faults(tmp_path: Path) -> None:
@@ -41,6 +45,33 @@ def test_the_same_seed_and_round_choose_the_same_faults(tmp_path: Path) -> None:
 
     assert chosen() == chosen()
     assert len(set(chosen())) > 8
+
+
+def test_a_row_that_is_missing_double_old_or_too_many_in_a_table_of_now_is_told() -> None:
+    wanted = {("orders", "1"): {"v": 1}, ("orders", "2"): {"v": 2}}
+    right = [("orders", "2", {"v": 2}), ("orders", "1", {"v": 1})]
+    assert afterwards.difference_now(wanted, right) is None
+    assert afterwards.difference_now(wanted, right[:1]) == (
+        "('orders', '1') is None in the table of now, the source has {'v': 1}"
+    )
+    assert afterwards.difference_now(wanted, [*right, right[0]]) == "the tables of now have 3 rows of 2 row ids"
+    assert "is {'v': 0} in the table" in str(afterwards.difference_now(wanted, [("orders", "1", {"v": 0}), right[0]]))
+    assert "the source has None" in str(afterwards.difference_now(wanted, [*right, ("stock", "a", {})]))
+
+
+def test_only_what_was_erased_is_not_wanted_any_more(tmp_path: Path) -> None:
+    town = Town(tmp_path / "town", Plan(), random.Random(SEED))
+    changes = [("INSERT", "orders", "1", {}), ("INSERT", "stock", "1", {}), ("INSERT", "orders", "2", {})]
+
+    def left(child: str, *erased: Erasure) -> list[tuple[str, str]]:
+        town.erasures = list(erased)
+        return [one[1:3] for one in afterwards.left(town, child, changes)]
+
+    assert left("a", Erasure("b"), Erasure("b", "1")) == [("orders", "1"), ("stock", "1"), ("orders", "2")]
+    assert left("a", Erasure("a", "1")) == left("b", Erasure(row_id="1")) == [("stock", "1"), ("orders", "2")]
+    assert left("a", Erasure("a")) == []
+    assert Erasure(row_id="7").command == ["erase", "--table", "orders", "--row-id", "7"]
+    assert Erasure("a", "7").condition == "_source = 'a' AND _row_id = '7'"
 
 
 def test_the_journal_is_read_on_after_postgresql_was_away(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from lakehouse.models import (
     ForgottenSnapshot,
     IcebergTable,
     Installation,
+    NamedQuery,
     Namespace,
     Parent,
     StoreBreaker,
@@ -120,6 +121,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         current := CurrentTable.objects.create(namespace="lake", table=f"orders-{number}", refreshed_ms=NOW_MS),
         CurrentSource.objects.create(current=current, source="shop", epoch=1, seq=7),
         Holder.objects.create(name=f"host-{number}", lease_until_ms=NOW_MS),
+        NamedQuery.objects.create(name=f"report-{number} of key 1", until_ms=NOW_MS),
         PastFlushes.objects.create(parent=parent, commit_number=1, took_ms=7),
         access.new_key("laptop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS)[0],
     ]

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import URLError
 
+import duckdb
 import pytest
 from pyarrow.fs import AzureFileSystem, GcsFileSystem
 
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.retention import HOUR_MS, Retention
-from lakehouse.catalog.storage import properties
+from lakehouse.catalog.storage import from_settings
+from lakehouse.catalog.store_properties import properties
 from lakehouse.catalog.upkeep import compaction, expiry, orphans
 from lakehouse.clock import now_ms
 from lakehouse.conf import SettingError, Settings, load
-from lakehouse.errors import StoreUnavailable
+from lakehouse.current import refresh as refreshing
+from lakehouse.errors import ForbiddenQuery
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import checks
 from lakehouse.journal.accept import accept
-from lakehouse.query import duck
+from lakehouse.models import IcebergTable
+from lakehouse.query import duck, verify
+from lakehouse.query.engine import Engine
+from lakehouse.query.verify import Verdict, Wanted
 from tests.builders import NOW_MS, frame, parent, run, source
+from tests.lakehouse import query_site
+from tests.lakehouse.test_intake import in_thread
 from tests.lakehouse.upkeep_site import Lake
 from tests.services import AZURITE_ACCOUNT, AZURITE_KEY, BUCKET, free_port
 
@@ -150,6 +159,51 @@ def test_nothing_is_written_where_nobody_says_that_it_lasts() -> None:
     assert not io.written
 
 
-def test_sql_over_a_store_it_does_not_read_says_so() -> None:
-    with pytest.raises(StoreUnavailable, match="SQL reads no lake in gs://"):
-        duck.connect(Settings(warehouse="gs://bucket/lake"))
+@pytest.mark.django_db(transaction=True)
+async def test_sql_reads_the_lake_there_also_as_it_was(store: Settings) -> None:
+    lake = query_site.Lake(store)
+    for number in range(2):
+        await in_thread(lambda number=number: lake.commit("lake", "orders", query_site.day(number)))
+    table = await in_thread(lambda: Lake(store).table("orders"))
+    first, last = table.metadata.snapshots
+    engine = Engine(store)
+    asked = query_site.Asked(engine, lake)
+    try:
+        assert await asked.rows("SELECT city, count(*) FROM orders GROUP BY city ORDER BY city") == [
+            ["city-0", 24],
+            ["city-1", 24],
+        ]
+        wanted = "SELECT sum(_seq)::BIGINT FROM orders {} WHERE _ts >= '2026-01-01 12:00:00+00'"
+        assert await asked.value(wanted.format("")) == sum(range(12, 24)) + sum(range(24))
+        assert await asked.value(wanted.format(f"AT (VERSION => {first.snapshot_id})")) == sum(range(12, 24))
+        moment = datetime.fromtimestamp(last.timestamp_ms / 1000, UTC).isoformat()
+        assert await asked.value(f"SELECT count(*) FROM orders AS OF '{moment}'") == 48
+        assert await asked.value("SELECT count(*) FROM orders", as_of=str(first.snapshot_id)) == 24
+        with pytest.raises(ForbiddenQuery):
+            await asked.rows(f"SELECT * FROM read_parquet('{store.warehouse}/lake/items/data/x.parquet')")
+    finally:
+        await engine.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tables_of_now_and_sums_are_read_there(store: Settings) -> None:
+    flusher = Flusher("worker-1", store, chosen(store), lambda: NOW_MS)
+    shop = source(parent(current_state=True))
+    for number in (1, 4):
+        accept([(shop, frame(number, run(number, number + 2)))], now_ms=NOW_MS)
+        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+        assert refreshing.refresh(from_settings(store), store, "lake", "orders", now_ms=lambda: NOW_MS) is not None
+    place = IcebergTable.objects.get(namespace__name="current").metadata_location
+    with duck.connect(store) as reader:
+        assert reader.execute(f"SELECT count(*) FROM {duck.scan(place)}").fetchall() == [(6,)]
+    [report] = verify.verify(store, Wanted())
+    assert [one.verdict for one in report.tables] == [Verdict.GREEN]
+
+
+def test_a_query_writes_no_file_there_and_hears_of_no_key(tmp_path: Path) -> None:
+    store = Settings(warehouse="gs://bucket/lake", gcs_token="hush-hush", gcs_token_expires_ms=10**13)
+    with duck.connect(store) as reader:
+        with pytest.raises(duckdb.Error, match="files are only read here"):
+            reader.execute("COPY (SELECT 1) TO 'gs://bucket/lake/x.parquet'")
+        said = str(reader.execute("SELECT * FROM duckdb_settings()").fetchall())
+        assert "hush-hush" not in said + str(reader.execute("SELECT * FROM duckdb_secrets()").fetchall())

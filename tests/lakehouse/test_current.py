@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lakehouse import tasks
 from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.storage import from_settings
-from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
+from lakehouse.catalog.upkeep import compaction, expiry, lease, orphans, rounds
 from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current import refresh as refreshing
@@ -182,6 +182,31 @@ def test_of_two_refreshes_at_once_one_counts_and_nothing_of_the_other_stays(stre
     monkeypatch.undo()
     assert CurrentTable.objects.get().turn == 2
     assert street.now() == {("a", "x"): 2}
+
+
+@pytest.mark.parametrize("is_overtaken", [False, True])
+def test_what_is_left_of_a_table_that_was_not_made_is_swept_with_all_its_rows(street, monkeypatch, is_overtaken):
+    street.write("a", (1, INSERT, "x", 1))
+    usual = refreshing.move_on
+
+    def dies_or_loses(*args, **kwargs):
+        monkeypatch.setattr(refreshing, "move_on", usual)
+        if is_overtaken:
+            street.refresh()
+            return usual(*args, **kwargs)
+        raise RuntimeError("dead")
+
+    monkeypatch.setattr(refreshing, "move_on", dies_or_loses)
+    with pytest.raises(CommitConflict if is_overtaken else RuntimeError):
+        street.refresh()
+    street.refresh()
+    row = IcebergTable.objects.get(namespace__name="current")
+    with lease.kept(row, street.catalog, lease_ms=60_000, now_ms=lambda: NOW_MS) as keeper:
+        swept = orphans.sweep(keeper, before_ms=2**62, is_dry_run=False)
+    assert swept.stranger == ""
+    assert swept.deleted == swept.found >= 2
+    assert len(list((street.settings.data_dir / "lake").rglob("current/orders/metadata/*.metadata.json"))) == 1
+    assert street.now() == {("a", "x"): 1}
 
 
 def test_a_refresh_that_dies_before_its_commit_leaves_nothing_and_is_made_anew(street, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,18 @@ def test_while_batches_wait_that_may_bring_such_rows_nothing_is_erased(street):
             erase(*args)
     assert changes(street) == before
     assert json.dumps(erase("--child", "b")[0])
+
+
+def test_files_that_may_be_of_a_table_nobody_knows_are_not_called_removed(street):
+    row = IcebergTable.objects.get(namespace__name="lake", name="orders")
+    metadata = json.loads(Path(row.metadata_location).read_text())
+    stray = Path(row.metadata_location).with_name("00000-dropped.metadata.json")
+    stray.write_text(json.dumps(metadata | {"table-uuid": "00000000-0000-0000-0000-000000000001"}))
+    orphan = Path(row.metadata_location).parent.with_name("data") / "left.parquet"
+    orphan.write_bytes(b"x")
+    for path in (stray, orphan):
+        os.utime(path, (0, 0))
+    out, err = erase("--table", "orders", "--row-id", "x")
+    assert f"2 files nobody names may have the rows and stay: {stray} is of a table that was dropped" in err
+    assert not [line for line in out if "left.parquet" in line]
+    assert orphan.exists()

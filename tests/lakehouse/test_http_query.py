@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import threading
 
 import pyarrow as pa
 import pytest
+from django.db import OperationalError
 
+from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.http import queries
+from lakehouse.errors import QueryCancelled, QueryUnavailable
+from lakehouse.http import named_queries, queries
+from lakehouse.http.named_queries import NamedQueries
+from lakehouse.models import NamedQuery
 from lakehouse.parent import access
+from lakehouse.query import named
 from tests.builders import NOW_MS
 from tests.lakehouse.http_site import ask, home
-from tests.lakehouse.query_site import Lake, day, hang_up
+from tests.lakehouse.query_site import Lake, asking, day, hang_up
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
 
@@ -210,3 +218,101 @@ async def test_a_process_that_stops_ends_its_queries(lake):
         await house.close()
         assert (await task).json["code"] == "QUERY_CANCELLED"
         assert (await ask("POST", "/query", {"sql": "SELECT 1"})).status == 503
+
+
+@contextlib.asynccontextmanager
+async def another_process(lake):
+    """An engine of its own, which shares nothing with the house but the database."""
+    async with asking(lake) as asked:
+        yield asked, NamedQueries(asked.engine, timeout_ms=30_000)
+
+
+async def run_there(asked, known, name):
+    async with known.known(name):
+        await asked.answer(ENDLESS, query_id=name)
+
+
+async def until_it_runs(asked):
+    while not asked.engine._running:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_query_is_cancelled_by_whichever_process_is_asked(lake):
+    async with home(open=False, data_dir=lake.settings.data_dir), another_process(lake) as (asked, known):
+        mine, other = await in_thread(lambda: (key(), key()))
+        name = f"report-7 of key {(await in_thread(lambda: access.find(mine, now_ms=NOW_MS))).pk}"
+        there = asyncio.create_task(run_there(asked, known, name))
+        await until_it_runs(asked)
+        assert (await ask("DELETE", "/query/report-7", token=other)).status == 404
+        heard = await ask("POST", "/query", {"sql": "SELECT 1", "queryId": "report-7"}, token=mine)
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
+        assert (await ask("DELETE", "/query/report-7", token=mine)).json == {"cancelled": True}
+        with pytest.raises(QueryCancelled):
+            await there
+        assert (await ask("DELETE", "/query/report-7", token=mine)).status == 404
+        assert (await ask("POST", "/query", {"sql": "SELECT 1", "queryId": "report-7"}, token=mine)).status == 200
+        assert not await in_thread(NamedQuery.objects.exists)
+
+
+async def test_who_cancels_a_query_of_a_process_that_died_hears_so_and_its_id_is_free_again(lake, monkeypatch):
+    monkeypatch.setattr(named_queries, "GONE_WITHIN_S", 0.2)
+    async with another_process(lake) as (_, known):
+        await in_thread(lambda: NamedQuery.objects.create(name="left", until_ms=now_ms() + 20_000))
+        with pytest.raises(QueryUnavailable, match="is dead, or too busy"):
+            await known.cancel("left")
+        await in_thread(lambda: NamedQuery.objects.update(until_ms=now_ms() - 1))
+        assert not await known.cancel("left")
+        async with known.known("left"):
+            assert await in_thread(NamedQuery.objects.count) == 1
+        assert not await in_thread(NamedQuery.objects.exists)
+
+
+async def test_a_database_that_is_away_for_a_moment_costs_no_running_query(lake, monkeypatch):
+    monkeypatch.setattr(named_queries, "EVERY_S", 0.01)
+    usual, failed = named.cancelled, []
+
+    def away(rows):
+        if len(failed) < 3:
+            failed.append(rows)
+            raise OperationalError("away")
+        return usual(rows)
+
+    monkeypatch.setattr(named, "cancelled", away)
+    async with another_process(lake) as (asked, known), another_process(lake) as (_, other):
+        there = asyncio.create_task(run_there(asked, known, "mine"))
+        await until_it_runs(asked)
+        while len(failed) < 3:
+            await asyncio.sleep(0.01)
+        assert await other.cancel("mine")
+        with pytest.raises(QueryCancelled):
+            await there
+
+
+async def test_while_no_query_has_an_id_nobody_asks_the_database(lake):
+    async with another_process(lake) as (_, known):
+        assert known._watch is None
+        async with known.known("mine"), known.known("too"):
+            assert known._watch is not None
+        assert known._watch is None
+
+
+async def test_who_hangs_up_while_his_query_gets_its_row_leaves_none(lake, monkeypatch):
+    usual, begun = named.begin, threading.Event()
+
+    def slow(*args, **kwargs):
+        pk = usual(*args, **kwargs)
+        begun.set()
+        gone.wait(20)
+        return pk
+
+    gone = threading.Event()
+    monkeypatch.setattr(named, "begin", slow)
+    async with another_process(lake) as (asked, known):
+        there = asyncio.create_task(run_there(asked, known, "mine"))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        there.cancel()
+        gone.set()
+        with pytest.raises(asyncio.CancelledError):
+            await there
+        assert not await in_thread(NamedQuery.objects.exists)

@@ -21,13 +21,13 @@ from pyiceberg.table import Table
 
 from lakehouse import memory
 from lakehouse.catalog import evolution
-from lakehouse.catalog.staging import Change, Staging
+from lakehouse.catalog.staging import Change
 from lakehouse.catalog.upkeep import compaction
 from lakehouse.catalog.upkeep.compaction import Terms
-from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small
 from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.rewriting import BUFFER_BYTES
+from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.errors import CommitConflict, SchemaMismatch
 from lakehouse.flush import exact, values
 from lakehouse.flush.names import Names
@@ -54,14 +54,14 @@ class Moved:
         return f"{self.values} values moved from {REST} in {self.files} files{left}"
 
 
-def make_column(keeper: Keeper, name: str, kind: Any, *, attempts_max: int) -> None:
+def make_column(keeper: Tender, name: str, kind: Any, *, attempts_max: int) -> None:
     """Give the table this column, or make the one it has wide enough. Raises SchemaMismatch, CommitConflict."""
     for attempt in range(1, attempts_max + 1):
-        staging = Staging(keeper.catalog)
-        table = keeper.load(staging)
+        begun = keeper.begin()
+        table = begun.table
         if why := compaction.refusal(table, keeper, compaction.manifests_of(table)):
-            raise SchemaMismatch(f"{keeper.row}: {why}")
-        change, expected = Change(table), table.metadata_location
+            raise SchemaMismatch(f"{keeper.name}: {why}")
+        change = Change(table)
         wanted = evolution.changes(table.schema(), _with(table, name, kind))
         if not wanted:
             return
@@ -71,9 +71,8 @@ def make_column(keeper: Keeper, name: str, kind: Any, *, attempts_max: int) -> N
             for path, type_ in wanted.added.items():
                 update.add_column(path, type_)
         try:
-            with told(f"the metadata of {keeper.row} cannot be written"):
-                change.commit_transaction()
-            keeper.commit(staging, expected=expected)
+            with told(f"the metadata of {keeper.name} cannot be written"):
+                begun.commit(change)
         except CommitConflict:
             if attempt == attempts_max:
                 raise
@@ -93,14 +92,14 @@ def _with(table: Table, name: str, kind: Any) -> pa.Schema:
     return pa.schema([(name, kind)])
 
 
-def fill(keeper: Keeper, name: str, terms: Terms, moved: Moved) -> None:
+def fill(keeper: Tender, name: str, terms: Terms, moved: Moved) -> None:
     """Move what fits, in files that need a look. Raises CommitConflict: some of them need another one."""
-    with told(f"files of {keeper.row} cannot be read or written"):
+    with told(f"files of {keeper.name} cannot be read or written"):
         while True:
             keeper.renew()
             table = keeper.load()
             if name not in table.schema().column_names:
-                raise SchemaMismatch(f"{keeper.row} has no column {name!r}; somebody dropped it meanwhile")
+                raise SchemaMismatch(f"{keeper.name} has no column {name!r}; somebody dropped it meanwhile")
             filler = _Filler(table, name)
             found = list(islice(_worth(table, filler, moved), FILES_AT_ONCE))
             if not found:

@@ -20,15 +20,13 @@ from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import rewrite_choice
 from lakehouse.catalog.files import DurableFileIO
-from lakehouse.catalog.retention import is_collected
-from lakehouse.catalog.staging import Change, Staging
+from lakehouse.catalog.staging import Change
 from lakehouse.catalog.table_properties import number
 from lakehouse.catalog.upkeep import engines, expiry, reachable, rewriting
-from lakehouse.catalog.upkeep.folders import is_ours
-from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.piles import Small, piles
 from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
+from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.errors import CommitConflict
 
 log = logging.getLogger(__name__)
@@ -64,13 +62,13 @@ class Compacted:
         return f"{self.old} files became {self.new} with {self.rows} rows"
 
 
-def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda: False) -> Compacted:
+def compact(keeper: Tender, terms: Terms, *, until: Callable[[], bool] = lambda: False) -> Compacted:
     """Merge what is worth it: the first pile always, the next ones before `until`.
 
     Raises CommitConflict, DamagedTable, LeaseLost or StoreUnavailable; what was merged before stays so.
     """
     done = Compacted()
-    with told(f"files of {keeper.row} cannot be read or written"):
+    with told(f"files of {keeper.name} cannot be read or written"):
         table = keeper.load()
         for pile in _piles(table, keeper, terms):
             if done and until():
@@ -85,40 +83,37 @@ def compact(keeper: Keeper, terms: Terms, *, until: Callable[[], bool] = lambda:
     return done
 
 
-def merge_manifests(keeper: Keeper, *, count_min: int = 2) -> int:
+def merge_manifests(keeper: Tender, *, count_min: int = 2) -> int:
     """Fewer, larger manifests when there are so many small ones; returns how many are gone."""
-    with told(f"manifests of {keeper.row} cannot be merged"):
-        staging = Staging(keeper.catalog)
-        table = keeper.load(staging)
+    with told(f"manifests of {keeper.name} cannot be merged"):
+        begun = keeper.begin()
+        table = begun.table
         target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
         before = manifests_of(table)
         small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
-        change, expected = Change(table), table.metadata_location
+        change = Change(table)
         merge = ManifestMerge(change, table.io, target_bytes=target)
         if len(small) < count_min or not merge.is_worth_it:
             return 0
         merge.commit()
-        change.commit_transaction()
-        keeper.commit(staging, expected=expected)
-        return len(before) - len(manifests_of(staging.result))
+        begun.commit(change)
+        return len(before) - len(merge._existing_manifests())
 
 
-def _piles(table: Table, keeper: Keeper, terms: Terms) -> list[list[Small]]:
+def _piles(table: Table, keeper: Tender, terms: Terms) -> list[list[Small]]:
     manifests = manifests_of(table)
     if why := refusal(table, keeper, manifests):
-        log.info("%s is not compacted: %s", keeper.row, why)
+        log.info("%s is not compacted: %s", keeper.name, why)
         return []
     target = _target(table.metadata, TARGET, terms.target_bytes)
     return piles(files(table, manifests), target_bytes=target, files_min=terms.files_min, is_tiered=terms.is_tiered)
 
 
-def refusal(table: Table, keeper: Keeper, manifests: Sequence[ManifestFile]) -> str:
+def refusal(table: Table, keeper: Tender, manifests: Sequence[ManifestFile]) -> str:
     """Why files of this table must not be exchanged, or nothing."""
     if any(one.content is not ManifestContent.DATA for one in manifests):
         return "it has delete files of another engine; that engine has to compact it"
-    if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
-        return "its files are not ours to replace (gc.enabled, or where it lies)"
-    return ""
+    return keeper.refusal(table)
 
 
 def files(table: Table, manifests: Sequence[ManifestFile]) -> Iterator[Small]:
@@ -165,21 +160,22 @@ def rewritten(
     return new
 
 
-def exchange(keeper: Keeper, old: Sequence[DataFile], new: Sequence[DataFile], terms: Terms) -> None:
-    """In one commit. Raises CommitConflict when others were faster each time; the new files are deleted then."""
+def exchange(keeper: Tender, old: Sequence[DataFile], new: Sequence[DataFile], terms: Terms) -> None:
+    """In one commit.
+
+    Raises CommitConflict when others were faster each time; the new files are deleted then, if nobody can name them.
+    """
     for attempt in range(1, terms.attempts_max + 1):
-        staging = Staging(keeper.catalog)
-        table = keeper.load(staging)
-        change = Change(table)
-        expected = table.metadata_location
+        begun = keeper.begin()
+        change = Change(begun.table)
         try:
-            Replacement(change, table.io, old, new).commit()
-            change.commit_transaction()
-            keeper.commit(staging, expected=expected)
+            Replacement(change, begun.table.io, old, new).commit()
+            begun.commit(change)
         except CommitConflict as exc:
-            log.info("compaction of %s, attempt %d: %s", keeper.row, attempt, exc)
+            log.info("compaction of %s, attempt %d: %s", keeper.name, attempt, exc)
             if attempt == terms.attempts_max or not _are_there(keeper.load(), old):
-                expiry.remove(table.io, [file.file_path for file in new])
+                if keeper.is_told:
+                    expiry.remove(begun.table.io, [file.file_path for file in new])
                 raise
         else:
             return

@@ -29,6 +29,7 @@ from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.replacing import Exchange
 from lakehouse.errors import CommitConflict, LakehouseError
+from rpc.failpoints import Failpoint, reach
 
 FOR_EVER_MS = 2**62
 
@@ -113,12 +114,14 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
     for file in old:
         new += rewriting.rewrite(table.metadata, [file], io, target_bytes=target_bytes, change=survivors)
     io.settle()
+    reach(Failpoint.ERASED_WRITTEN)
     change = Change(table)
     expected = table.metadata_location
     try:
         Exchange(change, io, old, new).commit()
         change.commit_transaction()
         keeper.commit(staging, expected=expected, along=notes.write)
+        reach(Failpoint.ERASED_SWAPPED)
     except CommitConflict:
         expiry.remove(io, [one.file_path for one in new])
         raise

@@ -13,8 +13,11 @@ from pyiceberg.table import Table
 from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.pointers import SEPARATOR
-from lakehouse.catalog.staging import Staging
+from lakehouse.catalog.retention import is_collected
+from lakehouse.catalog.staging import Change, Staging
+from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.reading import told
+from lakehouse.catalog.upkeep.tending import Begun
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.models import IcebergTable, TableUpkeep
 from lakehouse.renewal import renewed
@@ -34,6 +37,15 @@ class Keeper:
     def identifier(self) -> tuple[str, ...]:
         return (*self.row.namespace.name.split(SEPARATOR), self.row.name)
 
+    @property
+    def name(self) -> str:
+        return str(self.row)
+
+    @property
+    def is_told(self) -> bool:
+        """Our own pointer moved, or it did not."""
+        return True
+
     def load(self, catalog: DjangoCatalog | None = None) -> Table:
         """The table as it is now, found by its row: another may have its name.
 
@@ -47,6 +59,23 @@ class Keeper:
         source, location = catalog or self.catalog, row.metadata_location
         with told(f"the metadata of {row} cannot be read"):
             return Table(self.identifier, source._read(location), location, source._files.fresh(), source)
+
+    def begin(self) -> Begun:
+        """A change of the table as it is now. Raises as `load` and `commit` do."""
+        staging = Staging(self.catalog)
+        table = self.load(staging)
+        expected = table.metadata_location
+
+        def commit(change: Change) -> None:
+            change.commit_transaction()
+            self.commit(staging, expected=expected)
+
+        return Begun(table, commit)
+
+    def refusal(self, table: Table) -> str:
+        if not is_collected(table.metadata) or not is_ours(table, self.row, self.catalog):
+            return "its files are not ours to replace (gc.enabled, or where it lies)"
+        return ""
 
     def of(self, row: IcebergTable) -> Keeper:
         """To look at another table; without its lease."""

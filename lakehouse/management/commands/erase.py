@@ -98,7 +98,10 @@ class Command(BaseCommand):
                 swept = rounds.sweep(keeper, site.EVODB, is_dry_run=False)
             except LakehouseError as exc:
                 raise CommandError(f"{exc}" + ("; type the same again" if exc.retryable else "")) from None
-        found.removed += swept.named
+        if swept.stranger:
+            self.stderr.write(f"{row}: {swept.found} files nobody names may have the rows and stay: {swept.stranger}")
+        else:
+            found.removed += swept.named
         self._tell(row, found)
         return found
 

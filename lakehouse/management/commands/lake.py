@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -13,15 +16,18 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet, Sum
 from django.template.defaultfilters import filesizeformat
 
-from lakehouse.catalog import lakes, retention
+from lakehouse import rewrite_choice
+from lakehouse.catalog import foreign_tables, lakes, retention, storage
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.table_properties import number
 from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
+from lakehouse.catalog.upkeep.foreign_keeper import ForeignKeeper
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.reading import STRANGE
+from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
@@ -78,20 +84,21 @@ class Command(BaseCommand):
 
     def handle(self, *, action: str, table: str | None, **options: Any) -> None:
         if settings.EVODB.catalog:
-            if action != "stats":
-                raise CommandError(f"{elsewhere(settings.EVODB.catalog)}; its upkeep is its own")
-            self._foreign(lakes.chosen(settings.EVODB))
+            self._foreign(action, table, options)
             return
         rows = list(_tables(table))
         if table is not None and not rows:
-            known = ", ".join(map(str, _tables(None)[:10])) or "none"
-            raise CommandError(f"there is no table {table!r}; tables are {known}")
+            raise CommandError(f"there is no table {table!r}; tables are {_listed(map(str, _tables(None)[:10]))}")
         asked = _asked(settings.EVODB, options)
         if action == "stats":
             self._stats(rows)
         else:
             work = {"upkeep": _upkeep, "compact": _compact, "expire": _expire, "orphans": _orphans}[action]
-            self._each(rows, lambda keeper: work(keeper, asked, options))
+            kept = partial(
+                lease.kept, catalog=from_settings(settings.EVODB), lease_ms=settings.EVODB.lease_ms, now_ms=now_ms
+            )
+            keepers = [(str(row), kept(row)) for row in rows]
+            self._each(keepers, lambda keeper: work(keeper, asked, options))
 
     def _stats(self, rows: list[IcebergTable]) -> None:
         if not rows:
@@ -103,7 +110,23 @@ class Command(BaseCommand):
             self.stdout.write(f"  {_state(catalog, table)}")
             self.stdout.write(f"  {duck.shell_command(table.metadata_location)}")
 
-    def _foreign(self, lake: Lake) -> None:
+    def _foreign(self, action: str, table: str | None, options: dict[str, Any]) -> None:
+        """Files are exchanged there as here; what deletes any is that catalog's own."""
+        if action == "stats":
+            self._foreign_stats(lakes.chosen(settings.EVODB))
+            return
+        if action != "compact":
+            raise CommandError(f"{elsewhere(settings.EVODB.catalog)}; only compact and stats work here")
+        catalog = storage.foreign(settings.EVODB)
+        namespaces = sorted(set(Parent.objects.values_list("namespace", flat=True)))
+        known = [(one, name) for one in namespaces for name in foreign_tables.names(catalog, one)]
+        found = [ForeignKeeper(catalog, *one) for one in known if table in (None, ".".join(one))]
+        if table is not None and not found:
+            raise CommandError(f"there is no table {table!r}; tables are {_listed('.'.join(one) for one in known)}")
+        asked = dataclasses.replace(_asked(settings.EVODB, options), rewrite_engine=rewrite_choice.LOCAL)
+        self._each([(one.name, nullcontext(one)) for one in found], lambda one: _compact(one, asked, options))
+
+    def _foreign_stats(self, lake: Lake) -> None:
         """What others wrote there is in none of the numbers."""
         for namespace, tables in lake.locations(Parent.objects.values_list("namespace", flat=True)).items():
             for name, location in tables.items():
@@ -111,27 +134,30 @@ class Command(BaseCommand):
                 self.stdout.write(f"{namespace}.{name}: {rows} rows of ours in {flushes} commits")
                 self.stdout.write(f"  {duck.shell_command(location)}")
 
-    def _each(self, rows: list[IcebergTable], work: Callable[[Keeper], object]) -> None:
+    def _each(self, keepers: Sequence[tuple[str, AbstractContextManager[Any]]], work: Callable[[Any], object]) -> None:
         """Do this to each table; a table where it fails does not keep it from the others."""
         failed = 0
-        catalog = from_settings(settings.EVODB)
-        for row in rows:
-            with lease.kept(row, catalog, lease_ms=settings.EVODB.lease_ms, now_ms=now_ms) as keeper:
+        for name, kept in keepers:
+            with kept as keeper:
                 if keeper is None:
-                    self.stderr.write(f"{row}: somebody else is at it; try again in a minute")
+                    self.stderr.write(f"{name}: somebody else is at it; try again in a minute")
                     failed += 1
                     continue
                 try:
-                    self.stdout.write(f"{row}: {work(keeper)}")
+                    self.stdout.write(f"{name}: {work(keeper)}")
                 except LakehouseError as exc:
-                    self.stderr.write(f"{row}: {exc}" + ("; try again" if exc.retryable else ""))
+                    self.stderr.write(f"{name}: {exc}" + ("; try again" if exc.retryable else ""))
                     failed += 1
                 except Exception as exc:
-                    log.exception("upkeep of %s failed", row)
-                    self.stderr.write(f"{row}: {type(exc).__name__}: {exc}")
+                    log.exception("upkeep of %s failed", name)
+                    self.stderr.write(f"{name}: {type(exc).__name__}: {exc}")
                     failed += 1
         if failed:
-            raise CommandError(f"{failed} of {len(rows)} tables are not done")
+            raise CommandError(f"{failed} of {len(keepers)} tables are not done")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(islice(names, 10)) or "none"
 
 
 def _tables(name: str | None) -> QuerySet[IcebergTable]:
@@ -168,7 +194,7 @@ def _expire(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
     return done + expiry.delete(keeper, before_ms=rounds.forgotten_before(asked, now_ms()))
 
 
-def _compact(keeper: Keeper, asked: Settings, options: dict[str, Any]) -> object:
+def _compact(keeper: Tender, asked: Settings, options: dict[str, Any]) -> object:
     terms = rounds.terms_of(asked)
     if options["all"]:
         terms = dataclasses.replace(terms, files_min=2, is_tiered=False)
