@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -28,6 +28,12 @@ todo: $(READY) ## Events, undo by time travel and a subscription that survives a
 test: $(READY) ## The whole suite on SQLite, then what touches the database on PostgreSQL
 	$(PY) -m pytest $(SIDE_BY_SIDE)
 	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest $(SIDE_BY_SIDE) tests/lakehouse tests/contracts tests/acceptance
+
+LONG := tests/simulation tests/acceptance/test_child_memory.py tests/acceptance/test_bad_input.py tests/acceptance/test_capture.py \
+	tests/lakehouse/test_current.py
+
+test-long: $(READY) ## What `make test` repeats little, repeated much: 15 minutes of simulation, a backlog of a million ...
+	EVODB_TEST_LONG=1 $(PY) -m pytest $(LONG)
 
 test-ray: $(READY) ## The rewriting on Ray, in .venv-ray: Daft wants an older PyArrow than ours (300 MB once, then 30 s)
 	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
