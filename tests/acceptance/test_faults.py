@@ -145,7 +145,7 @@ EXPIRED = "lease_until_ms + 1000 < extract(epoch FROM clock_timestamp()) * 1000 
 
 
 @on_sqlite
-def test_a_house_whose_clocks_jump_hours_ahead_and_behind_loses_nothing_and_waits_for_no_clock(town: Town) -> None:
+def test_a_house_whose_clocks_jump_an_hour_ahead_and_behind_loses_nothing_and_waits_for_no_clock(town: Town) -> None:
     house, shop = town.house, town.shop("clock")
     wrong = [house.daphne, house.worker, town.second_worker, shop.process]
     for shift_ms in (HOUR_MS, -HOUR_MS):
