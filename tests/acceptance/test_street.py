@@ -23,8 +23,8 @@ from tests.services import free_port
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
 CASES = {
     # lake, rounds of killing everybody
-    "sqlite": [("folder", 3), ("s3", 1)],
-    "postgresql": [("s3", 3), ("folder", 1)],
+    "sqlite": [("folder", 2), ("s3", 1)],
+    "postgresql": [("s3", 2), ("folder", 1)],
 }[DATABASE]
 EAGER = {"flush_threshold_entries": 400, "flush_threshold_ms": 400, "flush_interval_ms": 400}
 LEASE_MS = 1500
