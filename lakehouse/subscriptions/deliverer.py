@@ -27,6 +27,7 @@ from lakehouse.subscriptions.fan_out import FanOut
 from lakehouse.subscriptions.models import Subscription, SubscriptionState
 from lakehouse.subscriptions.retries import Outcome
 from lakehouse.subscriptions.sending import Line, Sending, Taken
+from lakehouse.subscriptions.settle import Chosen
 from lakehouse.subscriptions.stream import Reader, ReadLake
 from lakehouse.subscriptions.targets import Message
 
@@ -130,28 +131,33 @@ class Deliverer:
         if is_anew := is_anew or now_s - self._asked_s >= POLL_S:
             self._asked_s = now_s
         ahead_bytes = AHEAD_BYTES - self._sending.waiting_bytes
-        taken: dict[int, Taken] = {}
+        chosen: list[tuple[Subscription, Chosen]] = []
         active = Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE)
         for one in active.select_related("parent"):
-            line = self._sending.lines.get(one.pk) or Line()
-            taken[one.pk] = self._next_of(one, line, is_anew=is_anew, ahead_bytes=ahead_bytes)
-            ahead_bytes -= sum(len(message.events) for message in taken[one.pk].messages)
-        return taken
+            some = self._choose(one, is_anew=is_anew, ahead_bytes=ahead_bytes)
+            ahead_bytes -= some.size_bytes
+            chosen.append((one, some))
+        messages = settle.take(chosen)
+        return {to.pk: Taken(to, messages[to.pk], some.is_all and not _is_behind(to)) for to, some in chosen}
 
-    def _next_of(self, one: Subscription, line: Line, *, is_anew: bool, ahead_bytes: int) -> Taken:
+    def _choose(self, one: Subscription, *, is_anew: bool, ahead_bytes: int) -> Chosen:
         """Nothing while there is enough of it, or while all that is due is here."""
+        line = self._sending.lines.get(one.pk) or Line()
         lanes_max = self.settings.subscription_concurrency
         if len(line.waiting) >= lanes_max or (line.known and line.is_all and not is_anew):
-            return Taken(one, [], line.is_all)
+            return Chosen([], [], 0, line.is_all)
         room = max(0, lanes_max - line.lanes - len(line.waiting))
         ahead = AHEAD_EVENTS // one.batch_events if ahead_bytes > 0 else 0
-        messages, is_all = settle.take(
-            one, room=room, ahead=ahead, ahead_bytes=ahead_bytes, but=set(line.known), now_ms=self.now_ms()
+        return settle.choose(
+            one.pk, room=room, ahead=ahead, ahead_bytes=ahead_bytes, but=set(line.known), now_ms=self.now_ms()
         )
-        return Taken(one, messages, is_all and one.commit_number >= one.parent.commit_number)
 
     async def _send(self, message: Message) -> Outcome:
         return await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
+
+
+def _is_behind(one: Subscription) -> bool:
+    return one.commit_number < one.parent.commit_number
 
 
 async def _either(*waits: object, within_s: float) -> None:

@@ -24,6 +24,7 @@ from lakehouse.subscriptions.totals import Sums
 log = logging.getLogger(__name__)
 
 INTEGER_MAX = 2**31 - 1
+IDS_PER_QUERY = 500
 
 
 class Tried(NamedTuple):
@@ -45,13 +46,22 @@ class _Turn:
         return self.sums.setdefault(message.to.parent_id, Sums())
 
 
-def take(
-    subscription: Subscription, *, room: int, but: Collection[int], now_ms: int, ahead: int = 0, ahead_bytes: int = 0
-) -> tuple[list[Message], bool]:
+class Chosen(NamedTuple):
+    """Messages of a subscription, by id, which of them are open, how large they are, and whether no other is due."""
+
+    ids: list[int]
+    opened: list[int]
+    size_bytes: int
+    is_all: bool
+
+
+def choose(
+    subscription_id: int, *, room: int, but: Collection[int], now_ms: int, ahead: int = 0, ahead_bytes: int = 0
+) -> Chosen:
     """So many messages that are due, the longest waiting first, without those that are in memory already; and some
-    ahead, as long as they are small. And whether that was all.
+    ahead, as long as they are small.
     """
-    due = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
+    due = Delivery.objects.filter(leases.due(now_ms), subscription=subscription_id, state=DeliveryState.PENDING)
     waiting = due.exclude(pk__in=but).order_by("next_attempt_ms", "pk")
     sized = list(waiting.values_list("pk", "is_open", Length("events"))[: room + ahead])
     chosen = sized[:room]
@@ -59,15 +69,30 @@ def take(
         if (ahead_bytes := ahead_bytes - one[2]) < 0:
             break
         chosen.append(one)
-    if opened := [pk for pk, is_open, _ in chosen if is_open]:
+    return Chosen(
+        ids=[pk for pk, *_ in chosen],
+        opened=[pk for pk, is_open, _ in chosen if is_open],
+        size_bytes=sum(size_bytes for *_, size_bytes in chosen),
+        is_all=len(chosen) == len(sized) < room + ahead,
+    )
+
+
+def take(chosen: Sequence[tuple[Subscription, Chosen]]) -> dict[int, list[Message]]:
+    """What these messages are, by subscription. They are open no more."""
+    of = {pk: to for to, some in chosen for pk in some.ids}
+    for opened in _parts([pk for _, some in chosen for pk in some.opened]):
         Delivery.objects.filter(pk__in=opened).update(is_open=False)
+    found: dict[int, Message] = {}
     names = ("pk", "uid", "events", "event_count", "attempts_made", "created_ms")
-    found = waiting.filter(pk__in=[pk for pk, *_ in chosen]).values_list(*names) if chosen else ()
-    taken = [
-        Message(pk, uid, bytes(told), count, attempts_made, created_ms, subscription)
-        for pk, uid, told, count, attempts_made, created_ms in found
-    ]
-    return taken, len(chosen) == len(sized) < room + ahead
+    for ids in _parts(list(of)):
+        pending = Delivery.objects.filter(pk__in=ids, state=DeliveryState.PENDING)
+        for pk, uid, events, count, attempts_made, created_ms in pending.values_list(*names):
+            found[pk] = Message(pk, uid, bytes(events), count, attempts_made, created_ms, of[pk])
+    return {to.pk: [found[pk] for pk in some.ids if pk in found] for to, some in chosen}
+
+
+def _parts(ids: Sequence[int]) -> list[Sequence[int]]:
+    return [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
 
 
 def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) -> None:
@@ -91,6 +116,8 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
 
 def _storable(one: Tried) -> Tried:
     """What a stranger said, as every database takes it: a NUL would keep all that is written down with it."""
+    if not one.outcome.error:
+        return one
     error = one.outcome.error.encode(errors="replace").decode().replace("\0", "\ufffd")
     return one._replace(outcome=replace(one.outcome, error=error))
 

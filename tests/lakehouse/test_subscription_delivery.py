@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from celery import shared_task
 from channels.layers import get_channel_layer
+from django.core.management import call_command
 
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
@@ -298,18 +300,29 @@ async def test_what_waits_in_memory_goes_to_the_target_the_subscription_has_now(
     assert [heard.path for heard in hook.heard] == ["/old", "/new", "/new"]
 
 
+def test_the_process_that_delivers_may_have_as_many_connections_as_the_system_allows(street: Street) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        call_command("subscriptions", "deliver", "--until-idle")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_only_small_messages_are_taken_ahead(street: Street) -> None:
     shop = await a_shop()
     one = await subscribe(street, shop, "https://example.com/")
-    sizes = (10, 10, 10, 1000, 10)
-    for size in sizes:
+    for size in (10, 10, 10, 1000, 10):
         await sync_to_async(Delivery.objects.create)(subscription=one, commit_number=1, events=bytes(size))
-    take = sync_to_async(settle.take)
-    found, is_all = await take(one, room=1, but=(), now_ms=NOW_MS, ahead=9, ahead_bytes=100)
-    assert ([len(message.events) for message in found], is_all) == ([10, 10, 10], False)
-    found, is_all = await take(one, room=4, but=[found[0].delivery_id], now_ms=NOW_MS, ahead=9, ahead_bytes=100)
-    assert ([len(message.events) for message in found], is_all) == ([10, 10, 1000, 10], True)
-    assert len((await take(one, room=2, but=(), now_ms=NOW_MS))[0]) == 2
+    ids = await every(Delivery, "pk")
+    choose = sync_to_async(settle.choose)
+    found = await choose(one.pk, room=1, but=(), now_ms=NOW_MS, ahead=9, ahead_bytes=100)
+    assert found == (ids[:3], [], 30, False)
+    found = await choose(one.pk, room=4, but=ids[:1], now_ms=NOW_MS, ahead=9, ahead_bytes=100)
+    assert found == (ids[1:], [], 1030, True)
+    found = await choose(one.pk, room=2, but=(), now_ms=NOW_MS)
+    assert found == (ids[:2], [], 20, False)
 
 
 async def test_more_than_one_transaction_of_attempts_is_written_down(
