@@ -62,6 +62,16 @@ async def test_other_spellings_of_this_machine_lead_nowhere(hook: Receiver, host
     assert hook.heard == []
 
 
+async def test_what_would_be_a_header_of_its_own_is_not_sent(hook: Receiver) -> None:
+    outcome, _ = await webhook.post(
+        hook.url(), [("x-one", "1\r\nx-two: 2")], b"{}", networks=ALLOWED, timeout_ms=5000, now_ms=NOW_MS
+    )
+    assert "a header has several lines" in outcome.error
+    outcome, _ = await post(hook.url("/a b"))
+    assert "LocalProtocolError" in outcome.error
+    assert hook.heard == []
+
+
 async def test_a_redirect_is_a_failure_and_nobody_follows_it(hook: Receiver) -> None:
     hook.answers = [(307, b"", {"location": hook.url("/inside")})]
     outcome, _ = await post(hook.url())
