@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -15,6 +15,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 UV := uv==0.13.8
 # Touched last, so that a .venv made by half never counts as made.
 READY := .venv/.ready
+RAY_READY := .venv-ray/.ready
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +30,11 @@ test: $(READY) ## The whole suite on SQLite, then what touches the database on P
 	$(PY) -m pytest $(SIDE_BY_SIDE)
 	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest $(SIDE_BY_SIDE) tests/lakehouse tests/contracts tests/acceptance
 
-test-ray: $(READY) ## The rewriting on Ray, in .venv-ray: Daft wants an older PyArrow than ours (300 MB once, then 30 s)
-	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
-	{ test -x .venv-ray/bin/python || uv venv --quiet --python $(PY) .venv-ray; } && \
-	uv pip install --quiet --python .venv-ray/bin/python -e '.[server,query,torture,dev,ray]'
+test-long: $(READY) ## What the suite repeats little, repeated much: the simulation for 15 minutes, a backlog of a million ...
+	EVODB_TEST_LONG=1 $(PY) -m pytest $(shell grep -rlw LONG tests --include=test_*.py)
+	EVODB_TEST_LONG=1 EVODB_TEST_DATABASE=postgresql $(PY) -m pytest tests/acceptance
+
+test-ray: $(RAY_READY) ## The rewriting on Ray, in .venv-ray: Daft wants an older PyArrow than ours (300 MB once, then 30 s)
 	.venv-ray/bin/python -m pytest tests/lakehouse/test_upkeep_ray.py
 
 serve: $(READY) ## A parent on this machine; prints its address and a key, Ctrl-C stops it cleanly
@@ -80,6 +82,12 @@ bench-patterns: $(READY) ## Microseconds to know for which of 10 000 subscriptio
 
 bench-delivery: $(READY) ## From commit to webhook at 1000 events/s and 50 subscriptions: p50 and p99
 	$(PY) -m benchmarks.delivery
+
+$(RAY_READY): pyproject.toml $(READY)
+	@PATH="$$PATH:$(CURDIR)/.venv/bin"; \
+	{ test -x .venv-ray/bin/python || uv venv --quiet --python $(PY) .venv-ray; } && \
+	uv pip install --quiet --python .venv-ray/bin/python -e '.[server,query,torture,dev,ray]'
+	@touch $@
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"EvoDB needs Python 3.11 or newer, $(PYTHON) is {sys.version.split()[0]}; say make PYTHON=python3.11 ...")'

@@ -128,8 +128,8 @@ def measure(folder: Path, *, everybody: bool) -> None:
     deliverer.wait(30)
     lags = sorted(1000 * (moment - ended[number]) for moment, number in heard)
     p50, p99 = statistics.median(lags), lags[int(len(lags) * 0.99)]
-    name = "all want all, batches" if everybody else "each for one"
-    print(f"{name:22} {len(heard):8} of {wanted:8} {took_s:7.1f} s  p50 {p50:7.0f} ms  p99 {p99:7.0f} ms", end="  ")
+    name = "all want all, batches" if everybody else "each for one, one by one"
+    print(f"{name:26} {len(heard):8} of {wanted:8} {took_s:7.1f} s  p50 {p50:7.0f} ms  p99 {p99:7.0f} ms", end="  ")
     print(f"commits at most {late_s:.1f} s late")
 
 

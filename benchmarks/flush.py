@@ -20,14 +20,16 @@ Method
 Last answer (November 2026, 2 cores of a virtual machine at idle priority beside other work; CPython 3.11)
 
     us of CPU an entry    journal    shred  parquet   upload   commit    after      all   entries/s
-      JSON                   0.28     1.22     0.68     0.02     0.64     0.68     3.51     284 642
-      Arrow                  0.22     0.78     0.40     0.01     0.56     0.49     2.47     405 338
+      JSON                   0.28     1.14     0.71     0.02     0.62     0.19     2.96     337 859
+      Arrow                  0.22     0.77     0.40     0.01     0.62     0.17     2.20     455 377
 
-  The reach is 300 000 and 2 000 000. Of JSON a third is reading it. Of Arrow, which nobody has to read, a fifth each is
-  the Parquet file, the sums that verify compares, and SQLite taking 20 MB of payloads out of its WAL and its pages; an
-  entry that is in a file, in a sum and in a journal does not go through in 0.5 us here. A py-spy profile named what was
-  mended: dictionaries for columns of which each value is another one (parquet, by turns in one run 0.86 -> 0.73 us, and
-  files 8 % smaller, of Arrow 13 %) and payloads that were cut twice (shred of Arrow, 1.01 -> 0.85 us).
+  The reach is 300 000 and 2 000 000; three runs found 331 000 to 347 000 and 455 000 to 464 000, with Arrow batches of
+  10 000 entries 520 000. Of JSON a third is reading it. Of Arrow, which nobody has to read, a fifth is the Parquet file
+  and a seventh the sums that verify compares; an entry that is in a file, in a sum and in a journal does not go through
+  in 0.5 us here. Profiles named what was mended: payloads that SQLite overwrote when they were deleted, as Debian
+  builds it (after, 0.60 -> 0.18 us), dictionaries for columns of which each value is another one (parquet, by turns in
+  one run 0.86 -> 0.73 us, and files 8 % smaller, of Arrow 13 %) and payloads that were cut twice (shred of Arrow, 1.01
+  -> 0.85 us).
 
   A worker gives freed memory back at once (lakehouse/allocation), which is not in these figures: medians of three by
   turns, on a busier machine, JSON 4.6 us with it and 4.2 without, Arrow 2.8 and 2.9.

@@ -9,8 +9,9 @@ Method
   once, 2000 of them (200 of the worst); `again` asks for the same types a second time, when they are remembered.
      literal   shop.order.created and its like, every one another
      mixed     half literal, a quarter `shop.N.*`, an eighth `webN*.push`, an eighth `**.N` and `a.**.N`
-     stars     `*aN*.b*N`, of which no letter says where to look
-     hostile   ten segments of `**`, `*` and pieces of one letter, all different, and types of 64 such segments
+     stars     `*aN*.b*N`, of which no letter says where to look; as many as may be, else `aN*.b*N`
+     hostile   as many letters as may be of the likes of `**.*a*a.**.a*`, all others `a*aa.**.aaa*a` and so on, all
+               different, and types of 128 letters a in 1 to 64 segments
 
 Last answer (2 cores of an AMD EPYC, shared; CPython 3.11)
   us an event      first    slowest      again  matched
@@ -27,10 +28,11 @@ Last answer (2 cores of an AMD EPYC, shared; CPython 3.11)
 from __future__ import annotations
 
 import itertools
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from lakehouse.subscriptions.patterns import PatternIndex, complaint
+from lakehouse.subscriptions.patterns import WIDE_CHARS_MAX, PatternIndex, complaint, wide_chars
 
 SUBSCRIPTIONS = 10_000
 TYPES = 2000
@@ -53,19 +55,47 @@ def mixed() -> Iterator[str]:
 
 
 def stars() -> Iterator[str]:
-    return (f"*a{number}*.b*{number}" for number in itertools.count())
+    yield from _within(f"*a{number}*.b*{number}" for number in itertools.count())
+    yield from (f"a{number}*.b*{number}" for number in itertools.count())
 
 
 def hostile() -> Iterator[str]:
     pieces = ("**", "*", "a", "a*", "*a", "*a*", "**")
-    for chosen in itertools.product(pieces, repeat=7):
-        yield ".".join(("**", *chosen, "**", "a"))
+    yield from _within(
+        pattern
+        for chosen in itertools.product(pieces, repeat=7)
+        if wide_chars(pattern := ".".join(("**", *chosen, "**", "a")))
+    )
+    chance = random.Random(1)
+    for number in itertools.count():
+        some = [f"{'a' * chance.randrange(24)}*{'a' * chance.randrange(24)}" for _ in range(1 + number % 6)]
+        some.insert(chance.randrange(len(some) + 1), "**")
+        yield ".".join(some)
+
+
+def _within(patterns: Iterable[str]) -> Iterator[str]:
+    """As many of these as a parent may have."""
+    letters = 0
+    for pattern in patterns:
+        letters += wide_chars(pattern)
+        if letters > WIDE_CHARS_MAX:
+            return
+        yield pattern
 
 
 def types(of: str) -> list[str]:
     if of == "hostile":
-        return [".".join(["a"] * (63 - number % 7)) + f".{number}" for number in range(HOSTILE_TYPES)]
+        return [_dotted(128, 1 + number % 64, number // 64) for number in range(HOSTILE_TYPES)]
     return [f"shop.order{number}.created" for number in range(TYPES)]
+
+
+def _dotted(length: int, segments: int, turn: int) -> str:
+    """So many characters in so many segments, nearly all of them a."""
+    text = ["a"] * length
+    for number in range(1, segments):
+        text[number * length // segments] = "."
+    text[-1 - turn] = "b" if turn else "a"
+    return "".join(text)
 
 
 def measured(index: PatternIndex[int], asked: list[str], *, match: Callable[[str], object]) -> tuple[float, float]:
@@ -86,6 +116,7 @@ def main() -> None:
             assert complaint(pattern) is None, pattern
             index.add(pattern, number)
         asked = types(patterns.__name__)
+        index.match("first")
         first, slowest = measured(index, asked, match=index.match)
         again, _ = measured(index, asked, match=index.match)
         matched = sum(len(index.match(one)) for one in asked) / len(asked)

@@ -91,6 +91,9 @@ class EventEmitterConfig:
     track_previous: bool = False
     """Such an event brings the document as it was."""
     max_retry_queue_size: int = 10_000
+    max_set_aside: int = 1000
+    """Events that were refused for good and are kept to be looked at; beyond it, or the bytes, the oldest go."""
+    max_set_aside_bytes: int = 16 * MIB
     max_consecutive_failures: int = 10
     """So many open the circuit, for `circuit_breaker_reset_ms`."""
     circuit_breaker_reset_ms: int = 300_000
@@ -100,6 +103,7 @@ class EventEmitterConfig:
         if not self.endpoint.startswith(("http://", "https://")):
             raise ValueError(f"endpoint is {self.endpoint!r}, wanted a URL beginning with http:// or https://")
         _positive(self, "batch_size", "flush_interval_ms", "max_retry_queue_size", "max_consecutive_failures")
+        _positive(self, "max_set_aside", "max_set_aside_bytes")
         _positive(self, "circuit_breaker_reset_ms", "fetch_timeout_ms")
 
 

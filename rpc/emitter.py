@@ -12,19 +12,19 @@ batch has one, both written down before they are sent: whatever dies, each event
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from rpc import event_aside
 from rpc.clock import now_ms as wall_clock_ms
 from rpc.config import EventEmitterConfig
 from rpc.event_outbox import EventBatch, EventOutbox, SetAside, body_of
@@ -51,11 +51,14 @@ class RetryQueueStats:
     consecutive_failures: int
     next_alarm_ms: int | None
     oldest_ms: int | None
+    set_aside_dropped: int = 0
+    """Of those set aside, since the outbox began."""
 
 
 class EventEmitter:
     """`source` is who does it: an id, or `{"id": ..., "name": ..., "class": ...}`. `storage` is the outbox, or where
-    its file is. The other options are those of EventEmitterConfig.
+    its file is. `on_set_aside_dropped` hears of refused events that are kept no longer. The other options are those of
+    EventEmitterConfig.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class EventEmitter:
         chance: Callable[[], float] = random.random,
         post: Post = post,
         background: bool = True,
+        on_set_aside_dropped: Callable[[Sequence[SetAside]], None] | None = None,
         **options: Any,
     ) -> None:
         self.config = EventEmitterConfig(**options)
@@ -76,10 +80,16 @@ class EventEmitter:
         self.outbox = (
             storage
             if isinstance(storage, EventOutbox)
-            else EventOutbox(storage, events_max=self.config.max_retry_queue_size, now_ms=now_ms)
+            else EventOutbox(
+                storage,
+                events_max=self.config.max_retry_queue_size,
+                aside_max=self.config.max_set_aside,
+                aside_bytes_max=self.config.max_set_aside_bytes,
+                now_ms=now_ms,
+            )
         )
         self._now_ms, self._chance, self._post = now_ms, chance, post
-        self._background = background
+        self._background, self._on_set_aside_dropped = background, on_set_aside_dropped
         self._sending = threading.Lock()
         self._wake = threading.Condition()
         self._since_flush = 0
@@ -167,11 +177,12 @@ class EventEmitter:
         outbox = self.outbox
         return RetryQueueStats(
             outbox.pending(),
-            len(outbox.aside()),
+            outbox.aside_count(),
             outbox.number("dropped"),
             outbox.number("failures"),
             outbox.number("alarm_ms") or None,
             outbox.oldest_ms(),
+            outbox.number("aside_dropped"),
         )
 
     def get_circuit_breaker_info(self) -> dict[str, Any]:
@@ -224,18 +235,19 @@ class EventEmitter:
         if answer.status in REFUSED:
             self._refused(batch, answer)
             return 0
-        self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", _retry_after_ms(answer))
+        self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", answer.retry_after_ms)
         return None
 
     def _refused(self, batch: EventBatch, answer: Answer) -> None:
         """What is at fault is set aside, so that it does not block the rest."""
-        text, indices = _complaint(answer, len(batch.ids))
+        text, indices = event_aside.complaint(answer, len(batch.ids))
         if not indices and len(batch.ids) > 1:
             self.outbox.split(batch)
             return
         ids = [batch.ids[index] for index in indices] or batch.ids
         log.warning("%d events were refused and set aside: %s", len(ids), text)
-        self.outbox.set_aside(batch, ids, text)
+        if gone := self.outbox.set_aside(batch, ids, text):
+            event_aside.tell(gone, self._on_set_aside_dropped)
 
     def _failed(self, why: str, retry_after_ms: int) -> None:
         failures = self.outbox.number("failures") + 1
@@ -282,19 +294,3 @@ class EventEmitter:
 
 def _moment(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _retry_after_ms(answer: Answer) -> int:
-    text = answer.headers.get("retry-after", "")
-    return int(text[:6]) * 1000 if text.isdecimal() else 0
-
-
-def _complaint(answer: Answer, count: int) -> tuple[str, list[int]]:
-    """What the other side said, and which events it meant."""
-    try:
-        said = json.loads(answer.body)
-        found = said.get("details", {}).get("indices", [])
-        indices = [index for index in found if isinstance(index, int) and 0 <= index < count]
-        return f"{said.get('code', answer.status)}: {said.get('error', '')}", indices
-    except (ValueError, AttributeError, TypeError):
-        return f"HTTP {answer.status}", []

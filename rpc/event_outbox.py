@@ -22,8 +22,11 @@ from typing import ClassVar
 
 import orjson
 
+from rpc import event_aside
 from rpc.clock import now_ms as wall_clock_ms
+from rpc.config import MIB
 from rpc.errors import BufferOverflowError
+from rpc.event_aside import SetAside
 
 __all__ = ["EventBatch", "EventBufferFullError", "EventOutbox", "SetAside"]
 
@@ -33,12 +36,11 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS _evodb_event (id INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT, body BLOB NOT NULL,
     appended_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS _evodb_event_batch ON _evodb_event (batch);
-CREATE TABLE IF NOT EXISTS _evodb_event_aside (id INTEGER PRIMARY KEY, reason TEXT NOT NULL, time_ms INTEGER NOT NULL,
-    body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS _evodb_event_number (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS _evodb_document (collection TEXT NOT NULL, id TEXT NOT NULL, doc TEXT NOT NULL,
-    PRIMARY KEY (collection, id)) WITHOUT ROWID;
+    PRIMARY KEY (collection, id)) WITHOUT ROWID
 """
+ASIDE_MAX, ASIDE_BYTES_MAX = 1000, 16 * MIB
 
 
 class EventBufferFullError(BufferOverflowError):
@@ -62,24 +64,21 @@ class EventBatch:
     bodies: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """An event that nobody will ever take as it is."""
-
-    id: int
-    reason: str
-    time_ms: int
-    body: bytes
-
-
 class EventOutbox:
-    """`events_max` bounds what waits; beyond it the oldest are dropped."""
+    """`events_max` bounds what waits, the others what was set aside; beyond them the oldest are dropped."""
 
     def __init__(
-        self, path: str | Path, *, events_max: int = 10_000, now_ms: Callable[[], int] = wall_clock_ms
+        self,
+        path: str | Path,
+        *,
+        events_max: int = 10_000,
+        aside_max: int = ASIDE_MAX,
+        aside_bytes_max: int = ASIDE_BYTES_MAX,
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.path = str(path)
         self.events_max = events_max
+        self.aside_max, self.aside_bytes_max = aside_max, aside_bytes_max
         self._now_ms = now_ms
         self._lock = threading.RLock()
         self._depth = self._dropped = 0
@@ -122,20 +121,16 @@ class EventOutbox:
         with self.transaction() as connection:
             connection.execute("DELETE FROM _evodb_event WHERE batch = ?", (batch.name,))
 
-    def set_aside(self, batch: EventBatch, ids: Collection[int], reason: str) -> None:
-        """These of a refused batch are kept apart; the others will be in new ones."""
+    def set_aside(self, batch: EventBatch, ids: Collection[int], reason: str) -> list[SetAside]:
+        """These of a refused batch are kept apart; the others will be in new ones. Returns those that were kept before
+        and had to go for these.
+        """
         with self.transaction() as connection:
-            marks = ", ".join("?" * len(ids))
-            connection.execute(
-                "INSERT INTO _evodb_event_aside (reason, time_ms, body) "  # noqa: S608 - marks only
-                f"SELECT ?, ?, body FROM _evodb_event WHERE batch = ? AND id IN ({marks})",
-                (reason, self._now_ms(), batch.name, *ids),
-            )
-            connection.execute(
-                f"DELETE FROM _evodb_event WHERE batch = ? AND id IN ({marks})",  # noqa: S608 - marks only
-                (batch.name, *ids),
-            )
+            event_aside.put(connection, batch.name, ids, reason, now_ms=self._now_ms())
             connection.execute("UPDATE _evodb_event SET batch = NULL WHERE batch = ?", (batch.name,))
+            gone = event_aside.make_room(connection, events_max=self.aside_max, bytes_max=self.aside_bytes_max)
+            _added(connection, "aside_dropped", len(gone))
+        return gone
 
     def split(self, batch: EventBatch) -> None:
         """Make two batches of one that was refused as a whole."""
@@ -169,8 +164,11 @@ class EventOutbox:
     def aside(self, limit: int = 1000) -> list[SetAside]:
         """What was refused for good, the oldest first."""
         with self.turn() as connection:
-            found = connection.execute("SELECT id, reason, time_ms, body FROM _evodb_event_aside LIMIT ?", (limit,))
-            return [SetAside(*row) for row in found.fetchall()]
+            return event_aside.kept(connection, limit)
+
+    def aside_count(self) -> int:
+        with self.turn() as connection:
+            return int(_one(connection, "SELECT count(*) FROM _evodb_event_aside") or 0)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -235,7 +233,7 @@ class EventOutbox:
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        for statement in SCHEMA.split(";"):
+        for statement in (*SCHEMA.split(";"), event_aside.SCHEMA):
             connection.execute(statement)
         return connection
 

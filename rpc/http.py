@@ -23,6 +23,11 @@ class Answer:
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def retry_after_ms(self) -> int:
+        text = self.headers.get("retry-after", "")
+        return int(text[:6]) * 1000 if text.isdecimal() else 0
+
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:

@@ -17,6 +17,10 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 
+DURATIONS = ("batch_ms", "duration_ms", "took_ms")
+"""How long something takes; all other milliseconds are moments."""
+
+
 class ReadOnlyAdmin(ModelAdmin):
     """Rows that record what happened. Payloads stay in the database; their size and first bytes are asked for."""
 
@@ -61,4 +65,5 @@ class EditableAdmin(ModelAdmin):
 def _readable(field: Field[Any, Any]) -> Any:
     if isinstance(field, BinaryField):
         return content(field.name)
-    return moment(field.name) if field.name.endswith("_ms") else field.name
+    is_moment = field.name.endswith("_ms") and field.name not in DURATIONS
+    return moment(field.name) if is_moment else field.name

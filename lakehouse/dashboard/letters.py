@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 from django.contrib import messages
+from django.db.models import BinaryField
+from django.db.models.functions import Substr
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
@@ -30,7 +32,9 @@ def listing(request: HttpRequest) -> HttpResponse:
     namespace, now_ms = chosen.namespace(request), clock.now_ms()
     given_up = Delivery.objects.filter(subscription__parent__namespace=namespace, dead_ms__isnull=False)
     entries = DeadLetter.objects.filter(parent__namespace=namespace).exclude(state=DeadLetterState.COMMITTED)
-    found = list(given_up.select_related("subscription").order_by("-pk")[: SHOWN_MAX + 1])
+    head = Substr("events", 1, EVENTS_BYTES_MAX + 1, output_field=BinaryField())
+    rows = given_up.select_related("subscription").defer("events").annotate(head=head)
+    found = list(rows.order_by("-pk")[: SHOWN_MAX + 1])
     others = list(entries.select_related("parent", "child").defer("payload").order_by("-pk")[: SHOWN_MAX + 1])
     context = {
         "given_up": [_message(one, now_ms) for one in found[:SHOWN_MAX]],
@@ -66,19 +70,21 @@ def _back(request: HttpRequest, text: str) -> HttpResponse:
     return HttpResponseRedirect(f"{reverse('dashboard:letters')}?{chosen.query(request)}")
 
 
-def _message(one: Delivery, now_ms: int) -> dict[str, Any]:
+def _message(one: Any, now_ms: int) -> dict[str, Any]:
     return {
         "row": one,
         "since": moment_text(one.dead_ms, now_ms=now_ms),
         "is_tried": one.state != DeliveryState.DEAD,
-        "events": _events(bytes(one.events)),
+        "events": _events(bytes(one.head or b"")),
     }
 
 
-def _events(data: bytes) -> str:
-    """What it holds, as far as a person reads."""
+def _events(head: bytes) -> str:
+    """What it holds, as far as a person reads; of a longer one `head` is that and a byte more."""
+    if len(head) > EVENTS_BYTES_MAX:
+        return f"{head[:EVENTS_BYTES_MAX].decode(errors='replace')}\n…"
     try:
-        text = orjson.dumps(orjson.loads(data or b"[]"), option=orjson.OPT_INDENT_2).decode()
+        text = orjson.dumps(orjson.loads(head or b"[]"), option=orjson.OPT_INDENT_2).decode()
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # too deep for one of the two
-        text = data.decode(errors="replace")
+        text = head.decode(errors="replace")
     return text if len(text) <= EVENTS_BYTES_MAX else f"{text[:EVENTS_BYTES_MAX]}\n…"

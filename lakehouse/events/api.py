@@ -5,17 +5,20 @@ POST /ingest is answered before Django sees it (`http.front`); here is the same,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router
 
-from lakehouse.events import answers, ingest, openapi, reading, schemas, signatures, webhooks
+from lakehouse.events import answers, documents, ingest, openapi, reading, schemas, signatures, webhooks
 from lakehouse.limits.refusal import Response
 from lakehouse.parent.house import House, house
 
+IN_PATH = re.compile(r"{(?:\w+:)?(\w+)}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 Serve = Callable[[dict[str, Any], ingest.ReadBody, House], Awaitable[Response]]
 
@@ -30,20 +33,19 @@ def endpoint(method: str, path: str, name: str, serve: Serve, **said: Any) -> No
 def endpoints(path: str, serve: Serve, operations: dict[str, dict[str, Any]]) -> None:
     """The same with several methods."""
 
-    async def view(request: HttpRequest) -> HttpResponse:
+    async def view(request: HttpRequest, **_: str) -> HttpResponse:
         async def read_body(bytes_max: int) -> bytes:
             return request.read(bytes_max + 1)
 
         return _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
 
-    async def view_of_type(request: HttpRequest, event_type: str) -> HttpResponse:
-        return await view(request)
-
-    chosen = view_of_type if "{event_type}" in path else view
+    # What stands in the path has to be a parameter of each of its operations.
+    own = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in IN_PATH.findall(path)]
+    view.__signature__ = Signature([*signature(view).parameters.values()][:1] + own)  # type: ignore[attr-defined]
     for method, said in operations.items():
-        router.api_operation([method], path, by_alias=True, **said)(chosen)
+        router.api_operation([method], path, by_alias=True, **said)(view)
     others = [one for one in METHODS if one not in operations]
-    router.api_operation(others, path, include_in_schema=False)(chosen)
+    router.api_operation(others, path, include_in_schema=False)(view)
 
 
 async def _stream(request: HttpRequest) -> HttpResponseBase:
@@ -159,4 +161,29 @@ endpoints(
             "description": "Events of this type may be anything again. Needs the scope `admin`, for this namespace.",
         },
     },
+)
+
+endpoint(
+    "GET",
+    f"{documents.PATH}/history",
+    "document_history",
+    documents.answer,
+    summary="The changes of a document, newest first",
+    description="What was acknowledged is seen, in a table or not yet; `links.next` leads on. Of one source they come "
+    "in the order of their bookmarks, else of their times. A slash in a name comes as `%2F`. Needs the scope `query` "
+    "or `admin`.",
+    response={200: openapi.History, **openapi.OF_DOCUMENT},
+    openapi_extra=openapi.document(is_history=True),
+)
+endpoint(
+    "GET",
+    documents.PATH,
+    "document",
+    documents.answer,
+    summary="A document, as it is or was",
+    description="By its last change, or the last one until `asOf` or `bookmark`; a deleted one says so. Where several "
+    "sources have such a document, `source` names one. A slash in a name comes as `%2F`. Needs the scope `query` or "
+    "`admin`.",
+    response={200: openapi.Document, **openapi.OF_DOCUMENT},
+    openapi_extra=openapi.document(),
 )

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs
 from weakref import WeakKeyDictionary
 
+import orjson
+
 from lakehouse.events import homes, namespaces
 from lakehouse.events.quota import Quota
 from lakehouse.events.refusals import Code, EventsRefused
@@ -160,6 +162,8 @@ async def _at_the_door(
     if not isinstance(granted, Response):
         return granted
     code, text = REFUSALS.get(granted.status, AWAY)
+    if code is Code.FORBIDDEN:
+        text = orjson.loads(granted.body)["error"]  # which scope is wanted
     retry_after = dict(granted.headers).get(b"retry-after")
     raise EventsRefused(code, text, retry_after_s=None if retry_after is None else int(retry_after))
 

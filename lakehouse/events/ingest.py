@@ -77,12 +77,26 @@ async def _keep(house: House, caller: Caller, found: list[Event], batch_id: Batc
     if not await caller.quota.take_events(len(found), now_ms):
         text = f"more than {house.settings.events_per_minute} events within a minute with this key"
         raise EventsRefused(Code.RATE_LIMIT_EXCEEDED, text, retry_after_s=caller.quota.wait_s(now_ms))
+    return await _store_as_asked(house, caller, source, found, frame)
+
+
+async def store(house: House, caller: Caller, found: list[Event], frame: BatchFrame) -> bool:
+    """Make the batch of these events durable, if they are as their schemas say; whether it was before. Raises
+    EventsRefused.
+    """
+    return await _store_as_asked(house, caller, await _as_its_schemas_say(house, caller, found), found, frame)
+
+
+async def _store_as_asked(house: House, caller: Caller, source: Source, found: list[Event], frame: BatchFrame) -> bool:
+    """Under the schemas that were asked, or those that are there by then. Raises EventsRefused."""
     verdict, asked = await _stored(house, source, frame), 1
     while verdict is SCHEMAS_CHANGED and asked < ASKED_MAX:
         schema_book.book_of(house).forget(source.parent_id)
         source = await _as_its_schemas_say(house, caller, found)
         verdict, asked = await _stored(house, source, frame), asked + 1
-    return _is_repeat(house, verdict)
+    if isinstance(verdict, Accepted):
+        return verdict.status is AckStatus.DUPLICATE
+    raise _not_stored(house, verdict)
 
 
 async def _as_its_schemas_say(house: House, caller: Caller, found: list[Event]) -> Source:
@@ -90,31 +104,19 @@ async def _as_its_schemas_say(house: House, caller: Caller, found: list[Event]) 
     book, parent_id = schema_book.book_of(house), caller.source.parent_id
     known = await book.of(house, parent_id)
     try:
-        await schema_book.check(found, known.schemas)
+        await schema_book.check(found, known)
     except EventsRefused:
         if not await book.has_changed(house, parent_id, known):
             raise
         known = await book.of(house, parent_id)
-        await schema_book.check(found, known.schemas)
+        await schema_book.check(found, known)
     return replace(caller.source, schema_version=known.version)
-
-
-async def store(house: House, caller: Caller, frame: BatchFrame) -> bool:
-    """Make a batch durable; whether it was before. Raises EventsRefused."""
-    return _is_repeat(house, await _stored(house, caller.source, frame))
 
 
 async def _stored(house: House, source: Source, frame: BatchFrame) -> Verdict:
     if not house.intake.has_room(len(frame.payload)):
         raise away(house, Reason.BUFFER_FULL, f"{house.intake.waiting_bytes} bytes wait for the journal; come back")
     return await cdc.durable(house, source, frame)
-
-
-def _is_repeat(house: House, verdict: Verdict) -> bool:
-    """Raises EventsRefused."""
-    if isinstance(verdict, Accepted):
-        return verdict.status is AckStatus.DUPLICATE
-    raise _not_stored(house, verdict)
 
 
 async def read_bounded(scope: dict[str, Any], read_body: ReadBody, bytes_max: int) -> bytes:

@@ -1,8 +1,8 @@
-"""JSON Schema 2020-12 for events of one type. Pure: `jsonschema` knows the keywords, this knows what they may cost.
+"""JSON Schema 2020-12 for events of one type: what may be one, and asking it. Pure.
 
 Nobody who writes a schema is trusted. It has bounds of size and depth, and refers to nothing beyond itself. Patterns
-are RE2's, which takes time by the length of a text and never by a power of it. And what is asked of a batch is counted:
-schemas that multiply themselves by `$ref` come to the end of that count, and not of our patience.
+are RE2's, and what is asked of a batch is counted (`json_keywords`): schemas that multiply themselves by `$ref` come to
+the end of that count, and not of our patience.
 
 150 µs an event of 7 members with a schema of 12 keywords; no event of a type without a schema comes here.
 """
@@ -10,35 +10,25 @@ schemas that multiply themselves by `$ref` come to the end of that count, and no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
 import re2
-from jsonschema import Draft202012Validator, SchemaError, ValidationError
-from jsonschema.validators import extend
+from jsonschema import Draft202012Validator, SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-DEPTH_MAX, PATTERN_CHARS_MAX = 32, 512
-PATTERN_BYTES_MAX = 128 * 1024
-"""What RE2 may take for one."""
-PATTERNS_KEPT = 512
-STEPS_OF_A_BATCH, STEPS_OF_AN_EVENT = 20_000, 500
-"""A step is a keyword asked of a value, or one of its members; an event of 10 members takes about 100."""
-CHARS_OF_A_STEP = 64
-SAID_CHARS_MAX, SEEN_CHARS_MAX = 200, 60
+from lakehouse.events.json_keywords import Steps, TooMuch, Validator, compiled, short, steps
+
+DEPTH_MAX = 32
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 WORDS_WITHOUT = {
     **dict.fromkeys(("$id", "$anchor", "$dynamicRef", "$dynamicAnchor"), "only $ref to a place in the same schema"),
     **dict.fromkeys(("unevaluatedProperties", "unevaluatedItems"), "additionalProperties, or items"),
 }
 """Keywords that are not taken, and what is instead."""
-
-Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 
 class BadSchema(ValueError):
@@ -50,24 +40,6 @@ class Wrong(NamedTuple):
 
     path: str
     message: str
-
-
-class TooMuch(Exception):
-    """More steps than a batch may take."""
-
-
-class Steps:
-    """What is left of them."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, events: int) -> None:
-        self.left = STEPS_OF_A_BATCH + STEPS_OF_AN_EVENT * events
-
-    def take(self, steps: int) -> None:
-        self.left -= steps
-        if self.left < 0:
-            raise TooMuch
 
 
 def read(data: bytes) -> Any:
@@ -84,7 +56,7 @@ def read(data: bytes) -> Any:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as exc:
-        raise BadSchema(f"{_pointer(exc.absolute_path)}: {_short(exc.message)}") from None
+        raise BadSchema(f"{_pointer(exc.absolute_path)}: {short(exc.message)}") from None
     _check_references(schema)
     if (wrong := Checker({"": schema}, events=1).wrong("", b"{}")) and wrong.message in ENDLESS:
         raise BadSchema(f": {wrong.message}")
@@ -103,7 +75,7 @@ class Checker:
         """The first that is wrong with an event of a type that has a schema."""
         if kind not in self._validators:
             self._validators[kind] = Validator(self._schemas[kind], registry=Registry())
-        token = _steps.set(self._steps)
+        token = steps.set(self._steps)
         try:
             error = next(self._validators[kind].iter_errors(loads(event)), None)
         except TooMuch:
@@ -111,10 +83,10 @@ class Checker:
         except RecursionError:
             return Wrong("", NO_END)
         except (ArithmeticError, ValueError) as exc:
-            return Wrong("", _short(f"cannot be checked: {exc}"))
+            return Wrong("", short(f"cannot be checked: {exc}"))
         finally:
-            _steps.reset(token)
-        return None if error is None else Wrong(_pointer(error.absolute_path), _short(error.message))
+            steps.reset(token)
+        return None if error is None else Wrong(_pointer(error.absolute_path), short(error.message))
 
 
 MANY_STEPS = "the schemas ask too much of these events; send fewer at once, or make them simpler"
@@ -137,10 +109,10 @@ def _check(path: str, node: dict[str, Any]) -> None:
     several = node.get("patternProperties")
     for pattern in [*patterns, *(several if isinstance(several, dict) else ())]:
         try:
-            _pattern(pattern)
+            compiled(pattern)
         except (re2.error, ValueError) as exc:
             why = exc.args[0].decode("utf-8", "replace") if isinstance(exc.args[0], bytes) else str(exc)
-            said = f"is {pattern[:60]!r}, wanted one of RE2, without look-around and back-references: {_short(why)}"
+            said = f"is {pattern[:60]!r}, wanted one of RE2, without look-around and back-references: {short(why)}"
             raise BadSchema(f"{path}/pattern: {said}") from None
 
 
@@ -187,114 +159,6 @@ def loads(data: bytes | str) -> Any:
     return json.loads(data, parse_float=_number, parse_constant=_no_constant)
 
 
-@lru_cache(maxsize=PATTERNS_KEPT)
-def _pattern(text: str) -> Any:
-    """Raises re2.error or ValueError."""
-    if len(text) > PATTERN_CHARS_MAX:
-        raise ValueError(f"it has {len(text)} characters, at most {PATTERN_CHARS_MAX} are taken")
-    options = re2.Options()
-    options.max_mem, options.log_errors = PATTERN_BYTES_MAX, False
-    return re2.compile(text, options)
-
-
-def _fits(pattern: str, text: str) -> bool:
-    return _pattern(pattern).search(text) is not None
-
-
-def _text(value: Any) -> bytes:
-    """Equal values have equal texts."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # an integer of more than 64 bits
-        return json.dumps(value, sort_keys=True).encode()
-
-
-def _is_in(_: Any, values: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    text = _text(instance)
-    if all(_text(value) != text for value in values):
-        yield ValidationError(f"{_seen(instance)} is not one of {values!r}")
-
-
-def _is_it(_: Any, value: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    if _text(instance) != _text(value):
-        yield ValidationError(f"{value!r} was expected")
-
-
-def _are_unique(_: Any, wanted: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    if wanted and isinstance(instance, list) and len({_text(item) for item in instance}) < len(instance):
-        yield ValidationError(f"{_seen(instance)} has non-unique elements")
-
-
-def _has_pattern(_: Any, pattern: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    if isinstance(instance, str) and not _fits(pattern, instance):
-        yield ValidationError(f"{_seen(instance)} does not match {pattern!r}")
-
-
-def _by_pattern(validator: Any, patterns: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-    for pattern, schema in patterns.items() if isinstance(instance, dict) else ():
-        for name, value in instance.items():
-            if _fits(pattern, name):
-                yield from validator.descend(value, schema, path=name, schema_path=pattern)
-
-
-def _beyond(validator: Any, schema: Any, instance: Any, whole: Any) -> Iterator[ValidationError]:
-    """additionalProperties: of those that neither `properties` names nor a pattern fits."""
-    if not isinstance(instance, dict):
-        return
-    known, patterns = whole.get("properties", {}), whole.get("patternProperties", {})
-    for name, value in instance.items():
-        if name in known or any(_fits(pattern, name) for pattern in patterns):
-            continue
-        if schema is False:
-            yield ValidationError(f"{_seen(name)} is not expected")
-        else:
-            yield from validator.descend(value, schema, path=name)
-
-
-def _counted(word: str, keyword: Keyword) -> Keyword:
-    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        steps = _steps.get()
-        steps.take(_cost(word, value, instance, schema))
-        for error in keyword(validator, value, instance, schema) or ():
-            steps.take(len(error.message) // CHARS_OF_A_STEP)
-            yield error
-
-    return check
-
-
-def _cost(word: str, value: Any, instance: Any, schema: Any) -> int:
-    members = len(instance) if isinstance(instance, dict | list) else 0
-    if word == "patternProperties":
-        return 1 + members * len(value)
-    if word == "additionalProperties":
-        return 1 + members * (1 + len(schema.get("patternProperties", ())))
-    if word in ("enum", "const", "uniqueItems"):
-        members += sum(len(_text(one)) for one in (value, instance)) // CHARS_OF_A_STEP
-    chars = len(instance) // CHARS_OF_A_STEP if isinstance(instance, str) else 0
-    return 1 + members + chars + (len(value) // 4 if isinstance(value, dict | list) else 0)
-
-
 def _pointer(path: Any) -> str:
     """A JSON pointer (RFC 6901)."""
-    return _short("".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path))
-
-
-def _short(text: str, chars_max: int = SAID_CHARS_MAX) -> str:
-    return text if len(text) <= chars_max else f"{text[:chars_max]}..."
-
-
-def _seen(value: Any) -> str:
-    return _short(repr(value), SEEN_CHARS_MAX)
-
-
-OURS: dict[str, Keyword] = {
-    "enum": _is_in,
-    "const": _is_it,
-    "uniqueItems": _are_unique,
-    "pattern": _has_pattern,
-    "patternProperties": _by_pattern,
-    "additionalProperties": _beyond,
-}
-KEYWORDS = {word: _counted(word, OURS.get(word, known)) for word, known in Draft202012Validator.VALIDATORS.items()}
-Validator: Any = extend(Draft202012Validator, KEYWORDS)
-_steps: ContextVar[Steps] = ContextVar("steps")
+    return short("".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path))

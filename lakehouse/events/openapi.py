@@ -61,6 +61,39 @@ class Listed(Schema):
     links: dict[str, str]
 
 
+class Document(Schema):
+    """A document, or that it was deleted, and the change that made it so."""
+
+    _about = {"namespace": "acme", "collection": "users", "docId": "user-123", "source": "shop-1"}
+    _change = {"type": EVENT["type"], "ts": MOMENT, "bookmark": EVENT["bookmark"], "eventId": "20000f3c-000"}
+    model_config = _config({**_about, "document": EVENT["doc"], "deleted": False, **_change})
+    namespace: str
+    collection: str
+    doc_id: str = Field(alias="docId")
+    source: str = Field(description="The id of `do`.")
+    document: Any = Field(description="Null when it was deleted.")
+    deleted: bool
+    type: str
+    ts: str
+    bookmark: str | None
+    event_id: str = Field(alias="eventId")
+
+
+class History(Schema):
+    """Changes of a document, as they were told."""
+
+    _about = {"namespace": "acme", "collection": "users", "docId": "user-123"}
+    _links = {"self": "/documents/users/user-123/history", "first": "/documents/users/user-123/history"}
+    _shown = {"id": "20000f3c-000", "ns": "acme", **EVENT}
+    model_config = _config({**_about, "changes": [_shown], "count": 1, "links": _links})
+    namespace: str
+    collection: str
+    doc_id: str = Field(alias="docId")
+    changes: list[dict[str, Any]]
+    count: int
+    links: dict[str, str]
+
+
 PAID = {"type": "object", "required": ["data"], "properties": {"data": {"required": ["total"]}}}
 
 
@@ -85,6 +118,7 @@ class SchemasListed(Schema):
 ERRORS = dict.fromkeys((400, 401, 403, 405, 413, 429, 503), EventsError)
 OF_READING = dict.fromkeys((400, 401, 403, 405, 429, 503), EventsError)
 OF_SCHEMA = dict.fromkeys((400, 401, 403, 404, 405, 429, 503), EventsError)
+OF_DOCUMENT = OF_SCHEMA
 NAMESPACE = "The namespace, for a key that may name several; a key of one means that one."
 
 
@@ -137,6 +171,16 @@ FILTERS = [
 def listing() -> dict[str, Any]:
     page = [parameter("limit", "1 to 1000.", 100), parameter("cursor", "Of a link of an answer.", "bjE3NjE")]
     return {"security": KEY, "parameters": [*FILTERS, *page]}
+
+
+def document(*, is_history: bool = False) -> dict[str, Any]:
+    bounds = [
+        parameter("source", "The id of `do`, where several have such a document.", "shop-1"),
+        parameter("asOf", "Nothing later than this; a time, or ms since 1970.", MOMENT),
+        parameter("bookmark", "Nothing behind this bookmark.", EVENT["bookmark"]),
+    ]
+    page = [parameter("limit", "1 to 1000.", 100), parameter("cursor", "Of a link of an answer.", "WyIiLDE3")]
+    return {"security": KEY, "parameters": [FILTERS[0], *bounds, *(page if is_history else [])]}
 
 
 def stream() -> dict[str, Any]:

@@ -7,6 +7,7 @@ acknowledged is seen.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -73,19 +74,32 @@ async def events_of(
     if parent_id is None:
         return []
     found = await sync_to_async(waiting.newest)(parent_id, wanted)
-    if not await sync_to_async(_has_table)(namespace):
-        return found
     sql, parameters = wanted.sql(namespace)
-    query = Query(sql=sql, parameters=parameters, namespace=namespace, rows_max=wanted.limit + 1)
+    rows_max = wanted.limit + 1
+    return found + await in_table(house, grant, namespace, sql, parameters, rows_max=rows_max, caller=caller)
+
+
+async def in_table(
+    house: House,
+    grant: Grant,
+    namespace: str,
+    sql: str,
+    parameters: dict[str, Any],
+    *,
+    rows_max: int,
+    caller: str | None = None,
+) -> list[Found]:
+    """What a query finds for time, id and text of events; nothing before their first flush. Raises EventsRefused."""
+    if not await sync_to_async(_has_table)(namespace):
+        return []
+    query = Query(sql=sql, parameters=parameters, namespace=namespace, rows_max=rows_max)
     whose = f"events {grant.key_id}" if caller is None else caller
     try:
         answer = await engine_of(house).run(query, find=partial(_find, grant), caller=whose)
     except QueryError as exc:
         code = Code.SERVICE_UNAVAILABLE if exc.retryable else Code.INVALID_REQUEST
         raise EventsRefused(code, str(exc), retry_after_s=1 if exc.retryable else None) from None
-    return found + [
-        Found(moment_ms, event_id, body.encode()) for moment_ms, event_id, body in orjson.loads(answer.body)
-    ]
+    return [Found(moment_ms, event_id, body.encode()) for moment_ms, event_id, body in orjson.loads(answer.body)]
 
 
 class Streams:
@@ -93,6 +107,26 @@ class Streams:
 
     def __init__(self) -> None:
         self.count = 0
+
+    def enter(self, streams_max: int) -> Seat:
+        """Raises EventsRefused."""
+        if self.count >= streams_max:
+            text = f"{self.count} streams are open already (EVODB_EVENTS_STREAMS_MAX)"
+            raise EventsRefused(Code.SERVICE_UNAVAILABLE, text, retry_after_s=10)
+        return Seat(self)
+
+
+class Seat:
+    """Of one of them; it is given back once."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams, self._is_left = streams, False
+        streams.count += 1
+
+    def leave(self) -> None:
+        if not self._is_left:
+            self._is_left = True
+            self._streams.count -= 1
 
 
 async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIterator[bytes]:
@@ -104,26 +138,23 @@ async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIt
         is_welcome = partial(callers.is_welcome, house, asked, namespace, QUERY, ADMIN)
         wanted = wanting.read(asked.query)
         last = _last_event(scope)
-        streams = streams_of(house)
-        if streams.count >= house.settings.events_streams_max:
-            text = f"{streams.count} streams are open already (EVODB_EVENTS_STREAMS_MAX)"
-            raise EventsRefused(Code.SERVICE_UNAVAILABLE, text, retry_after_s=10)
+        parent_id = await sync_to_async(homes.find)(namespace)
+        after = 0 if parent_id is None else await sync_to_async(waiting.last_batch)(parent_id)
+        seat = streams_of(house).enter(house.settings.events_streams_max)
     except EventsRefused as exc:
         return answers.refused(exc, correlation_id)
-    parent_id = await sync_to_async(homes.find)(namespace)
-    after = 0 if parent_id is None else await sync_to_async(waiting.last_batch)(parent_id)
-    tail = _tail(house, namespace, wanted, after if last is None else min(last, after), is_welcome)
-    return _counted(streams, tail)
+    stream = _counted(seat, _tail(house, namespace, wanted, after if last is None else min(last, after), is_welcome))
+    weakref.finalize(stream, seat.leave).atexit = False  # who hung up at once never reads it
+    return stream
 
 
-async def _counted(streams: Streams, tail: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-    streams.count += 1
+async def _counted(seat: Seat, tail: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     try:
         async with aclosing(tail):
             async for text in tail:
                 yield text
     finally:
-        streams.count -= 1
+        seat.leave()
 
 
 async def _tail(

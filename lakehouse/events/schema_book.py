@@ -1,4 +1,4 @@
-"""The schemas that a process knows, by parent: read once for each version, and asked beside the event loop.
+"""The schemas that a process knows, by parent: read once for each version, parsed and asked beside the event loop.
 
 The journal says whether they are still those (`Source.schema_version`), in the transaction that stores the events. So
 a schema holds for every batch after the answer to its PUT, at every process, and a namespace without one pays nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,16 +28,44 @@ from lakehouse.parent.house import House
 
 log = logging.getLogger(__name__)
 
-CHARS_KEPT_MAX = 4 * 1024 * 1024
-"""Of the schemas of all namespaces; in memory they take some ten times as much."""
+TEXT_BYTES_MAX = 32 * 1024 * 1024
+"""Of the schemas of all namespaces; one has at most 1.6 MB of them."""
 PARENTS_KEPT_MAX = 5000
+PARSED_BYTES_MAX = 4 * 1024 * 1024
+"""Of those that events were asked by last, as texts; in memory they take some ten times as much."""
+
+
+class Parsed:
+    """Schemas as they are asked, by their texts. May be called in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.rows: OrderedDict[str, Any] = OrderedDict()
+        self.bytes = 0
+
+    def of(self, text: str) -> Any:
+        with self._lock:
+            if text in self.rows:
+                self.rows.move_to_end(text)
+                return self.rows[text]
+        from lakehouse.events import json_schema  # 4 MiB that a process without schemas does not need
+
+        found = json_schema.loads(text)
+        with self._lock:
+            if text not in self.rows:
+                self.rows[text] = found
+                self.bytes += _size(text)
+            while self.bytes > PARSED_BYTES_MAX and len(self.rows) > 1:
+                self.bytes -= _size(self.rows.popitem(last=False)[0])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     version: int
-    schemas: Mapping[str, Any]
-    chars: int
+    texts: Mapping[str, str]
+    bytes: int
+    parsed: Parsed = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -44,13 +73,16 @@ class Book:
     """That of one process."""
 
     known: OrderedDict[int, Known] = field(default_factory=OrderedDict)
-    chars: int = 0
+    bytes: int = 0
+    parsed: Parsed = field(default_factory=Parsed)
 
     async def of(self, house: House, parent_id: int) -> Known:
         """Raises EventsRefused when the database is away."""
         found = self.known.get(parent_id)
         if found is None:
-            found = self._keep(parent_id, _known(await _read(house, partial(schema_rows.stored, parent_id))))
+            stored: Stored = await _read(house, partial(schema_rows.stored, parent_id))
+            size = sum(map(_size, stored.texts.values()))
+            found = self._keep(parent_id, Known(stored.version, stored.texts, size, self.parsed))
         self.known.move_to_end(parent_id)
         return found
 
@@ -63,21 +95,21 @@ class Book:
 
     def forget(self, parent_id: int) -> None:
         if (found := self.known.pop(parent_id, None)) is not None:
-            self.chars -= found.chars
+            self.bytes -= found.bytes
 
     def _keep(self, parent_id: int, found: Known) -> Known:
         self.forget(parent_id)
         self.known[parent_id] = found
-        self.chars += found.chars
-        while len(self.known) > 1 and (self.chars > CHARS_KEPT_MAX or len(self.known) > PARENTS_KEPT_MAX):
+        self.bytes += found.bytes
+        while len(self.known) > 1 and (self.bytes > TEXT_BYTES_MAX or len(self.known) > PARENTS_KEPT_MAX):
             self.forget(next(iter(self.known)))
         return found
 
 
-async def check(found: Sequence[Event], schemas: Mapping[str, Any]) -> None:
+async def check(found: Sequence[Event], known: Known) -> None:
     """Raises EventsRefused when an event is not as the schema of its type says."""
-    if schemas and any(one.type in schemas for one in found):
-        wrong = await asyncio.to_thread(_wrong, found, schemas)
+    if known.texts and any(one.type in known.texts for one in found):
+        wrong = await asyncio.to_thread(_wrong, found, known)
         if wrong:
             said = {index: f"{one.path}: {one.message}" for index, one in wrong.items()}
             shown = [
@@ -104,22 +136,18 @@ def book_of(house: House) -> Book:
     return found
 
 
-def _known(stored: Stored) -> Known:
-    if not stored.texts:
-        return Known(stored.version, {}, 0)
-    from lakehouse.events import json_schema  # 4 MiB that a process without schemas does not need
-
-    schemas = {kind: json_schema.loads(text) for kind, text in stored.texts.items()}
-    return Known(stored.version, schemas, sum(map(len, stored.texts.values())))
-
-
-def _wrong(found: Sequence[Event], schemas: Mapping[str, Any]) -> dict[int, Any]:
+def _wrong(found: Sequence[Event], known: Known) -> dict[int, Any]:
     from lakehouse.events import json_schema
 
+    schemas = {kind: known.parsed.of(known.texts[kind]) for kind in {one.type for one in found} & known.texts.keys()}
     checker = json_schema.Checker(schemas, events=len(found))
     asked = ((index, one) for index, one in enumerate(found) if one.type in schemas)
     said = {index: checker.wrong(one.type, events.document(one)) for index, one in asked}
     return {index: wrong for index, wrong in said.items() if wrong is not None}
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 _books: WeakKeyDictionary[Intake, Book] = WeakKeyDictionary()

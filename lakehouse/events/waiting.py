@@ -11,7 +11,7 @@ import msgspec
 
 from lakehouse.events.event import UNREADABLE
 from lakehouse.events.namespaces import TABLE
-from lakehouse.events.wanted import Found, Wanted
+from lakehouse.events.wanted import Found, Question, Wanted
 from lakehouse.models import Batch, BatchState
 from rpc import columns
 from rpc.batch import Encoding
@@ -50,7 +50,7 @@ _kind = msgspec.json.Decoder(_Kind)
 def newest(parent_id: int, wanted: Wanted) -> list[Found]:
     """The first of them by time, as many as a page and one more."""
     take = heapq.nsmallest if wanted.is_backward else heapq.nlargest
-    return take(wanted.limit + 1, _fitting(parent_id, wanted), key=lambda one: one.place)
+    return take(wanted.limit + 1, fitting(parent_id, wanted), key=lambda one: one.place)
 
 
 def kinds(parent_id: int, *, first_ms: int, last_ms: int, bytes_max: int) -> Kinds:
@@ -92,13 +92,14 @@ def _end(batches: Iterable[tuple[int, int]]) -> int:
     return last
 
 
-def _fitting(parent_id: int, wanted: Wanted) -> Iterator[Found]:
+def fitting(parent_id: int, wanted: Question) -> Iterator[Found]:
+    """All of them, by batch."""
     rows = Batch.objects.filter(parent=parent_id, state__in=WAITS, stored__isnull=False).order_by("pk")
     for encoding, payload in rows.values_list("encoding", "stored__payload").iterator(PAYLOADS_AT_ONCE):
         yield from _events(encoding, payload, wanted)
 
 
-def _events(encoding: str, payload: bytes | memoryview, wanted: Wanted) -> Iterator[Found]:
+def _events(encoding: str, payload: bytes | memoryview, wanted: Question) -> Iterator[Found]:
     if encoding != Encoding.COLUMNS:
         return
     whole = columns.decode(bytes(payload))

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -61,6 +61,14 @@ class Found:
     @property
     def place(self) -> tuple[int, str]:
         return self.moment_ms, self.id
+
+
+class Question(Protocol):
+    """What is asked of one event after the other."""
+
+    def is_near(self, moment_ms: int) -> bool: ...
+
+    def fits(self, moment_ms: int, event_id: str, body: bytes) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,7 @@ class Wanted:
             return False
         if self.prefix is not None and not kind.startswith(self.prefix):
             return False
-        return not self.source or self.source in (_id_of(members.get("do")), _word(members.get("source")))
+        return not self.source or self.source in (id_of(members.get("do")), word(members.get("source")))
 
 
 def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
@@ -137,11 +145,7 @@ def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
     for name in ("type", "provider", "source"):
         if len(words.get(name, "")) > WORD_CHARS_MAX:
             raise refuse(Code.INVALID_REQUEST, f"{name}: has more than {WORD_CHARS_MAX} characters")
-    if "limit" in words:
-        if not words["limit"].isdecimal() or len(words["limit"]) > 9 or not 1 <= int(words["limit"]) <= LIMIT_MAX:
-            raise refuse(Code.INVALID_REQUEST, f"limit: is {words['limit'][:40]!r}, wanted 1 to {LIMIT_MAX}")
-        limit = int(words["limit"])
-    moments = {name: _moment(name, words[name]) for name in ("before", "after", "from", "to") if name in words}
+    moments = {name: moment(name, words[name]) for name in ("before", "after", "from", "to") if name in words}
     firsts = [moments["from"]] if "from" in moments else []
     firsts += [moments["after"] + 1] if "after" in moments else []
     lasts = [moments["to"]] if "to" in moments else []
@@ -153,8 +157,16 @@ def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
         first_ms=max(firsts, default=None),
         last_ms=min(lasts, default=None),
         cursor=Cursor.read(words["cursor"]) if "cursor" in words else None,
-        limit=limit,
+        limit=limit_of(words, otherwise=limit),
     )
+
+
+def limit_of(words: Mapping[str, str], *, otherwise: int) -> int:
+    """Raises EventsRefused."""
+    said = words.get("limit", str(otherwise))
+    if not said.isdecimal() or len(said) > 9 or not 1 <= int(said) <= LIMIT_MAX:
+        raise refuse(Code.INVALID_REQUEST, f"limit: is {said[:40]!r}, wanted 1 to {LIMIT_MAX}")
+    return int(said)
 
 
 def page(wanted: Wanted, found: list[Found], link: Callable[[Cursor | None], str]) -> dict[str, Any]:
@@ -171,7 +183,7 @@ def page(wanted: Wanted, found: list[Found], link: Callable[[Cursor | None], str
     return {"events": [msgspec.Raw(one.body) for one in shown], "count": len(shown), "links": links}
 
 
-def _moment(name: str, text: str) -> int:
+def moment(name: str, text: str) -> int:
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return min(int(text), MOMENT_MS_MAX)
     try:
@@ -185,16 +197,18 @@ def _moment_text(moment_ms: int | None) -> str | None:
     return None if moment_ms is None else events.shown(moment_ms)
 
 
-def _id_of(raw: Any) -> str | None:
+def id_of(raw: Any) -> str | None:
+    """The `id` of an object, if it is one and has one."""
     if raw is None:
         return None
     try:
-        return _word(_members.decode(raw).get("id"))
+        return word(_members.decode(raw).get("id"))
     except events.UNREADABLE:
         return None
 
 
-def _word(raw: Any) -> str | None:
+def word(raw: Any) -> str | None:
+    """The text, if it is one."""
     try:
         return None if raw is None else _text.decode(raw)
     except events.UNREADABLE:

@@ -1,6 +1,6 @@
 """POST /webhooks/<provider>: deliveries of other services become events, when their signature is good.
 
-    secret ─ signature ─ payload ─ journal ─ answer
+    secret ─ signature ─ payload ─ schema ─ journal ─ answer
 
 The signature is the key: without the secret that the operator and the provider share nothing is stored.
 """
@@ -42,6 +42,8 @@ _members = msgspec.json.Decoder(dict[str, Any])
 async def answer(scope: dict[str, Any], read_body: ingest.ReadBody, house: House) -> Response:
     """Serve one request, whatever its method."""
     correlation_id = ingest.correlation(scope)
+    if scope["method"] == "OPTIONS":
+        return answers.preflight("POST", correlation_id)
     if scope["method"] != "POST":
         return answers.not_allowed(scope["path"], scope["method"], "POST", correlation_id)
     try:
@@ -77,7 +79,7 @@ async def _take(house: House, scope: dict[str, Any], read_body: ingest.ReadBody,
     caller = Caller(namespace, False, source, now_ms, NO_LIMIT)
     sequence = batch.sequence_of(None, number=cdc.unused_number())
     frame = batch.frame([event], namespace=namespace, sequence=sequence, now_ms=now_ms)
-    is_repeat = await ingest.store(house, caller, frame)
+    is_repeat = await ingest.store(house, caller, [event], frame)
     said = {"success": True, "ok": True, "received": 1, "namespace": namespace}
     return answers.answer(200, said | ({"deduplicated": True} if is_repeat else {}), correlation_id)
 

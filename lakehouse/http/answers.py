@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -39,10 +40,19 @@ def answer(status: int, document: Any, *headers: tuple[bytes, bytes]) -> Respons
     return Response(status, [*fixed, *headers], body)
 
 
-def no_key(status: int) -> Response:
-    """The answer to who is not known, may not do this, or used a name that cannot be stored."""
+def no_key(status: int, scopes: Sequence[str] = ()) -> Response:
+    """The answer to who is not known, may not do this, or used a name that cannot be stored. `scopes` are those of
+    which a good key has none and one would do.
+    """
     challenge: Headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    return answer(status, {"error": KEY_SAID[status]}, *challenge)
+    return answer(status, {"error": no_scope(scopes) if scopes else KEY_SAID[status]}, *challenge)
+
+
+def no_scope(scopes: Sequence[str]) -> str:
+    return (
+        f"the access key does not have the scope {' or '.join(scopes)}, which this needs; "
+        f"`manage.py accesskey create --scope {scopes[0]}` makes one that has"
+    )
 
 
 def closing() -> Response:

@@ -266,12 +266,16 @@ def _unreadable(request: HttpRequest, exc: HttpError) -> HttpResponse:
 
 @api.exception_handler(DatabaseError)
 def _database_away(request: HttpRequest, exc: DatabaseError) -> HttpResponse:
-    return _http(answers.refused(Refusal(Reason.INTERNAL_ERROR, "the database is not available", RETRY_MS)))
+    text = "the database is not available"
+    said = answers.refused(Refusal(Reason.INTERNAL_ERROR, text, RETRY_MS))
+    if pages.is_for_pages(request):
+        said = visitors.refusal(503, text, visitors.CODES[503], headers=said.headers)
+    return pages.shown(request, _http(said))
 
 
 def _complained(request: HttpRequest, status: int, text: str) -> HttpResponse:
-    code = {"code": visitors.CODES.get(status, "ERROR")} if request.path.startswith("/subscriptions") else {}
-    return _http(answers.answer(status, {"error": text, **code}))
+    code = {"code": visitors.CODES.get(status, "ERROR")} if pages.is_for_pages(request) else {}
+    return pages.shown(request, _http(answers.answer(status, {"error": text, **code})))
 
 
 def _no_parent(name: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from django.http import HttpRequest
 
@@ -76,6 +77,8 @@ def weigh(key: AccessKey | Refused, scopes: Sequence[str], *, parent: str | None
         scope = next((scope for scope in scopes if scope in verdict.scopes), scopes[0])
         namespace = None if parent is None or verdict.namespaces == ANY else _namespace_of(parent)
         verdict = verdict.refusal(scope=scope, parent=parent, namespace=namespace) or verdict
+    if isinstance(verdict, Refused) and verdict.scopes:
+        verdict = replace(verdict, scopes=tuple(scopes))
     if isinstance(verdict, Refused):
         log.warning("a request was refused (%s): %s", verdict.reason, verdict.why)
     elif isinstance(key, AccessKey):

@@ -35,20 +35,20 @@ class StructuredBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True, 
     limit: int | UnsetType = UNSET
 
 
-class _Sql(msgspec.Struct):
-    sql: msgspec.Raw | UnsetType = UNSET
-
-
 _json = msgspec.json.Decoder(StructuredBody)
-_sql = msgspec.json.Decoder(_Sql)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def is_structured(data: bytes) -> bool:
-    """Whether this is an object that has members and no SQL among them."""
+    """Whether this is an object that has no SQL among its members. Raises InvalidQuery for one that has none at all."""
     try:
-        return _sql.decode(data).sql is UNSET and len(data.strip()) > 2
+        members = _members.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
+    if not members:
+        names = ", ".join(StructuredBody.__struct_encode_fields__)
+        raise InvalidQuery(f"the body asks for nothing; wanted `sql`, or some of {names}")
+    return "sql" not in members
 
 
 def read(data: bytes) -> tuple[StructuredBody, str, dict[str, Any]]:

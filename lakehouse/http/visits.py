@@ -163,7 +163,7 @@ async def _judged(house: House, judge: Callable[[], T | Refused], key_failed: Ca
         return verdict
     if verdict.reason in STRANGERS:
         key_failed()
-    return answers.no_key(verdict.http_status)
+    return answers.no_key(verdict.http_status, verdict.scopes)
 
 
 def _visit(house: House, key: Key, admitted: Admitted, now_ms: int) -> Visit:

@@ -52,6 +52,8 @@ class Refused:
 
     reason: Refusal
     why: str
+    scopes: tuple[str, ...] = ()
+    """Of which the key has none and one would do: what the caller may hear."""
 
     @property
     def http_status(self) -> int:
@@ -76,7 +78,7 @@ class Grant:
     ) -> Refused | None:
         """Why this is not allowed, or None. What is None is not asked about."""
         if scope not in self.scopes:
-            return Refused(Refusal.SCOPE, f"{self.name} has {_listed(self.scopes)}, not the scope {scope}")
+            return Refused(Refusal.SCOPE, f"{self.name} has {_listed(self.scopes)}, not the scope {scope}", (scope,))
         wanted = (
             (Refusal.SOURCE, "child", source, self.sources),
             (Refusal.PARENT, "parent", parent, self.parents),

@@ -22,11 +22,12 @@ from django.db import Error as DatabaseError
 from lakehouse.events import batch, homes, namespaces
 from lakehouse.events.event import Event, shown
 from lakehouse.flush.policy import FlushTrigger
-from lakehouse.journal.accept import FORGOTTEN, Accepted, Source, Verdict
+from lakehouse.journal.accept import FORGOTTEN, Accepted, Refused, Source, Verdict
 from lakehouse.journal.dedup import NUMBER_BITS
 from lakehouse.journal.intake import Intake, Offer
 from lakehouse.parent import leases
 from rpc.batch import BatchFrame
+from rpc.messages import NackReason
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ NORMAL, ABNORMAL, INTERNAL_ERROR = 1000, 1006, 1011
 NO_BOUND = 2**62
 """The operator asked for this parent; EVODB_PARENTS_MAX is for those that others name."""
 REASON_CHARS_MAX = 123
+FOR_GOOD = (NackReason.INVALID_FORMAT, NackReason.INVALID_SEQUENCE)
+"""A batch that is refused so is never taken as it is."""
+ASIDE_SHOWN_MAX = 10
+TRIES_MAX = 1000
+"""So often in a second something is handed in while all of it is refused."""
 
 
 class Life:
@@ -78,6 +84,9 @@ class ToldLife(Life):
         self._unsure: BatchFrame | None = None
         """Was handed in, and nobody knows whether it is stored: it comes again, under its number."""
         self._source: Source | None = None
+        self._events_max = batch.EVENTS_MAX
+        """Of the next batch; less behind one that was refused for good."""
+        self._aside = 0
         self._lost = 0
         self._telling: asyncio.Task[None] | None = None
 
@@ -155,9 +164,14 @@ class ToldLife(Life):
             await self._tell()
 
     async def _tell(self) -> bool:
-        """A batch of what waits; whether it is durable now."""
+        """A batch of what waits; whether it is durable now, or something less is in its way."""
         try:
-            verdict = await self._hand_in()
+            verdict, tries = await self._hand_in(), 1
+            while isinstance(verdict, Refused) and verdict.reason in FOR_GOOD and tries < TRIES_MAX:
+                self._put_out_of_the_way(verdict)
+                if not self._waiting:
+                    break
+                verdict, tries = await self._hand_in(), tries + 1
         except (DatabaseError, TimeoutError) as exc:
             log.warning("%d events of parents wait, the journal is away: %s", len(self._waiting), exc)
             return False
@@ -165,12 +179,30 @@ class ToldLife(Life):
             for _ in range(verdict.entries):
                 self._waiting.popleft()
             self._unsure = None
+            self._events_max = min(2 * self._events_max, batch.EVENTS_MAX)
         elif verdict is FORGOTTEN:
             self._source = None
+        self._say_what_is_lost()
+        return isinstance(verdict, Accepted) or tries > 1
+
+    def _put_out_of_the_way(self, refused: Refused) -> None:
+        """Half of a batch may be taken; a single event is set aside, so that it does not block the rest."""
+        assert self._unsure is not None, "something was refused"
+        entries, self._unsure = self._unsure.entries, None
+        self._events_max = max(1, entries // 2)
+        if entries > 1:
+            return
+        event = self._waiting.popleft()
+        self._aside += 1
+        if self._aside <= ASIDE_SHOWN_MAX:
+            log.error("an event of a parent is refused for good and set aside: %s; %s", refused.message, event.members)
+
+    def _say_what_is_lost(self) -> None:
+        if self._aside > ASIDE_SHOWN_MAX:
+            log.error("%d events of parents and their sockets were refused for good and set aside", self._aside)
         if self._lost:
             log.warning("%d events of parents and their sockets are lost: too many at once", self._lost)
-            self._lost = 0
-        return isinstance(verdict, Accepted)
+        self._aside = self._lost = 0
 
     async def _hand_in(self) -> Verdict:
         """Raises DatabaseError, TimeoutError."""
@@ -178,7 +210,7 @@ class ToldLife(Life):
             make = partial(homes.source, NAMESPACE, parents_max=NO_BOUND, now_ms=self._now_ms())
             self._source = await self._intake.run(make)
         if self._unsure is None:
-            some = [self._waiting[index] for index in range(min(len(self._waiting), batch.EVENTS_MAX))]
+            some = [self._waiting[index] for index in range(min(len(self._waiting), self._events_max))]
             sequence = batch.sequence_of(None, number=random.getrandbits(NUMBER_BITS))
             self._unsure = batch.frame(some, namespace=NAMESPACE, sequence=sequence, now_ms=self._now_ms())
         if not self._intake.has_room(len(self._unsure.payload)):

@@ -24,6 +24,10 @@ class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
         fields: dict[str, Any] = super().clean() or {}
         for name, text in desk.complaints(fields).items():
             self.add_error(name if name in self.fields else None, text)
+        parent = fields.get("parent") or getattr(self.instance, "parent", None)
+        full = None if parent is None else desk.crowded(parent, fields.get("pattern", ""), but=self.instance.pk or 0)
+        if full is not None:
+            self.add_error("pattern", full)
         return fields
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from asgiref.sync import sync_to_async
@@ -20,20 +21,27 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from lakehouse.conf import Settings
-from lakehouse.subscriptions import leases, settle, targets, webhook
+from lakehouse.subscriptions import leases, settle, targets
 from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.fan_out import FanOut
 from lakehouse.subscriptions.models import Subscription, SubscriptionState
 from lakehouse.subscriptions.retries import Outcome
-from lakehouse.subscriptions.settle import Tried
+from lakehouse.subscriptions.sending import Line, Sending, Taken
+from lakehouse.subscriptions.settle import Chosen
 from lakehouse.subscriptions.stream import Reader, ReadLake
 from lakehouse.subscriptions.targets import Message
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-GATHER_S = 0.01
-"""What ends within this is written down together."""
+GATHER_S = 0.1
+"""What ends within this is written down together, unless somebody has nothing left to send before."""
+SETTLED_MAX = 1000
+"""Messages in one transaction."""
+AHEAD_EVENTS = 256
+"""Of a subscription, taken before they can be sent."""
+AHEAD_BYTES = 16 * 1024 * 1024
+"""Of all subscriptions together."""
 ERROR_PAUSE_S = 2.0
 
 
@@ -44,16 +52,15 @@ class Deliverer:
     read_lake: ReadLake
     now_ms: Callable[[], int]
     chance: Callable[[], float] = random.random
-    _sending: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    _of: dict[int, set[int]] = field(default_factory=dict)
-    """Messages on their way, by subscription."""
-    _done: list[Tried] = field(default_factory=list)
-    _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _kept: Kept = field(default_factory=Kept)
     _fan_out: FanOut = field(init=False)
+    _sending: Sending = field(init=False)
+    _asked_s: float = 0.0
+    """When all lines were asked for last, those included of which everything that is due is here."""
 
     def __post_init__(self) -> None:
         self._fan_out = FanOut(self.owner, self.settings, Reader(self.read_lake))
+        self._sending = Sending(self._send, lanes_max=self.settings.subscription_concurrency, now_ms=self.now_ms)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until it is asked to stop; what is on its way then is waited for."""
@@ -65,76 +72,92 @@ class Deliverer:
                 await _either(stopping.wait(), within_s=ERROR_PAUSE_S)
                 continue
             if not moved:
-                await _either(stopping.wait(), self._ended.wait(), within_s=POLL_S)
+                await _either(stopping.wait(), self._sending.is_dry.wait(), within_s=POLL_S)
         await self.stop()
 
     async def round(self) -> int:
         """Everything that can be done now; returns how much was. What is sent is not waited for."""
-        self._ended.clear()
-        moved, found, done = await sync_to_async(self._work)()
-        for message in found:
-            self._of.setdefault(message.to.pk, set()).add(message.delivery_id)
-            self._sending[message.delivery_id] = asyncio.create_task(self._send(message))
-        if self._sending and not moved:
-            await _either(self._ended.wait(), within_s=GATHER_S)
-        return moved + done + len(found)
+        self._sending.is_dry.clear()
+        done, moved, taken = await sync_to_async(self._work)()
+        self._sending.go_on(taken)
+        if self._sending.lanes and not moved:
+            await _either(self._sending.is_dry.wait(), within_s=GATHER_S)
+        return done + moved + sum(len(one.messages) for one in taken.values())
 
     async def stop(self) -> None:
         """Wait for what is on its way, write it down, and let others have the subscriptions."""
         until_ms = self.now_ms() + self.settings.drain_ms
-        while self._sending or self._done:
-            if self._sending and self.now_ms() >= until_ms:
+        sending = self._sending
+        sending.drop_all()
+        while sending.lanes or sending.done:
+            if sending.lanes and self.now_ms() >= until_ms:
                 break  # pending as they are, the next process sends them under the same id
-            if self._sending:
-                await asyncio.wait(list(self._sending.values()), timeout=self.settings.drain_ms / 1000)
+            if sending.lanes:
+                await asyncio.wait(list(sending.lanes), timeout=self.settings.drain_ms / 1000)
             await sync_to_async(self._settle)()
-        for task in self._sending.values():
-            task.cancel()
+        for lane in sending.lanes:
+            lane.cancel()
         self._kept.close()
         await sync_to_async(leases.leave)(self.owner)
 
     async def until_idle(self) -> None:
         """For whoever waits for the end: until nothing is due and nothing is on its way."""
-        while await self.round() or self._sending or self._done:
-            await _either(self._ended.wait(), within_s=POLL_S if self._sending else GATHER_S)
+        sending = self._sending
+        while await self.round() or sending.lanes or sending.done:
+            await asyncio.sleep(0)
         self._kept.close()
 
-    def _work(self) -> tuple[int, list[Message], int]:
+    def _work(self) -> tuple[int, int, dict[int, Taken]]:
         close_old_connections()
         done = self._settle()
-        ids = leases.take(self.owner, now_ms=self.now_ms(), lease_ms=self.settings.subscription_lease_ms)
+        now_ms, lease_ms = self.now_ms(), self.settings.subscription_lease_ms
+        ids = leases.take(self.owner, now_ms=now_ms, lease_ms=lease_ms)
+        self._sending.until_ms = now_ms + lease_ms // 2
         moved = self._fan_out.advance(ids, now_ms=self.now_ms())
-        return moved, self._due(ids), done
+        return done, moved, self._due(ids, is_anew=moved > 0)
 
     def _settle(self) -> int:
         """What fails here is written down the next time; until then nobody sends it again."""
-        done = self._done[:]
-        if done:
+        sending = self._sending
+        if done := sending.done[:SETTLED_MAX]:
             settle.record(done, now_ms=self.now_ms(), chance=self.chance)
-        del self._done[: len(done)]
-        for one in done:
-            self._of[one.message.to.pk].discard(one.message.delivery_id)
+            del sending.done[: len(done)]
+            sending.forget(done)
         return len(done)
 
-    def _due(self, ids: list[int]) -> list[Message]:
-        found: list[Message] = []
-        for one in Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE).select_related("parent"):
-            on_their_way = self._of.get(one.pk, set())
-            room = self.settings.subscription_concurrency - len(on_their_way)
-            if room > 0:
-                found += settle.take(one, room=room, but=on_their_way, now_ms=self.now_ms())
-        return found
+    def _due(self, ids: Sequence[int], *, is_anew: bool) -> dict[int, Taken]:
+        """For each of these that is active, of those that were moved also what is new."""
+        now_s = time.monotonic()
+        if is_anew := is_anew or now_s - self._asked_s >= POLL_S:
+            self._asked_s = now_s
+        ahead_bytes = AHEAD_BYTES - self._sending.waiting_bytes
+        chosen: list[tuple[Subscription, Chosen]] = []
+        active = Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE)
+        for one in active.select_related("parent"):
+            some = self._choose(one, is_anew=is_anew, ahead_bytes=ahead_bytes)
+            ahead_bytes -= some.size_bytes
+            chosen.append((one, some))
+        messages = settle.take(chosen)
+        return {to.pk: Taken(to, messages[to.pk], some.is_all and not _is_behind(to)) for to, some in chosen}
 
-    async def _send(self, message: Message) -> None:
-        started_ms = self.now_ms()
-        try:
-            outcome = await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
-        except Exception as exc:  # else nobody would ever write it down, and it would be on its way for good
-            log.exception("%s of %s", message.message_id, message.to)
-            outcome = Outcome(False, error=f"{type(exc).__name__}: {exc}"[: webhook.ERROR_CHARS_MAX])
-        self._done.append(Tried(message, started_ms, self.now_ms() - started_ms, outcome))
-        self._sending.pop(message.delivery_id, None)
-        self._ended.set()
+    def _choose(self, one: Subscription, *, is_anew: bool, ahead_bytes: int) -> Chosen:
+        """Nothing while there is enough of it, or while all that is due is here."""
+        line = self._sending.lines.get(one.pk) or Line()
+        lanes_max = self.settings.subscription_concurrency
+        if len(line.waiting) >= lanes_max or (line.known and line.is_all and not is_anew):
+            return Chosen([], [], 0, line.is_all)
+        room = max(0, lanes_max - line.lanes - len(line.waiting))
+        ahead = AHEAD_EVENTS // one.batch_events if ahead_bytes > 0 else 0
+        return settle.choose(
+            one.pk, room=room, ahead=ahead, ahead_bytes=ahead_bytes, but=set(line.known), now_ms=self.now_ms()
+        )
+
+    async def _send(self, message: Message) -> Outcome:
+        return await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
+
+
+def _is_behind(one: Subscription) -> bool:
+    return one.commit_number < one.parent.commit_number
 
 
 async def _either(*waits: object, within_s: float) -> None:

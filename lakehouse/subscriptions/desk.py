@@ -15,7 +15,7 @@ from django.db.models import OuterRef, QuerySet, Subquery
 
 from lakehouse.models import Parent
 from lakehouse.setting import listed
-from lakehouse.subscriptions import events, places, terms
+from lakehouse.subscriptions import events, patterns, places, terms
 from lakehouse.subscriptions.models import (
     Delivery,
     DeliveryState,
@@ -24,13 +24,14 @@ from lakehouse.subscriptions.models import (
     TargetKind,
     new_uid,
 )
+from lakehouse.subscriptions.patterns import PatternIndex
 
 UNSUBSCRIBED = "unsubscribed"
 Subscriptions = QuerySet[Subscription]
 
 
 class TooMany(Exception):
-    """A parent has as many subscriptions as it may."""
+    """A parent has as many subscriptions, or as wide ones, as it may."""
 
 
 def allowed() -> terms.Allowed:
@@ -53,12 +54,38 @@ def subscribe(
         living = Subscription.objects.filter(parent=locked).exclude(state=SubscriptionState.DISABLED).count()
         if living >= most:
             raise TooMany(f"parent {parent.name!r} has {living} of {most} subscriptions (EVODB_SUBSCRIPTIONS_MAX)")
+        if (full := crowded(locked, fields.get("pattern", ""))) is not None:
+            raise TooMany(full)
         made = Subscription(parent=locked, created_ms=now_ms, **fields)
         place_now(made)
         if start is not None:
             made.commit_number, made.from_ms = start.place.commit_number, start.from_ms
         made.save()
     return made
+
+
+def crowded(parent: Parent, pattern: str, *, but: int = 0) -> str | None:
+    """Why a parent has no room for this pattern, or None. `but` is the subscription that has it."""
+    if not (wanted := patterns.wide_chars(pattern)):
+        return None
+    living = Subscription.objects.filter(parent=parent, pattern__contains="*").exclude(state=SubscriptionState.DISABLED)
+    others = set(living.exclude(pk=but).values_list("pattern", flat=True)) - {pattern}
+    letters = sum(patterns.wide_chars(one) for one in others)
+    if letters + wanted <= patterns.WIDE_CHARS_MAX:
+        return None
+    return (
+        f"patterns of parent {parent.name!r} with several stars in a segment, or with several **, have {letters} of "
+        f"{patterns.WIDE_CHARS_MAX} characters and {pattern!r} has {wanted}; wanted one * in a segment and one **"
+    )
+
+
+def hearers(parent: Parent, event_type: str, table: str) -> list[Subscription]:
+    """The active subscriptions that an event of this type is for."""
+    index: PatternIndex[Subscription] = PatternIndex()
+    rows = Subscription.objects.filter(parent=parent, state=SubscriptionState.ACTIVE, table__in=("", table))
+    for one in rows.select_related("parent"):
+        index.add(one.pattern, one)
+    return sorted(index.walk(event_type), key=lambda one: one.pk)
 
 
 def place_now(one: Subscription) -> None:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 from django.db import Error as DatabaseError
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import F, Sum
 
 from lakehouse.models import Parent
 from lakehouse.subscribing import SubscriptionConfig
-from lakehouse.subscriptions.messages import Draft, drafts_of, joined
+from lakehouse.subscriptions import messages
 from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, SubscriptionState
 from lakehouse.subscriptions.patterns import PatternIndex
 from lakehouse.subscriptions.stream import Chunk, Forgotten, Place, Reader, Told
@@ -65,7 +65,7 @@ class FanOut:
     def advance(self, ids: Sequence[int], *, now_ms: int) -> int:
         """One chunk for each place that these subscriptions are at; returns how many places were moved."""
         moved = 0
-        for parent, place, subscriptions in _by_place(self._with_room(ids)):
+        for parent, place, subscriptions in _by_place(self._behind_with_room(ids)):
             if self._resting.get((parent.pk, place), 0) > now_ms:
                 continue
             try:
@@ -91,15 +91,17 @@ class FanOut:
         self._resting.pop((parent.pk, place), None)
         return 1
 
-    def _with_room(self, ids: Sequence[int]) -> list[Subscription]:
+    def _behind_with_room(self, ids: Sequence[int]) -> list[Subscription]:
         found: list[Subscription] = []
         for start in range(0, len(ids), IDS_PER_QUERY):
-            some = ids[start : start + IDS_PER_QUERY]
-            pending = Delivery.objects.filter(subscription__in=some, state=DeliveryState.PENDING)
+            active = Subscription.objects.filter(
+                pk__in=ids[start : start + IDS_PER_QUERY], state=SubscriptionState.ACTIVE
+            )
+            behind = list(active.filter(commit_number__lt=F("parent__commit_number")).select_related("parent"))
+            pending = Delivery.objects.filter(subscription__in=behind, state=DeliveryState.PENDING)
             waiting = dict(pending.order_by().values_list("subscription").annotate(Sum("event_count")))
-            rows = Subscription.objects.filter(pk__in=some, state=SubscriptionState.ACTIVE).select_related("parent")
             most = self._settings.subscription_pending_max
-            found += [one for one in rows if waiting.get(one.pk, 0) < most]
+            found += [one for one in behind if waiting.get(one.pk, 0) < most]
         return found
 
     def _tell(
@@ -110,13 +112,13 @@ class FanOut:
         by_id = {one.pk: one for one in subscriptions}
         with transaction.atomic():
             self._move(list(by_id), place, chunk.place)
-            made: list[Draft] = []
+            made: list[messages.Draft] = []
             for pk, told in chosen.items():
                 one = by_id[pk]
                 if one.batch_events > 1:
-                    told = joined(one, told, now_ms=now_ms)
-                made += drafts_of(one, told, now_ms=now_ms)
-            Delivery.objects.bulk_create(made, batch_size=IDS_PER_QUERY)
+                    told = messages.joined(one, told, now_ms=now_ms)
+                made += messages.drafts_of(one, told, now_ms=now_ms)
+            messages.write(made)
 
     def _choose(
         self, parent_id: int, subscriptions: Sequence[Subscription], events: Iterable[Told]

@@ -7,16 +7,24 @@ connection goes to the very address that was asked about. An IPv4 address within
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 NAT64, COMPATIBLE = ip_network("64:ff9b::/96"), ip_network("::/96")
+KNOWN_MAX = 1000
+"""Answers that are remembered: they depend on nothing but the question, and each message asks."""
 LOW_32_BITS = 0xFFFF_FFFF
 
 
 def networks(items: Iterable[str]) -> tuple[Network, ...]:
+    return _networks(tuple(items))
+
+
+@lru_cache(KNOWN_MAX)
+def _networks(items: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ip_network(item, strict=False) for item in items)
 
 
@@ -28,7 +36,8 @@ def is_address(text: str) -> bool:
     return True
 
 
-def is_allowed(text: str, allowed: Iterable[Network] = ()) -> bool:
+@lru_cache(KNOWN_MAX)
+def is_allowed(text: str, allowed: tuple[Network, ...] = ()) -> bool:
     """Whether this address may be connected to. What is no address may not."""
     if not is_address(text):
         return False

@@ -6,16 +6,34 @@ closes it first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription
+from lakehouse.subscriptions import rows
+from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, new_uid
 from lakehouse.subscriptions.stream import Told
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 """An event that is larger alone is a message alone."""
-Draft = Delivery
+
+
+class Draft(NamedTuple):
+    """A message that is no row yet, by its columns."""
+
+    subscription_id: int
+    uid: str
+    commit_number: int
+    events: bytes
+    event_count: int
+    is_open: bool
+    next_attempt_ms: int
+    created_ms: int
+    state: str = DeliveryState.PENDING.value
+    attempts_made: int = 0
+    reason: str = ""
+    last_error: str = ""
 
 
 class _Named(msgspec.Struct):
@@ -25,6 +43,11 @@ class _Named(msgspec.Struct):
 def drafts_of(one: Subscription, told: Sequence[Told], *, now_ms: int) -> list[Draft]:
     """New messages with these events, in their order."""
     return [_draft(one, some, now_ms=now_ms) for some in _parts(told, one.batch_events)]
+
+
+def write(drafts: Iterable[Draft]) -> None:
+    """In the caller's transaction."""
+    rows.insert(Delivery, [name.removesuffix("_id") for name in Draft._fields], drafts)
 
 
 def joined(one: Subscription, told: list[Told], *, now_ms: int) -> list[Told]:
@@ -64,8 +87,9 @@ def without(events: bytes, delivered: frozenset[str], *, event_count: int) -> tu
 
 def _draft(one: Subscription, told: Sequence[Told], *, now_ms: int) -> Draft:
     is_open = len(told) < one.batch_events
-    return Delivery(
-        subscription=one,
+    return Draft(
+        subscription_id=one.pk,
+        uid=new_uid(),
         commit_number=told[-1].commit_number,
         events=_list(told),
         event_count=len(told),

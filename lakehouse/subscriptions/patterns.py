@@ -3,20 +3,25 @@
 A pattern has segments divided by dots. `*` is any text within one segment, also a part of it (`web*.push`); `**` as a
 whole segment is any number of segments, none included. Case counts.
 
-All patterns lie in one tree, segment by segment, and an event walks it with the set of places it may be at. No place is
-visited twice for a segment, so the worst anybody can build costs patterns x segments, whatever the stars.
+What a type costs that was never asked for is bounded, whoever wrote the patterns: those with more than one `**`, or
+with several stars in a segment, are wide, and of their letters a parent has at most WIDE_CHARS_MAX.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Generic, TypeVar
+
+from lakehouse.subscriptions.pattern_masks import Ordinary, Wide, chosen
 
 PATTERN_CHARS_MAX = 256
 SEGMENTS_MAX = 10
+WIDE_CHARS_MAX = 16_384
 REMEMBERED_MAX = 4096
 """Types whose answer is remembered; a lake has few and asks for them all day."""
+REMEMBERED_VALUES_MAX = 1_000_000
 _ALLOWED = re.compile(r"[A-Za-z0-9._*-]+\Z")
 
 T = TypeVar("T")
@@ -40,172 +45,82 @@ def complaint(pattern: str) -> str | None:
     return None
 
 
-def matches(pattern: str, event_type: str) -> bool:
-    """Whether one pattern fits. For many of them there is the index."""
-    index: PatternIndex[bool] = PatternIndex()
-    index.add(pattern, True)
-    return bool(index.match(event_type))
+def wide_chars(pattern: str) -> int:
+    """How many letters of it every type is walked against; of an ordinary one none."""
+    return len(pattern) if _is_wide(_in_order(pattern.split("."))) else 0
 
 
 class PatternIndex(Generic[T]):
     """Values by their patterns. What is added must have no complaint."""
 
     def __init__(self) -> None:
-        self._root: _Place[T] = _Place()
+        self._literal: dict[str, list[T]] = {}
+        self._with_stars: dict[tuple[str, ...], list[T]] = {}
+        self._masks: _Masks[T] | None = None
         self._remembered: dict[str, tuple[T, ...]] = {}
+        self._remembered_values = 0
 
     def add(self, pattern: str, value: T) -> None:
-        place = self._root
-        for segment in _in_order(pattern.split(".")):
-            place = place.at(segment)
-        place.values.append(value)
-        self._remembered.clear()
+        if "*" in pattern:
+            self._with_stars.setdefault(_in_order(pattern.split(".")), []).append(value)
+            self._masks = None
+        else:
+            self._literal.setdefault(pattern, []).append(value)
+        self._forget()
 
     def match(self, event_type: str) -> tuple[T, ...]:
         """The values of all patterns that fit, each once."""
         found = self._remembered.get(event_type)
         if found is None:
-            if len(self._remembered) >= REMEMBERED_MAX:
-                self._remembered.clear()
-            found = self._remembered[event_type] = tuple(self.walk(event_type))
+            found = tuple(self.walk(event_type))
+            if len(self._remembered) >= REMEMBERED_MAX or self._remembered_values > REMEMBERED_VALUES_MAX:
+                self._forget()
+            self._remembered[event_type] = found
+            self._remembered_values += len(found)
         return found
 
-    def walk(self, event_type: str) -> Iterator[T]:
+    def walk(self, event_type: str) -> list[T]:
         """The same without a memory."""
-        places = _with_none_skipped({self._root: None})
-        for segment in event_type.split("."):
-            following: dict[_Place[T], None] = {}
-            for place in places:
-                place.step(segment, following)
-            if not following:
-                return
-            places = _with_none_skipped(following)
-        for place in places:
-            yield from place.values
+        if self._masks is None:
+            self._masks = _Masks(self._with_stars)
+        return [*self._literal.get(event_type, ()), *self._masks.fitting(event_type)]
+
+    def _forget(self) -> None:
+        self._remembered.clear()
+        self._remembered_values = 0
 
 
-class _Place(Generic[T]):
-    """Behind the first segments of some patterns."""
+class _Masks(Generic[T]):
+    """Values by patterns that have stars."""
 
-    __slots__ = ("any", "deep", "globs", "is_deep", "literals", "values")
+    def __init__(self, patterns: dict[tuple[str, ...], list[T]]) -> None:
+        ordinary = [one for one in patterns if not _is_wide(one)]
+        wide = [one for one in patterns if _is_wide(one)]
+        self._ordinary, self._wide = Ordinary(ordinary), Wide(wide)
+        self._of_ordinary = [patterns[one] for one in ordinary]
+        self._of_wide = [patterns[wide[owner]] for owner in self._wide.owners]
 
-    def __init__(self, *, is_deep: bool = False) -> None:
-        self.literals: dict[str, _Place[T]] = {}
-        self.any: _Place[T] | None = None
-        self.globs: _Globs[T] | None = None
-        self.deep: _Place[T] | None = None
-        self.is_deep = is_deep
-        self.values: list[T] = []
-
-    def at(self, segment: str) -> _Place[T]:
-        """The place behind this segment of a pattern."""
-        if segment == "**":
-            self.deep = self.deep or _Place(is_deep=True)
-            return self.deep
-        if segment == "*":
-            self.any = self.any or _Place()
-            return self.any
-        if "*" in segment:
-            self.globs = self.globs or _Globs()
-            return self.globs.at(segment)
-        return self.literals.setdefault(segment, _Place())
-
-    def step(self, segment: str, following: dict[_Place[T], None]) -> None:
-        """Note the places behind this segment of an event."""
-        if self.is_deep:
-            following[self] = None
-        if (literal := self.literals.get(segment)) is not None:
-            following[literal] = None
-        if self.any is not None:
-            following[self.any] = None
-        if self.globs is not None:
-            self.globs.step(segment, following)
+    def fitting(self, event_type: str) -> Iterator[T]:
+        ordinary = chosen(self._of_ordinary, self._ordinary.fitting(event_type.split(".")))
+        wide = chosen(self._of_wide, self._wide.fitting(event_type))
+        return chain.from_iterable(chain(ordinary, wide))
 
 
-class _Globs(Generic[T]):
-    """Segments with stars in them, found by how they begin, else by how they end."""
-
-    __slots__ = ("_by_end", "_by_start", "_ends", "_known", "_others", "_starts")
-
-    def __init__(self) -> None:
-        self._known: dict[str, _Place[T]] = {}
-        self._by_start: dict[str, list[tuple[list[str], _Place[T]]]] = {}
-        self._by_end: dict[str, list[tuple[list[str], _Place[T]]]] = {}
-        self._others: list[tuple[str, list[str], _Place[T]]] = []
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def at(self, glob: str) -> _Place[T]:
-        place = self._known.get(glob)
-        if place is not None:
-            return place
-        place = self._known[glob] = _Place()
-        parts = glob.split("*")
-        if parts[0]:
-            self._by_start.setdefault(parts[0], []).append((parts, place))
-            self._starts = sorted({len(start) for start in self._by_start})
-        elif parts[-1]:
-            self._by_end.setdefault(parts[-1], []).append((parts, place))
-            self._ends = sorted({len(end) for end in self._by_end})
-        else:
-            self._others.append((max(parts, key=len), parts, place))
-        return place
-
-    def step(self, segment: str, following: dict[_Place[T], None]) -> None:
-        for length in self._starts:
-            if length > len(segment):
-                break
-            for parts, place in self._by_start.get(segment[:length], ()):
-                if _fits(parts, segment):
-                    following[place] = None
-        for length in self._ends:
-            if length > len(segment):
-                break
-            for parts, place in self._by_end.get(segment[-length:], ()):
-                if _fits(parts, segment):
-                    following[place] = None
-        for longest, parts, place in self._others:
-            if longest in segment and _fits(parts, segment):
-                following[place] = None
+def _is_wide(segments: Sequence[str]) -> bool:
+    """Of segments in their order."""
+    return segments.count("**") > 1 or any(one.count("*") > 1 for one in segments if one != "**")
 
 
-def _in_order(segments: list[str]) -> Iterator[str]:
+def _in_order(segments: Sequence[str]) -> tuple[str, ...]:
     """The same pattern with fewer ways to fit: of neighbours that are stars alone, each `*` and then one `**`."""
+    found: list[str] = []
     is_deep = False
     for segment in segments:
+        if is_deep and segment not in ("*", "**"):
+            found.append("**")
+            is_deep = False
         if segment == "**":
             is_deep = True
-        elif segment == "*":
-            yield segment
         else:
-            if is_deep:
-                yield "**"
-            is_deep = False
-            yield segment
-    if is_deep:
-        yield "**"
-
-
-def _with_none_skipped(places: dict[_Place[T], None]) -> dict[_Place[T], None]:
-    """These, and those behind a `**` that stands for no segment at all."""
-    found = dict(places)
-    for place in places:
-        deep = place.deep
-        while deep is not None and deep not in found:
-            found[deep] = None
-            deep = deep.deep
-    return found
-
-
-def _fits(parts: list[str], text: str) -> bool:
-    """Whether a text has these parts in their order, the first at its start and the last at its end; no way back."""
-    first, last = parts[0], parts[-1]
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in parts[1:-1]:
-        position = text.find(part, position, end)
-        if position < 0:
-            return False
-        position += len(part)
-    return True
+            found.append(segment)
+    return (*found, "**") if is_deep else tuple(found)

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from asgiref.sync import sync_to_async
 from django.db.models import Count, Q, QuerySet, Sum
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router, Schema, Status
+from ninja.decorators import decorate_view
 from pydantic import Field
 
 from lakehouse.clock import now_ms
+from lakehouse.http import pages
 from lakehouse.models import Parent
 from lakehouse.parent.grants import ADMIN, SUBSCRIBE
 from lakehouse.subscriptions import desk, documents, places
@@ -39,8 +40,7 @@ from lakehouse.subscriptions.documents import (
     State,
     Which,
 )
-from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription, SubscriptionState
-from lakehouse.subscriptions.patterns import matches
+from lakehouse.subscriptions.models import Delivery, DeliveryState, Subscription
 from lakehouse.subscriptions.visitors import (
     KeyAuth,
     delivery_of,
@@ -87,7 +87,7 @@ def route(method: str, path: str, document: type[Schema], summary: str, *, statu
         name = f"subscriptions_{view.__name__}"
         router.api_operation(
             [method], path, response={status: document, **ERRORS}, summary=summary, operation_id=name, by_alias=True
-        )(work)
+        )(decorate_view(pages.readable)(work))
         return work
 
     return register
@@ -136,9 +136,7 @@ def listed(request: HttpRequest, query: Query[Page]) -> Listed:
 def match(request: HttpRequest, query: Query[Match]) -> Listed:
     """The active subscriptions of a parent that an event of this type is for."""
     parent = meant(request, query.parent)
-    active = Subscription.objects.filter(parent=parent, state=SubscriptionState.ACTIVE).select_related("parent")
-    rows = (one for one in active.order_by("pk") if one.table in ("", query.table))
-    fitting = [one for one in rows if matches(one.pattern, query.event_type)]
+    fitting = desk.hearers(parent, query.event_type, query.table)
     return Listed(subscriptions=[documents.shown(one) for one in fitting], next=None)
 
 
@@ -168,10 +166,10 @@ def dead_letters(request: HttpRequest, query: Query[Page]) -> Letters:
 
 
 @route("GET", "/dead-letters/{int:pk}", OneLetter, "One of them")
-def dead_letter(request: HttpRequest, pk: int) -> OneLetter:
-    """With the events it holds."""
-    one = delivery_of(request, pk, dead=True)
-    return OneLetter(dead_letter=documents.letter(one, orjson.loads(bytes(one.events) or b"[]")))
+def dead_letter(request: HttpRequest, pk: int) -> HttpResponse:
+    """With the events it holds, as they were sent."""
+    said = documents.whole_letter(delivery_of(request, pk, dead=True))
+    return HttpResponse(said, content_type="application/json")
 
 
 @route("POST", "/dead-letters/{int:pk}/retry", OneLetter, "Try it again")
@@ -206,6 +204,8 @@ def change(request: HttpRequest, pk: int, body: Change) -> Done:
     if "target" in fields or "target_kind" in fields:
         fields = {"target": one.target, "target_kind": one.target_kind} | fields
     _check(fields)
+    if (full := desk.crowded(one.parent, fields.get("pattern", ""), but=one.pk)) is not None:
+        raise problem(409, full)
     if fields:
         Subscription.objects.filter(pk=one.pk).update(**fields)
     return Done(subscription=documents.shown(subscription_of(request, pk)))

@@ -7,14 +7,15 @@ gone with its subscription, is left as it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Length
 
-from lakehouse.subscriptions import leases, messages, retries, totals
+from lakehouse.subscriptions import leases, messages, retries, rows, totals
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
 from lakehouse.subscriptions.retries import Again, Outcome, Reason
 from lakehouse.subscriptions.targets import Message
@@ -23,6 +24,7 @@ from lakehouse.subscriptions.totals import Sums
 log = logging.getLogger(__name__)
 
 INTEGER_MAX = 2**31 - 1
+IDS_PER_QUERY = 500
 
 
 class Tried(NamedTuple):
@@ -38,25 +40,59 @@ class _Turn:
 
     now_ms: int
     chance: Callable[[], float]
-    created_ms: dict[int, int]
-    """When the messages were made."""
     sums: dict[int, Sums] = field(default_factory=dict)
 
     def sums_of(self, message: Message) -> Sums:
         return self.sums.setdefault(message.to.parent_id, Sums())
 
 
-def take(subscription: Subscription, *, room: int, but: set[int], now_ms: int) -> list[Message]:
-    """So many messages that are due, the longest waiting first, without those that are on their way already."""
-    waiting = Delivery.objects.filter(leases.due(now_ms), subscription=subscription, state=DeliveryState.PENDING)
-    rows = list(waiting.order_by("next_attempt_ms", "pk")[: room + len(but)])
-    chosen = [row for row in rows if row.pk not in but][:room]
-    if opened := [row.pk for row in chosen if row.is_open]:
+class Chosen(NamedTuple):
+    """Messages of a subscription, by id, which of them are open, how large they are, and whether no other is due."""
+
+    ids: list[int]
+    opened: list[int]
+    size_bytes: int
+    is_all: bool
+
+
+def choose(
+    subscription_id: int, *, room: int, but: Collection[int], now_ms: int, ahead: int = 0, ahead_bytes: int = 0
+) -> Chosen:
+    """So many messages that are due, the longest waiting first, without those that are in memory already; and some
+    ahead, as long as they are small.
+    """
+    due = Delivery.objects.filter(leases.due(now_ms), subscription=subscription_id, state=DeliveryState.PENDING)
+    waiting = due.exclude(pk__in=but).order_by("next_attempt_ms", "pk")
+    sized = list(waiting.values_list("pk", "is_open", Length("events"))[: room + ahead])
+    chosen = sized[:room]
+    for one in sized[room:]:
+        if (ahead_bytes := ahead_bytes - one[2]) < 0:
+            break
+        chosen.append(one)
+    return Chosen(
+        ids=[pk for pk, *_ in chosen],
+        opened=[pk for pk, is_open, _ in chosen if is_open],
+        size_bytes=sum(size_bytes for *_, size_bytes in chosen),
+        is_all=len(chosen) == len(sized) < room + ahead,
+    )
+
+
+def take(chosen: Sequence[tuple[Subscription, Chosen]]) -> dict[int, list[Message]]:
+    """What these messages are, by subscription. They are open no more."""
+    of = {pk: to for to, some in chosen for pk in some.ids}
+    for opened in _parts([pk for _, some in chosen for pk in some.opened]):
         Delivery.objects.filter(pk__in=opened).update(is_open=False)
-        chosen = [Delivery.objects.get(pk=row.pk) if row.is_open else row for row in chosen]
-    return [
-        Message(row.pk, row.uid, bytes(row.events), row.event_count, row.attempts_made, subscription) for row in chosen
-    ]
+    found: dict[int, Message] = {}
+    names = ("pk", "uid", "events", "event_count", "attempts_made", "created_ms")
+    for ids in _parts(list(of)):
+        pending = Delivery.objects.filter(pk__in=ids, state=DeliveryState.PENDING)
+        for pk, uid, events, count, attempts_made, created_ms in pending.values_list(*names):
+            found[pk] = Message(pk, uid, bytes(events), count, attempts_made, created_ms, of[pk])
+    return {to.pk: [found[pk] for pk in some.ids if pk in found] for to, some in chosen}
+
+
+def _parts(ids: Sequence[int]) -> list[Sequence[int]]:
+    return [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
 
 
 def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) -> None:
@@ -64,9 +100,9 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
     by_id = {one.message.delivery_id: one for one in tried}
     with transaction.atomic():
         pending = Delivery.objects.select_for_update().filter(pk__in=by_id, state=DeliveryState.PENDING)
-        rows = {row.pk: row for row in pending.defer("events").order_by("pk")}
-        still = [_storable(one) for pk, one in by_id.items() if pk in rows and rows[pk].uid == one.message.uid]
-        turn = _Turn(now_ms, chance, {pk: row.created_ms for pk, row in rows.items()})
+        uids = dict(pending.order_by("pk").values_list("pk", "uid"))
+        still = [_storable(one) for pk, one in by_id.items() if uids.get(pk) == one.message.uid]
+        turn = _Turn(now_ms, chance)
         _note_attempts(still)
         whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
         _delivered(whole, turn)
@@ -80,21 +116,19 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
 
 def _storable(one: Tried) -> Tried:
     """What a stranger said, as every database takes it: a NUL would keep all that is written down with it."""
+    if not one.outcome.error:
+        return one
     error = one.outcome.error.encode(errors="replace").decode().replace("\0", "\ufffd")
     return one._replace(outcome=replace(one.outcome, error=error))
 
 
 def _note_attempts(tried: Sequence[Tried]) -> None:
-    Attempt.objects.bulk_create(
-        Attempt(
-            delivery_id=one.message.delivery_id,
-            started_ms=one.started_ms,
-            duration_ms=min(max(0, one.duration_ms), INTEGER_MAX),
-            status=one.outcome.status,
-            error=one.outcome.error,
-        )
-        for one in tried
-    )
+    """A line in the log for each."""
+    lines = []
+    for message, started_ms, duration_ms, outcome in tried:
+        took_ms = min(max(0, duration_ms), INTEGER_MAX)
+        lines.append((message.delivery_id, started_ms, took_ms, outcome.status, outcome.error))
+    rows.insert(Attempt, ("delivery", "started_ms", "duration_ms", "status", "error"), lines)
 
 
 def _delivered(tried: Sequence[Tried], turn: _Turn) -> None:
@@ -111,16 +145,14 @@ def _delivered(tried: Sequence[Tried], turn: _Turn) -> None:
     for one in tried:
         sums, message = turn.sums_of(one.message), one.message
         sums.delivered_events += message.event_count
-        sums.took_ms.append(max(0, turn.now_ms - turn.created_ms[message.delivery_id]))
+        sums.took_ms.append(max(0, turn.now_ms - message.created_ms))
         counts[message.to.pk] = counts.get(message.to.pk, 0) + message.event_count
-    for pk, count in counts.items():
-        _count(pk, count, turn.now_ms)
+    _count(counts, turn.now_ms)
 
 
-def _count(subscription_id: int, events: int, now_ms: int) -> None:
-    Subscription.objects.filter(pk=subscription_id).update(
-        delivered_events=F("delivered_events") + events, last_delivered_ms=now_ms
-    )
+def _count(events: Mapping[int, int], now_ms: int) -> None:
+    """Delivered events, by subscription."""
+    rows.add(Subscription, "delivered_events", events.items(), last_delivered_ms=now_ms)
 
 
 def _partly(one: Tried, turn: _Turn) -> None:
@@ -134,7 +166,7 @@ def _partly(one: Tried, turn: _Turn) -> None:
     taken = one.message.event_count - left
     if taken:
         turn.sums_of(one.message).delivered_events += taken
-        _count(one.message.to.pk, taken, turn.now_ms)
+        _count({one.message.to.pk: taken}, turn.now_ms)
         Delivery.objects.filter(pk=one.message.delivery_id).update(uid=new_uid(), events=events, event_count=left)
     error = f"the receiver took {taken} of {one.message.event_count} events"
     failed = one._replace(
@@ -144,7 +176,7 @@ def _partly(one: Tried, turn: _Turn) -> None:
 
 
 def _with_count(message: Message, count: int) -> Message:
-    return Message(message.delivery_id, message.uid, b"", count, message.attempts_made, message.to)
+    return replace(message, events=b"", event_count=count)
 
 
 def _failed(one: Tried, turn: _Turn, *, attempts_made: int) -> None:

@@ -10,11 +10,14 @@ import base64
 import binascii
 import hashlib
 import hmac
+from functools import lru_cache
 
 PREFIX = "whsec_"
 TOLERANCE_S = 300
+KEYS_MAX = 1000
 
 
+@lru_cache(KEYS_MAX)
 def key_of(secret: str) -> bytes:
     """The bytes of a secret. Raises ValueError."""
     try:

@@ -40,6 +40,7 @@ class Message:
     events: bytes
     event_count: int
     attempts_made: int
+    created_ms: int
     to: Subscription
 
     @property

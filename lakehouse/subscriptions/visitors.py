@@ -14,8 +14,9 @@ from ninja import Router
 from lakehouse.clock import now_ms
 from lakehouse.events import homes, namespaces
 from lakehouse.events.refusals import EventsRefused
-from lakehouse.http import answers
+from lakehouse.http import answers, pages
 from lakehouse.http.keys import AccessKeyAuth, SentAway
+from lakehouse.limits.refusal import Response
 from lakehouse.models import Parent
 from lakehouse.parent.grants import Grant, fits, token_of
 from lakehouse.parent.greeting import DEFAULT_PARENT
@@ -26,7 +27,7 @@ from lakehouse.subscriptions.models import Delivery, Subscription
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 Header = tuple[bytes, bytes]
 CODES = {400: "INVALID_REQUEST", 401: "AUTH_REQUIRED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
-CODES |= {405: "METHOD_NOT_ALLOWED", 429: "RATE_LIMITED", 503: "UNAVAILABLE"}
+CODES |= {405: "METHOD_NOT_ALLOWED", 429: "RATE_LIMIT_EXCEEDED", 503: "SERVICE_UNAVAILABLE"}
 
 
 class KeyAuth(AccessKeyAuth):
@@ -36,23 +37,33 @@ class KeyAuth(AccessKeyAuth):
         try:
             return await super().__call__(request)
         except SentAway as exc:
-            said = orjson.loads(exc.response.body)
-            headers = [item for item in exc.response.headers if item[0] not in (b"content-length", b"content-type")]
-            status = exc.response.status
-            said["code"] = _no_key(request) if status == 401 else CODES.get(status, "ERROR")
-            raise SentAway(answers.answer(exc.response.status, said, *headers)) from None
+            status, details = exc.response.status, orjson.loads(exc.response.body)
+            code = _no_key(request) if status == 401 else CODES.get(status, "ERROR")
+            raise SentAway(refusal(status, details.pop("error"), code, details, exc.response.headers)) from None
 
 
 def _no_key(request: HttpRequest) -> str:
     """What is wrong with the key, as far as a stranger may hear it."""
-    if token_of(request.headers, request.GET.dict()):
+    if token := token_of(request.headers, request.GET.dict()):
+        try:
+            namespaces.key_namespace(token)
+        except EventsRefused as exc:
+            return exc.code
         return "INVALID_API_KEY"
     return "INVALID_AUTH_FORMAT" if "authorization" in request.headers else CODES[401]
 
 
 def problem(status: int, text: str, details: dict[str, Any] | None = None, headers: Iterable[Header] = ()) -> SentAway:
-    said: dict[str, Any] = {"error": text, "code": CODES[status]}
-    return SentAway(answers.answer(status, said | ({"details": details} if details else {}), *headers))
+    return SentAway(refusal(status, text, CODES[status], details, headers))
+
+
+def refusal(
+    status: int, text: str, code: str, details: dict[str, Any] | None = None, headers: Iterable[Header] = ()
+) -> Response:
+    """The one shape of errors: words, a code, and what else there is to say."""
+    said: dict[str, Any] = {"error": text, "code": code}
+    kept = [one for one in headers if one[0] not in (b"content-length", b"content-type", b"x-content-type-options")]
+    return answers.answer(status, said | ({"details": details} if details else {}), *kept)
 
 
 def _grant(request: HttpRequest) -> Grant:
@@ -117,6 +128,8 @@ def refuse_others(router: Router) -> None:
 
 def _refuse(router: Router, path: str, known: list[str]) -> None:
     def said(request: HttpRequest) -> SentAway:
+        if (asked := pages.preflight(request, ", ".join(known))) is not None:
+            return SentAway(asked)
         text = f"{request.path} answers {' and '.join(known)}, not {request.method}"
         return problem(405, text, headers=[(b"allow", ", ".join(known).encode())])
 

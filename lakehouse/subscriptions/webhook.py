@@ -13,18 +13,20 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import h11
 
 from lakehouse.subscriptions import guard, retries
-from lakehouse.subscriptions.connections import Answer, Connection, Kept, Stale
+from lakehouse.subscriptions.connections import Answer, Connection, Kept, Origin, Stale
 from lakehouse.subscriptions.guard import Network
 from lakehouse.subscriptions.retries import Outcome
 
 RESOLVERS_MAX = 64
 ERROR_CHARS_MAX = 500
+KNOWN_MAX = 1000
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -38,7 +40,7 @@ async def post(
     headers: Iterable[tuple[str, str]],
     body: bytes,
     *,
-    networks: Sequence[Network],
+    networks: tuple[Network, ...],
     timeout_ms: int,
     now_ms: int,
     resolve: Resolve | None = None,
@@ -63,19 +65,30 @@ async def post(
     return Outcome(False, answer.status, f"answered {answer.status}: {text}".strip(": "), wait_ms), answer.body
 
 
+class _Where(NamedTuple):
+    origin: Origin
+    host: str
+    target: str
+
+
+@lru_cache(KNOWN_MAX)
+def _where(url: str) -> _Where:
+    """Raises ValueError."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    origin = (is_tls, parts.hostname or "", parts.port or (443 if is_tls else 80))
+    return _Where(origin, parts.netloc, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+
+
 class _Posting:
     """To one target, over a connection that was kept for it or a new one."""
 
-    def __init__(self, url: str, networks: Sequence[Network], resolve: Resolve, kept: Kept | None) -> None:
-        parts = urlsplit(url)
-        is_tls = parts.scheme == "https"
-        self._origin = (is_tls, parts.hostname or "", parts.port or (443 if is_tls else 80))
-        self._host = parts.netloc
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    def __init__(self, url: str, networks: tuple[Network, ...], resolve: Resolve, kept: Kept | None) -> None:
+        self._origin, self._host, self._target = _where(url)
         self._networks, self._resolve, self._kept = networks, resolve, kept
 
     async def send(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
-        former = None if self._kept is None else await self._kept.take(self._origin)
+        former = None if self._kept is None else self._kept.take(self._origin)
         if former is not None:
             try:
                 return await self._over(former, headers, body)
@@ -99,14 +112,14 @@ class _Posting:
         return answer
 
     async def _connection(self) -> Connection:
-        is_tls, host, port = self._origin
+        _, host, port = self._origin
         addresses = await self._resolve(host, port)
         if not addresses:
             raise OSError(f"{host} has no address")
         for address in addresses:
             if not guard.is_allowed(address, self._networks):
                 raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
-        return Connection(self._origin, *await _connect(addresses, port, host if is_tls else None))
+        return await _connect(self._origin, addresses)
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
@@ -124,18 +137,18 @@ def _resolvers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="evodb-names")
 
 
-async def _connect(
-    addresses: Sequence[str], port: int, tls_name: str | None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(origin: Origin, addresses: Sequence[str]) -> Connection:
     """To the first of these that takes it; they are literals, so nobody is asked for a name any more."""
-    failure: OSError | None = None
+    is_tls, host, port = origin
+    tls: dict[str, Any] = {"ssl": _tls(), "server_hostname": host} if is_tls else {}
+    loop, failure = asyncio.get_running_loop(), None
     for address in addresses:
         try:
-            if tls_name is None:
-                return await asyncio.open_connection(address, port)
-            return await asyncio.open_connection(address, port, ssl=_tls(), server_hostname=tls_name)
+            _, made = await loop.create_connection(lambda: Connection(origin), address, port, **tls)
         except OSError as exc:
             failure = exc
+        else:
+            return made
     assert failure is not None
     raise failure
 

@@ -1,8 +1,8 @@
 """`evodb capture` beside an application that goes on writing, while the parent is killed: source equals lake.
 
 The application has written before capture begins and writes on until the end, also while the snapshot is taken. Of what
-was there before, the lake has the snapshot; of what came later, each change once and in order. CAPTURE_SECONDS=60 is
-the long form.
+was there before, the lake has the snapshot; of what came later, each change once and in order. `make test-long` goes
+on for a minute, CAPTURE_SECONDS=600 for ten.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import pytest
 
 from lakehouse.torture import edge_app
 from tests.acceptance.processes import House, Process, document, until
+from tests.repetition import LONG
 from tests.services import free_port
 
-SECONDS = float(os.environ.get("CAPTURE_SECONDS", "8"))
+SECONDS = float(os.environ.get("CAPTURE_SECONDS", "60" if LONG else "3"))
 WRITES_PER_S_MAX = 30
 BEFORE = 150
 """Transactions before capture begins."""
-KILLS = 3
+KILLS = 3 if LONG else 2
 EAGER = {"flush_threshold_entries": 2000, "flush_threshold_ms": 500, "flush_interval_ms": 500}
 NAME = "shop"
 

@@ -1,6 +1,7 @@
-"""A parent was away for long: a million entries wait on disk, and neither keeping nor sending them takes memory.
+"""A parent was away for long: many entries wait on disk, and neither keeping nor sending them takes memory.
 
-Measured on two cores: queueing takes 15 s and 37 MiB, sending 6 s and 42 MiB; 34 MiB of these are Python and imports.
+Measured on two cores: queueing a million takes 15 s and 37 MiB, sending them 6 s and 42 MiB; 34 MiB of these are Python
+and imports. Both forms of this test allow 63 bytes for each entry beyond what a client takes anyway.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.acceptance.processes import ROOT
+from tests.repetition import LONG
 
-ENTRIES = 1_000_000
-PEAK_MIB_MAX = 100
+ENTRIES = 1_000_000 if LONG else 200_000
+PEAK_MIB_MAX = 40 + 60 * ENTRIES / 1_000_000
 PATIENCE_S = 120
 HEAD = struct.Struct("<16xQ2xI")
 """sequence and entries, of the header of a batch"""
@@ -72,7 +74,7 @@ async def peak_mib(*arguments: str) -> float:
     return float(said.split()[-1])
 
 
-async def test_a_million_entries_are_kept_and_sent_in_little_memory(tmp_path: Path) -> None:
+async def test_a_backlog_is_kept_and_sent_in_little_memory(tmp_path: Path) -> None:
     outbox, parent = str(tmp_path / "outbox.sqlite3"), Acking()
     assert await peak_mib("queue", outbox, str(ENTRIES)) < PEAK_MIB_MAX
     async with acking(parent) as url:

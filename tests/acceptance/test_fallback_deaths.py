@@ -1,14 +1,13 @@
 """The store is away and comes back, and the worker dies at each step of that: each change is in the lake exactly once.
 
-The outage is a drill's: a moment in the breaker's row until which every flush finds the store away. One house serves
-all cases, each has a child of its own.
+The outage is a drill's: a moment in the breaker's row until which every flush finds the store away.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import psycopg
@@ -16,8 +15,8 @@ import pytest
 
 from lakehouse.clock import now_ms
 from rpc.failpoints import Failpoint
-from tests.acceptance.processes import WITHIN_S, House, assert_sums_agree, dies_at, until
-from tests.acceptance.test_deaths import AWAY, DATABASE, assert_nothing_is_lost
+from tests.acceptance.processes import WITHIN_S, House, assert_sums_agree, dies_at, dies_at_each, until
+from tests.acceptance.test_deaths import DATABASE, assert_nothing_is_lost
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
 
@@ -28,6 +27,7 @@ from lakehouse.models import StoreBreaker
 StoreBreaker.objects.create(pk=1)
 """
 OUTAGE_MS = 600_000
+RECOVERY = (Failpoint.RECOVERY_STAGED, Failpoint.RECOVERY_SWAPPED)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +51,17 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield house
 
 
-@pytest.mark.parametrize("point", AWAY)
-def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
-    shop = house.child(f"shop-{point}", writes_per_s_max=20)
+def test_the_worker_dies_at_each_step_of_an_outage_and_of_its_end(house: House) -> None:
+    shop = house.child("shop-1", writes_per_s_max=20)
     shop.process.start()
     until(house.commit_number, "something is in the lake before", house.worker, shop.process, within_s=2 * WITHIN_S)
     outage(house, until_ms=now_ms() + OUTAGE_MS)
-    if point is Failpoint.FALLBACK_WRITTEN:
-        dies_there(house, point)
+    house.worker.kill()
+    dies_at(house.worker, Failpoint.FALLBACK_WRITTEN, within_s=2 * WITHIN_S)
     until(lambda: pieces(house) > 1, "rows are kept", house.worker)
-    if point is not Failpoint.FALLBACK_WRITTEN:
-        dies_there(house, point, meanwhile=lambda: outage(house, until_ms=0))
+    house.worker.kill()
     outage(house, until_ms=0)
+    dies_at_each(house.worker, RECOVERY)
     until(lambda: not pieces(house), "nothing is kept any more", house.worker)
     assert_nothing_is_lost(house, shop)
     assert house.journal.one("SELECT count(*) FROM lakehouse_flush WHERE trigger = 'recovery' AND state = 'committed'")
@@ -70,11 +69,6 @@ def test_the_worker_dies_there(house: House, point: Failpoint) -> None:
 
 def test_after_all_deaths_the_sums_of_children_journal_and_files_agree(house: House) -> None:
     assert_sums_agree(house)
-
-
-def dies_there(house: House, point: Failpoint, *, meanwhile: Callable[[], None] = lambda: None) -> None:
-    house.worker.kill()
-    dies_at(house.worker, point, meanwhile=meanwhile, within_s=2 * WITHIN_S)
 
 
 def outage(house: House, *, until_ms: int) -> None:

@@ -19,7 +19,7 @@ from tests.acceptance.processes import ROOT, House, Process, until
 from tests.acceptance.test_street import DATABASE, new_database
 from tests.services import free_port
 
-CHILDREN, PROCESSES, ENTRIES = 200, 2, 300
+CHILDREN, PROCESSES, ENTRIES = 200, 2, 150
 PATIENCE_S = 120
 JOURNAL = """
 SELECT c.name, p.payload FROM lakehouse_batch b

@@ -7,7 +7,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def connected(house: House) -> int | None:
     return None if found is None else int(found[1])
 
 
-@pytest.fixture
+@contextmanager
 def children(house: House) -> Iterator[None]:
     """Three of them, connected."""
     with ExitStack() as stack:
@@ -50,14 +50,14 @@ def children(house: House) -> Iterator[None]:
         yield
 
 
-def test_the_children_of_a_process_that_was_killed_stayed_connected_for_ever(house: House, children: None) -> None:
-    house.daphne.kill()
-    assert set(house.journal.rows("SELECT state FROM lakehouse_child")) == {("awake",)}
-    house.daphne.start()
-    until(lambda: connected(house) == 0, "nobody is connected", house.daphne)
-
-
-def test_the_children_of_a_process_that_stops_are_gone_at_once(house: House, children: None) -> None:
-    house.daphne.end(signal.SIGTERM)
-    assert set(house.journal.rows("SELECT state FROM lakehouse_child")) == {("gone",)}
-    assert max(house.journal.rows("SELECT lease_until_ms FROM lakehouse_holder")) == (0,)
+def test_the_children_of_a_process_that_was_killed_stayed_connected_for_ever(house: House) -> None:
+    """And those of a process that stops are gone at once."""
+    with children(house):
+        house.daphne.kill()
+        assert set(house.journal.rows("SELECT state FROM lakehouse_child")) == {("awake",)}
+        house.daphne.start()
+        until(lambda: connected(house) == 0, "nobody is connected", house.daphne)
+    with children(house):
+        house.daphne.end(signal.SIGTERM)
+        assert set(house.journal.rows("SELECT state FROM lakehouse_child")) == {("gone",)}
+        assert max(house.journal.rows("SELECT lease_until_ms FROM lakehouse_holder")) == (0,)

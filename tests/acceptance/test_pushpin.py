@@ -1,4 +1,7 @@
-"""Children behind Pushpin stay connected while every process of the parent is killed and started again."""
+"""Children behind Pushpin stay connected while every process of the parent is killed and started again.
+
+One house and one Pushpin serve all; who kills starts again.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from rpc import ChildConfig, LakehouseRpcClient
 from rpc.messages import AckStatus, HeartbeatMessage
 from rpc.protocol import decode_message, encode_message
 from tests.acceptance import pushpin
-from tests.acceptance.processes import WITHIN_S, House, until
+from tests.acceptance.processes import WITHIN_S, House, start_with, until
 from tests.acceptance.pushpin import KEY, Pushpin
 from tests.builders import NOW_MS, run, wire
 from tests.services import free_port
@@ -31,17 +34,18 @@ THROUGH_PUSHPIN = ChildConfig(max_batch_bytes=90_000, batch_timeout_ms=20)
 """docs/hibernation.md says so to children behind Pushpin."""
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     settings: dict[str, object] = {"open": True, "grip": True, "grip_key": KEY, "up_port": free_port()}
     limits = {"connections_per_second": 1000, "max_payload_size": 16 * MIB, "max_event_size": 2 * MIB}
-    with House(tmp_path, **settings, **limits) as house:
+    with House(tmp_path_factory.mktemp("pushpin"), **settings, **limits) as house:
         house.prepare(flush_threshold_ms=300, flush_interval_ms=300)
         yield house
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def front(house: House) -> Iterator[Pushpin]:
+    start(house)
     with pushpin.running(house.settings.up_port) as front:
         yield front
 
@@ -96,7 +100,6 @@ def idle(front: Pushpin) -> connect:
 async def test_children_stay_connected_while_every_process_is_killed_and_started_again(
     house: House, front: Pushpin, tmp_path: Path
 ) -> None:
-    await in_thread(start, house)
     async with client(front, tmp_path, "shop-1") as shop, AsyncExitStack() as stack:
         sockets: list[ClientConnection] = [await stack.enter_async_context(idle(front)) for _ in range(IDLE_SOCKETS)]
         await shop.send_many(changes(10))
@@ -132,17 +135,17 @@ async def test_a_child_in_the_middle_of_sending_loses_nothing_whoever_is_killed(
     house: House, front: Pushpin, tmp_path: Path
 ) -> None:
     """Pushpin cannot know whether a request under way was served: it closes that socket, and the child comes back."""
-    await in_thread(start, house)
-    async with client(front, tmp_path, "shop-1") as shop:
+    async with client(front, tmp_path, "shop-2") as shop:
+        before = house.journalled()
         await shop.send_many(changes(1000, filling="x" * 900))
         async with asyncio.timeout(WITHIN_S):
-            while not house.journalled():
+            while house.journalled() == before:
                 await asyncio.sleep(0.005)
         await in_thread(kill, house)
         await in_thread(start, house)
         await shop.drain()
         assert (await shop.request_flush()).success
-    stored = house.changes("shop-1")
+    stored = house.changes("shop-2")
     assert [row["id"] for *_, row in stored] == list(range(1, 1001))
 
 
@@ -150,17 +153,15 @@ async def test_a_child_that_sends_faster_than_it_is_answered_is_not_cut_off(
     house: House, front: Pushpin, tmp_path: Path
 ) -> None:
     """Pushpin 1.36 closes a socket with more than 200 000 bytes waiting, unless it is told one_event."""
-    await in_thread(start, house)
-    async with client(front, tmp_path, "shop-1") as shop:
+    async with client(front, tmp_path, "shop-3") as shop:
         await shop.send_many(changes(100, filling="x" * 80_000))
         await shop.drain()
         assert (shop.get_stats().reconnects, shop.get_stats().acked_batches) == (0, 100)
 
 
 async def test_large_batches_go_through_the_other_route(house: House, front: Pushpin, tmp_path: Path) -> None:
-    await in_thread(start, house)
     config = ChildConfig(max_batch_bytes=16 * MIB - 100_000)
-    async with client(front, tmp_path, "shop-1", config, front.awake_url) as shop:
+    async with client(front, tmp_path, "shop-4", config, front.awake_url) as shop:
         for size in (4, 15):
             sent = await shop.send_batch(changes(size, filling="x" * (MIB - 200)))
             assert (sent.success, len(sent.sequence_numbers)) == (True, 1), sent
@@ -169,7 +170,7 @@ async def test_large_batches_go_through_the_other_route(house: House, front: Pus
 
 
 async def test_nobody_but_the_proxy_is_served_and_nothing_forged_is_believed(house: House, front: Pushpin) -> None:
-    await in_thread(start, house)
+    before = house.journalled()
     signed = jwt.encode({"exp": int(time.time()) + 60}, KEY, algorithm="HS256")
     batch = wire(1, run(1, 2))
     body = b"BINARY %x\r\n%s\r\n" % (len(batch), batch)
@@ -183,12 +184,13 @@ async def test_nobody_but_the_proxy_is_served_and_nothing_forged_is_believed(hou
     async with connect(front.url, additional_headers={"Meta-Evodb": "Zm9yZ2Vk:c2lnbmF0dXJl"}) as socket:
         await socket.send("ping")
         assert await socket.recv() == "pong"
-    assert house.journalled() == 0
+    assert house.journalled() == before
 
 
 async def test_keys_are_asked_for_behind_the_proxy_too_and_no_log_has_them(house: House, front: Pushpin) -> None:
-    house.daphne.env = {**house.daphne.env, "EVODB_OPEN": "no"}
-    await in_thread(start, house)
+    house.daphne.kill()
+    start_with(house.daphne, EVODB_OPEN="no")
+    await in_thread(until, lambda: answers(house), "the parent answers", house.daphne)
     secret = json.loads(house.manage("accesskey", "create", "--name", "a", "--scope", "ingest", "--json"))["key"]
     for key, admitted in (("wrong", False), (secret, True)):
         if admitted:

@@ -18,24 +18,18 @@ from lakehouse import up
 from lakehouse.subscriptions import signatures
 from tests.acceptance.processes import ROOT, House, until
 
-SUBSCRIBE = """
+SUBSCRIBE_AND_COMMIT = """
 import django, sys
-django.setup()
-from lakehouse.clock import now_ms
-from lakehouse.models import Parent
-from lakehouse.subscriptions import desk
-kind = "webhook" if sys.argv[1].startswith("http") else "celery"
-fields = {"name": "hook", "pattern": "collection.*", "target_kind": kind, "target": sys.argv[1]}
-print(desk.subscribe(Parent.objects.get(), fields, now_ms=now_ms()).secret)
-"""
-COMMIT = """
-import django, sys
-sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, sys.argv[2])
 django.setup()
 from lakehouse.clock import now_ms
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
 from lakehouse.models import Parent
+from lakehouse.subscriptions import desk
+kind = "webhook" if sys.argv[1].startswith("http") else "celery"
+fields = {"name": "hook", "pattern": "collection.*", "target_kind": kind, "target": sys.argv[1]}
+print(desk.subscribe(Parent.objects.get(), fields, now_ms=now_ms()).secret)
 from lakehouse.tasks import flusher
 from tests.builders import frame, run, source
 shop = source(Parent.objects.get())
@@ -81,8 +75,8 @@ def target() -> Iterator[Target]:
 def test_a_killed_deliverer_leaves_nothing_stuck_and_nothing_untold(tmp_path: Path, target: Target) -> None:
     with House(tmp_path, webhook_networks="127.0.0.0/8", subscription_lease_ms=1000) as house:
         house.prepare()
-        secret = house.run([sys.executable, "-c", SUBSCRIBE, f"http://127.0.0.1:{target.server_port}/"]).strip()
-        house.run([sys.executable, "-c", COMMIT, str(ROOT)])
+        hook = f"http://127.0.0.1:{target.server_port}/"
+        secret = house.run([sys.executable, "-c", SUBSCRIBE_AND_COMMIT, hook, str(ROOT)]).strip()
         deliverer = house.another("deliverer", up.deliverer().argv)
         deliverer.start()
         until(lambda: len(target.heard) == 8, "8 are on their way", deliverer)
@@ -106,8 +100,7 @@ def test_a_killed_deliverer_leaves_nothing_stuck_and_nothing_untold(tmp_path: Pa
 def test_a_task_that_subscribed_waits_at_the_broker_of_the_house(tmp_path: Path) -> None:
     with House(tmp_path, subscription_tasks="shop.*") as house:
         house.prepare()
-        house.run([sys.executable, "-c", SUBSCRIBE, "shop.heard"])
-        house.run([sys.executable, "-c", COMMIT, str(ROOT)])
+        house.run([sys.executable, "-c", SUBSCRIBE_AND_COMMIT, "shop.heard", str(ROOT)])
         house.run([*up.deliverer().argv, "--until-idle"])
         queue = tmp_path / "data" / "broker" / "queue"
         told = [json.loads(path.read_bytes())["headers"]["task"] for path in queue.glob("*.msg")]

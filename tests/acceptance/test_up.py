@@ -38,16 +38,12 @@ print(access.new_key("one branch", scopes=["ingest"], source_pattern=sys.argv[1]
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Process]]:
     """A house that is up, for tests that leave it so."""
-    with House(tmp_path_factory.mktemp("up"), up_port=free_port(), lease_ms=LEASE_MS) as house:
+    settings = {"up_port": free_port(), "lease_ms": LEASE_MS, "breaker_failures_max": 1, "breaker_open_ms": 500}
+    with House(tmp_path_factory.mktemp("up"), **settings) as house:
+        house.prepare(**EAGER)
         up = house.up()
         start(up)
         yield house, up
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with House(tmp_path, up_port=free_port(), lease_ms=LEASE_MS) as house:
-        yield house
 
 
 def start(up: Process) -> None:
@@ -189,58 +185,48 @@ def test_a_child_the_key_does_not_cover_is_told_so_when_it_says_its_name(running
         assert code_of(socket) == 1008
 
 
-def test_ctrl_c_tells_children_to_come_back_and_leaves_everything_acknowledged_in_the_lake(house: House) -> None:
-    up = house.up()
-    start(up)
-    child = house.child("shop-1", token=token(up), writes_per_s_max=30)
-    child.process.start()
-    until_streaming(house, child, up)
-    with knock(house, token(up)) as socket:
-        assert up.end(signal.SIGINT) == 0, up.said
-        assert code_of(socket) == 1001
-    assert up.said.endswith("stopped; everything acknowledged is in the lake\n")
-    assert up.left() == []
-    assert house.stray_files() == []
-    child.process.kill()
-    stored, told = house.changes(child.name), edge_app.ledger(child.database)
-    assert stored == told[: len(stored)]
-    assert len(stored) >= len(told) - edge_app.waiting(child.database) > 0
+def test_a_killed_supervisor_takes_its_programs_along_and_the_next_one_goes_on_until_ctrl_c(tmp_path: Path) -> None:
+    """Which tells children to come back, and leaves everything acknowledged in the lake."""
+    with House(tmp_path, up_port=free_port(), lease_ms=LEASE_MS) as house:
+        up = house.up()
+        start(up)
+        key = token(up)
+        child = house.child("shop-1", token=key, writes_per_s_max=30)
+        child.process.start()
+        until_streaming(house, child, up)
+        up.kill()
+        until(lambda: up.left() == [], "its programs are gone", up)
+        assert house.journal.one("SELECT pending_batches FROM lakehouse_parent") > 0
+        start(up)
+        assert token(up) == key
+        until_streaming(house, child, up)
+        with knock(house, key) as socket:
+            assert up.end(signal.SIGINT) == 0, up.said
+            assert code_of(socket) == 1001
+        assert up.said.endswith("stopped; everything acknowledged is in the lake\n")
+        assert up.left() == []
+        assert house.stray_files() == []
+        child.process.kill()
+        stored, told = house.changes(child.name), edge_app.ledger(child.database)
+        assert stored == told[: len(stored)]
+        assert len(stored) >= len(told) - edge_app.waiting(child.database) > 100
 
 
-def test_a_killed_supervisor_takes_its_programs_along_and_the_next_start_goes_on(house: House) -> None:
-    up = house.up()
-    start(up)
-    key = token(up)
-    child = house.child("shop-1", token=key, writes_per_s_max=30)
+def test_a_drill_beside_a_child_that_streams_says_what_it_kept_and_drains_all_of_it(
+    running: tuple[House, Process],
+) -> None:
+    house, up = running
+    before = house.commit_number()
+    child = house.child("shop-2", token=token(up), writes_per_s_max=30)
     child.process.start()
-    until_streaming(house, child, up)
-    up.kill()
-    until(lambda: up.left() == [], "its programs are gone", up)
-    assert house.journal.one("SELECT pending_batches FROM lakehouse_parent") > 0
-    start(up)
-    assert token(up) == key
-    until_streaming(house, child, up)
+    until(lambda: house.commit_number() > before, "something is in the lake before", up, child.process)
+    said = house.manage("drill", "--minutes", "0.1")
+    assert re.search(r"breaker open, spool [1-9]\d* bytes, [1-9]\d* rows, \d+ bytes/s, full in \d+ min", said), said
+    assert re.search(r"drained in [\d.]+ s\neverything that was kept is in its tables: [1-9]\d* rows", said), said
     assert child.process.end() == 0, child.process.said
     until_flushed(house, up)
     assert assert_exactly_once(house, child) > 100
-
-
-def test_a_drill_beside_a_child_that_streams_says_what_it_kept_and_drains_all_of_it(tmp_path: Path) -> None:
-    settings = {"up_port": free_port(), "lease_ms": LEASE_MS, "breaker_failures_max": 1, "breaker_open_ms": 500}
-    with House(tmp_path, **settings) as house:
-        house.prepare(**EAGER)
-        up = house.up()
-        start(up)
-        child = house.child("shop-1", token=token(up), writes_per_s_max=30)
-        child.process.start()
-        until(house.commit_number, "something is in the lake before", up, child.process)
-        said = house.manage("drill", "--minutes", "0.1")
-        assert re.search(r"breaker open, spool [1-9]\d* bytes, [1-9]\d* rows, \d+ bytes/s, full in \d+ min", said), said
-        assert re.search(r"drained in [\d.]+ s\neverything that was kept is in its tables: [1-9]\d* rows", said), said
-        assert child.process.end() == 0, child.process.said
-        until_flushed(house, up)
-        assert assert_exactly_once(house, child) > 100
-        assert "green: " in house.manage("verify")
+    assert "green: " in house.manage("verify")
 
 
 def test_the_example_of_the_readme_runs_and_its_rows_are_in_the_lake(running: tuple[House, Process]) -> None:

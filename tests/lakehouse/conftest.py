@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem
 
 from evodb_site.celery import app
 from lakehouse import tasks
+from lakehouse.catalog.files import DurableFileIO
 from lakehouse.flush.breaker_row import word
 from tests.lakehouse.outage_site import Clock
 
@@ -38,6 +40,19 @@ def worker(settings: Any, tmp_path: Path) -> Iterator[Callable[..., None]]:
     work_under()
     yield work_under
     tasks.flusher.cache_clear()
+
+
+@pytest.fixture
+def asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets no answer of S3 asks once more, and not twice more after a pause of up to 3 s."""
+    usual = DurableFileIO._initialize_s3_fs
+
+    def asks_twice(self: DurableFileIO, netloc: str | None) -> FileSystem:
+        made: Any = usual(self, netloc)
+        rebuild, (options,) = made.__reduce__()
+        return rebuild({**options, "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=2)})
+
+    monkeypatch.setattr(DurableFileIO, "_initialize_s3_fs", asks_twice)
 
 
 @pytest.fixture

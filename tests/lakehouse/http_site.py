@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -59,16 +60,26 @@ async def ask(
     parts = [data[start : start + step] for start in range(0, len(data), step)] or [b""]
     for part in parts:
         await wire.send_input({"type": "http.request", "body": part, "more_body": part is not parts[-1]})
-    start = await wire.receive_output(20)
+    start = await said(wire)
     whole = b""
     while True:
-        message = await wire.receive_output(20)
+        message = await said(wire)
         whole += message.get("body", b"")
         if not message.get("more_body"):
             break
     await wire.wait(20)
     found = {name.decode().lower(): value.decode("latin-1") for name, value in start["headers"]}
     return Heard(start["status"], found, whole)
+
+
+async def said(wire: ApplicationCommunicator) -> Any:
+    """The next message, or at once the error of an application that ended without one; asgiref waits its time out."""
+    message = asyncio.create_task(wire.receive_output(20))
+    await asyncio.wait({message, wire.future}, return_when=asyncio.FIRST_COMPLETED)
+    if not message.done() and wire.output_queue.empty() and wire.future.exception():
+        message.cancel()
+        wire.future.result()
+    return await message
 
 
 def scope_of(

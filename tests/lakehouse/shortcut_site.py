@@ -47,10 +47,31 @@ class Parrot:
                 self.outflow.put(frame)
 
 
+class Impatient:
+    """daphne as a child meets it on /doubted: a fifth of a second is a long silence."""
+
+    ping_interval = ping_timeout = 0.2
+
+    def __init__(self, daphne: Any) -> None:
+        self._daphne = daphne
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._daphne, name)
+
+
+async def doubt(protocol: Any) -> None:
+    """Look after this child as daphne does every two seconds."""
+    protocol.server = Impatient(protocol.server)
+    while True:
+        protocol.check_timeouts()
+        await asyncio.sleep(0.05)
+
+
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     parrot = Parrot(send)
+    doubting = asyncio.create_task(doubt(send.args[0])) if scope["path"] == "/doubted" else None
     try:
         await parrot.live()
     except RuntimeError:
@@ -58,3 +79,5 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "websocket.close", "code": 1000})
     finally:
         parrot.shortcut.close()
+        if doubting:
+            doubting.cancel()

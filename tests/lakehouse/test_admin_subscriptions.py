@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 
 from lakehouse.models import Parent
-from lakehouse.subscriptions.models import Delivery, Subscription
+from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 from tests.lakehouse.test_admin import text_of, url
 
 pytestmark = pytest.mark.django_db
@@ -52,6 +52,17 @@ def test_what_the_api_refuses_is_refused_here(admin_client: Client, wrong: dict[
     assert not Subscription.objects.exists()
 
 
+def test_more_patterns_of_many_stars_than_a_parent_may_have_are_refused_here(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.subscriptions.patterns.WIDE_CHARS_MAX", 5)
+    parent = Parent.objects.create(name="shop")
+    answer = admin_client.post(url(Subscription, "add"), form(parent, pattern="*a*b*c*"))
+    assert "have 0 of 5 characters" in answer.content.decode()
+    assert admin_client.post(url(Subscription, "add"), form(parent, pattern="*a*")).status_code == 302
+    assert Subscription.objects.get().pattern == "*a*"
+
+
 def test_saving_leaves_the_place_alone_that_moved_meanwhile(admin_client: Client) -> None:
     one = made(target="https://example.com/", commit_number=9)
     admin_client.post(url(Subscription, "change", one.pk), form(one.parent, name="other", commit_number=0))
@@ -83,3 +94,12 @@ def test_dead_letters_are_found_and_tried_again(admin_client: Client) -> None:
         ("pending", 0),
         ("delivered", 0),
     ]
+
+
+def test_what_never_was_and_how_long_it_took_are_no_moments_of_1970(admin_client: Client) -> None:
+    message = Delivery.objects.create(subscription=made(target="https://example.com/"), commit_number=1)
+    attempt = Attempt.objects.create(delivery=message, started_ms=1_700_000_000_000, duration_ms=4711)
+    total = DeliveryTotal.objects.create(parent=Parent.objects.get(), took_ms=4712)
+    for row, said in ((message, ""), (attempt, "4711"), (total, "4712")):
+        page = text_of(admin_client, url(type(row), "change", row.pk))
+        assert ("1970-" in page, said in page) == (False, True)

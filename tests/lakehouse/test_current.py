@@ -35,6 +35,7 @@ from lakehouse.query.messages import Name
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, parent, source
 from tests.lakehouse.outage_site import come_back, go_away
+from tests.repetition import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -365,7 +366,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200 if LONG else 6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES, data=st.data())
 def test_a_table_of_now_is_exact_after_any_changes_in_any_order(tmp_path_factory, changes, data):
     """Batches come in any order, in flushes of any size, with refreshes wherever; epochs change on the way."""

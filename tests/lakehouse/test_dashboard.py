@@ -18,7 +18,7 @@ from evodb_site.settings import _origins as origins
 from lakehouse.catalog.lakes import chosen
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.dashboard import minutes, tables
+from lakehouse.dashboard import letters, minutes, tables
 from lakehouse.dashboard.urls import urlpatterns
 from lakehouse.events import waiting
 from lakehouse.flush.flow import Flusher
@@ -508,6 +508,24 @@ async def test_dead_letters_of_both_kinds_are_tried_again_with_a_click() -> None
     await in_thread(given_up.refresh_from_db)
     await in_thread(entry.refresh_from_db)
     assert (given_up.state, entry.state) == ("pending", "replayed")
+
+
+async def test_a_page_of_large_dead_letters_reads_of_each_what_it_shows(monkeypatch: Any) -> None:
+    def fill() -> None:
+        one = subscription()
+        letter(one, events='[{"small":"ä"}]'.encode())
+        letter(one, events=b'[{"large":"' + b"x" * 1_000_000 + b'"}]')
+
+    read = []
+    message = letters._message
+    monkeypatch.setattr(letters, "_message", lambda one, now_ms: (read.append(one), message(one, now_ms))[1])
+    await in_thread(fill)
+    html = await text_of(await operator(), "letters", namespace="lake")
+    assert (unescape(html).count('"small": "ä"'), len(html) < 60_000) == (1, True)
+    assert html.count("x\n…") == 1
+    assert [(one.get_deferred_fields(), len(one.head) <= letters.EVENTS_BYTES_MAX + 1) for one in read] == [
+        ({"events"}, True)
+    ] * 2
 
 
 async def test_who_may_look_and_not_change_sees_no_buttons() -> None:

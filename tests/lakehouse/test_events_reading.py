@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from lakehouse.events import reading
 from lakehouse.events.event import shown
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.limits.refusal import Response
 from lakehouse.models import Parent
 from tests.lakehouse.events_site import admin_key, event, events, ingest, key_of
 from tests.lakehouse.http_site import ask, home, scope_of
@@ -305,6 +307,14 @@ async def test_events_are_asked_for_by_their_members(lake):
             assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY"), body
 
 
+@pytest.mark.parametrize("body", [b"{}", b"{ }", b" {\n}"])
+async def test_a_query_that_asks_for_nothing_hears_what_it_may_ask_for(body):
+    async with home():
+        heard = await ask("POST", "/query", body)
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
+        assert heard.json["error"].startswith("the body asks for nothing; wanted `sql`, or some of dateRange, doId, ")
+
+
 async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
     section = DOCS.split("## Time travel")[1].split("\n## ")[0]
     history, between, as_of, at_bookmark = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
@@ -388,6 +398,27 @@ async def test_more_streams_than_a_process_may_have_are_503():
     async with home(events_streams_max=0):
         heard = await ask("GET", "/events/stream")
         assert (heard.status, heard.headers["retry-after"]) == (503, "10")
+
+
+async def test_streams_opened_at_the_same_moment_are_no_more_than_a_process_may_have():
+    async with home(events_streams_max=2) as (opened, _):
+        scope = scope_of("GET", "/events/stream")
+        found = await asyncio.gather(*(reading.open_stream(scope, opened) for _ in range(5)))
+        streams = [one for one in found if not isinstance(one, Response)]
+        assert (len(streams), {one.status for one in found if isinstance(one, Response)}) == (2, {503})
+        assert reading.streams_of(opened).count == 2
+        await anext(streams[0])
+        await streams[0].aclose()
+        assert reading.streams_of(opened).count == 1
+
+
+async def test_a_stream_whose_client_hung_up_before_it_was_read_gives_its_place_back():
+    async with home(events_streams_max=1) as (opened, _):
+        stream = await reading.open_stream(scope_of("GET", "/events/stream"), opened)
+        assert reading.streams_of(opened).count == 1
+        del stream
+        gc.collect()
+        assert reading.streams_of(opened).count == 0
 
 
 async def test_a_batch_that_went_into_its_table_before_the_tail_saw_it_is_said_to_be_missing(lake):

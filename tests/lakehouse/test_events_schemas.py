@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
-from lakehouse.events import schema_book, schema_rows
+from lakehouse.events import json_schema, schema_book, schema_rows
 from lakehouse.models import Batch, EventId, EventSchema, Parent, TableSchema
 from tests.lakehouse.events_site import admin_key, event, events, ingest, key_of
 from tests.lakehouse.http_site import ask, home
@@ -162,14 +163,37 @@ async def test_who_changes_schemas_without_end_makes_a_batch_wait_and_not_pass(m
 
 
 async def test_what_is_remembered_of_schemas_is_bounded(monkeypatch):
-    monkeypatch.setattr(schema_book, "CHARS_KEPT_MAX", 100)
+    monkeypatch.setattr(schema_book, "TEXT_BYTES_MAX", 100)
+    monkeypatch.setattr(schema_book, "PARSED_BYTES_MAX", 100)
     async with home() as (opened, _):
         for name in ("a", "b", "c"):
-            await made({"title": "x" * 60}, namespace=name)
+            await made({"title": name * 60}, namespace=name)
             assert (await ingest({"events": events(1)}, f"/e?namespace={name}")).status == 200
         book = schema_book.book_of(opened)
-        assert len(book.known) == 1
-        assert book.chars == sum(one.chars for one in book.known.values()) <= 100
+        assert len(book.known) == len(book.parsed.rows) == 1
+        assert book.bytes == sum(one.bytes for one in book.known.values()) <= 100
+        assert book.parsed.bytes == sum(map(len, book.parsed.rows)) <= 100
+
+
+async def test_three_namespaces_with_large_schemas_do_not_push_each_other_out_and_hold_up_no_socket(monkeypatch):
+    """A hundred schemas of 16 KiB were parsed on the event loop, for each batch anew where three tenants had them."""
+    reads, threads = [], set()
+    loads = json_schema.loads
+    texts = {f"custom.{n}": json.dumps({"title": "x" * 16_300}) for n in range(99)} | {KIND: "{}"}
+
+    def stored(parent_id):
+        reads.append(parent_id)
+        return schema_rows.Stored(0, texts)
+
+    monkeypatch.setattr(schema_rows, "stored", stored)
+    monkeypatch.setattr(json_schema, "loads", lambda text: (threads.add(threading.current_thread()), loads(text))[1])
+    async with home():
+        for name in ("a", "b", "c") * 2:
+            body = {"events": [event(1), event(2, type="custom.7")]}
+            assert (await ingest(body, f"/e?namespace={name}")).status == 200
+    assert len(reads) == 3
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 BAD_SCHEMAS = [

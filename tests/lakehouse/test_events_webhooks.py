@@ -13,6 +13,7 @@ from lakehouse.clock import now_ms
 from lakehouse.models import BatchPayload, Parent
 from rpc import columns
 from tests.lakehouse.http_site import ask, home
+from tests.lakehouse.test_events_schemas import made
 from tests.lakehouse.test_intake import in_thread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -175,3 +176,27 @@ async def test_half_an_emoji_in_a_delivery_becomes_a_sign_and_costs_nobody_the_r
         heard = await deliver("github", body, headers=signed("github", body))
         assert heard.status == 200, heard.body
     assert (await rows())[0]["payload"]["text"] == "cut \ufffd off"
+
+
+async def test_a_delivery_that_is_not_as_the_schema_of_its_type_is_refused_as_at_ingest():
+    schema = {"properties": {"payload": {"required": ["ref"]}}}
+    await made(schema, kind="webhook.github.push", namespace="acme")
+    async with home(open=False, events_webhook_secrets=SECRETS):
+        heard = await deliver("github")
+        assert (heard.status, heard.json["code"]) == (400, "SCHEMA_VALIDATION_ERROR")
+        assert heard.json["details"] == {
+            "indices": [0],
+            "errors": [{"index": 0, "path": "/payload", "message": "'ref' is a required property"}],
+        }
+        assert await rows() == []
+        body = b'{"ref": "main"}'
+        assert (await deliver("github", body, headers=signed("github", body))).status == 200
+        assert (await deliver("stripe")).status == 200
+    assert [row["type"] for row in await rows()] == ["webhook.github.push", "webhook.stripe.invoice.paid"]
+
+
+async def test_a_preflight_of_a_webhook_is_answered_as_that_of_all_events():
+    async with home(open=False):
+        heard = await ask("OPTIONS", "/webhooks/github", headers={"x-correlation-id": "mine"})
+        assert (heard.status, heard.headers["access-control-allow-methods"]) == (200, "POST, OPTIONS")
+        assert (heard.headers["access-control-allow-origin"], heard.headers["x-correlation-id"]) == ("*", "mine")

@@ -86,7 +86,7 @@ def rows_named(first, last):
     return [(f"r{number}", number) for number in range(first, last + 1)]
 
 
-def test_a_store_that_goes_and_comes_back_loses_and_doubles_nothing(tmp_path, clock):
+def test_a_store_that_goes_and_comes_back_loses_and_doubles_nothing(tmp_path, clock, asked_twice):
     shop = source(parent())
     with store(tmp_path) as s3:
         settings = s3.settings(tmp_path)

@@ -37,6 +37,8 @@ EVENTS = {
     **{key: ["GET"] for key in ("/events", "/recent", "/events/stream", "/schemas")},
     **{f"/webhooks/{name}": ["POST"] for name in ("github", "stripe", "slack", "svix", "standard-webhooks")},
     "/schemas/{event_type}": ["DELETE", "GET", "PUT"],
+    "/documents/{collection}/{doc_id}": ["GET"],
+    "/documents/{collection}/{doc_id}/history": ["GET"],
 }
 """They have an error shape of their own (test_events_*)."""
 OF_SUBSCRIPTIONS = "/subscriptions/"
@@ -78,10 +80,26 @@ async def test_another_method_is_405_in_json_and_names_those_that_are_answered(m
             assert heard.json["error"].startswith(f"{path} answers")
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x"])
-async def test_an_unknown_path_is_404(path):
+@pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x", "/subscriptions/1/x", "/webhooks/x"])
+async def test_an_unknown_path_is_404_in_json_for_a_program(path):
     async with home():
-        assert (await ask("GET", path)).status == 404
+        for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+            heard = await ask("GET", path, headers=accept)
+            assert (heard.status, heard.headers["content-type"]) == (404, "application/json")
+            assert heard.json == {
+                "error": f"there is nothing at {path}; /docs shows every endpoint",
+                "code": "NOT_FOUND",
+            }
+
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize(("path", "headers"), [("/nothing", BROWSER), ("/dashboard/nothing", {})])
+async def test_an_unknown_path_is_a_page_for_who_looks_with_a_browser(path, headers):
+    async with home():
+        heard = await ask("GET", path, headers=headers)
+        assert (heard.status, heard.headers["content-type"]) == (404, "text/html; charset=utf-8")
 
 
 async def test_the_root_leads_to_the_admin():
@@ -113,6 +131,29 @@ async def test_a_key_needs_one_of_the_scopes(method, path, good, bad):
             _, token = await in_thread(lambda scope=scope: access.new_key("k", scopes=[scope], now_ms=NOW_MS))
             assert (await ask(method, path, token=token)).status == (200 if scope in good else 403), scope
             assert (await ask(method, f"{path}?token={token}")).status == (200 if scope in good else 403), scope
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scopes"),
+    [
+        ("GET", "/status", "query or admin"),
+        ("POST", "/flush", "ingest or admin"),
+        ("POST", "/cdc", "ingest"),
+        ("POST", "/ingest", "ingest or admin"),
+        ("GET", "/events", "query or admin"),
+        ("PUT", "/schemas/custom.x", "admin"),
+        ("POST", "/query", "query or admin"),
+        ("GET", "/subscriptions/list", "subscribe or admin"),
+        ("GET", "/iceberg/v1/config", "query or admin"),
+    ],
+)
+async def test_a_key_without_the_scope_hears_which_one_is_wanted(method, path, scopes):
+    other = "ingest" if "ingest" not in scopes else "query"
+    _, token = await in_thread(lambda: access.new_key("k", scopes=[other], now_ms=NOW_MS))
+    async with home(open=False):
+        heard = await ask(method, path, {}, token=token)
+        assert heard.status == 403
+        assert f"the access key does not have the scope {scopes}, which this needs" in heard.body.decode()
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/flush")])
@@ -227,7 +268,19 @@ def routes(patterns=urlpatterns, before=""):
 async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
     found = {path for path in routes() if not path.startswith(OTHERWISE)}
     assert {path.partition("/")[2].partition("/")[0] for path in found} >= {
-        *("ingest", "e", "events", "recent", "query", "webhooks", "schemas", "subscriptions", "cdc", "flush", "status"),
+        *(
+            "ingest",
+            "e",
+            "events",
+            "recent",
+            "query",
+            "webhooks",
+            "schemas",
+            "documents",
+            "subscriptions",
+            "cdc",
+            "flush",
+        ),
     }
     assert found == set((await document())["paths"])
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lakehouse.flush.policy import FlushTrigger
-from lakehouse.models import Batch, BatchPayload, Parent
+from lakehouse.models import Batch, BatchPayload, Parent, TableSchema
 from lakehouse.parent import life
 from lakehouse.parent.connection import Connection
 from lakehouse.parent.edge import Edge
@@ -176,6 +176,26 @@ async def test_a_system_namespace_that_was_deleted_begins_anew():
         assert not await opened.life._tell()
         assert await opened.life._tell()
     assert [one["reason"] for one in await told()] == ["2"]
+
+
+async def test_events_that_the_table_of_the_operator_refuses_are_set_aside_and_block_nobody(caplog):
+    """The first batch with one of them was handed in again once a second, and what came behind it was lost."""
+
+    def be_strict():
+        columns = dict.fromkeys(("id", "ns", "type", "ts", "reason"), "string")
+        parent = Parent.objects.get(name="events.system")
+        TableSchema(parent=parent, table="events", mode="strict", fields=columns | {"do": "json", "x": "long"}).save()
+
+    async with home(events_lifecycle="on") as (opened, _):
+        opened.life.note("do.alarm", "shop", reason="0")
+        assert await opened.life._tell()
+        await in_thread(be_strict)
+        for number in range(1, 30):
+            opened.life.note("do.alarm", "shop", reason=str(number), x="no" if 4 < number < 18 else number)
+    assert [one["reason"] for one in await told()] == [str(number) for number in range(30) if not 4 < number < 18]
+    assert caplog.text.count("an event of a parent is refused for good and set aside") == life.ASIDE_SHOWN_MAX
+    assert "'reason': '5'" in caplog.text
+    assert "13 events of parents and their sockets were refused for good and set aside" in caplog.text
 
 
 def forget_everything():

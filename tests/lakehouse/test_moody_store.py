@@ -71,7 +71,7 @@ def lake_settings(s3: FlakyStore, rclone_store: ObjectStore, tmp_path):
 
 
 @pytest.fixture
-def lake(lake_settings):
+def lake(lake_settings, asked_twice):
     """As a worker's, but that it waits for an answer for a second only, and no test for longer."""
     from_settings(lake_settings)
     patience = {"s3.request-timeout": PATIENCE_S, "s3.connect-timeout": PATIENCE_S}

@@ -20,10 +20,8 @@ FIRST_PART, LAST_PART = 0x01, 0x80
 
 @pytest.fixture(scope="module")
 def daphne(tmp_path_factory):
-    """A daphne that pings a silent child after a second and hangs up after another."""
     port = free_port()
     command = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port)]
-    command += ["--ping-interval", "1", "--ping-timeout", "1"]
     for name in ("message", "frame"):
         command += [f"--websocket-max-{name}-size", str(FRAME_BYTES_MAX)]
     log = tmp_path_factory.mktemp("daphne") / "log"
@@ -56,6 +54,14 @@ def listens(port):
 @pytest.fixture
 def child(daphne):
     with RawSocket(daphne) as opened:
+        assert opened.status == 101
+        yield opened
+
+
+@pytest.fixture
+def doubted(daphne):
+    """Pinged when it is silent, and hung up on when it answers no ping."""
+    with RawSocket(daphne, "/doubted") as opened:
         assert opened.status == 101
         yield opened
 
@@ -153,18 +159,18 @@ def test_a_failure_reaches_the_application_which_closes(child):
     assert child.hear().code == 1000
 
 
-def test_a_silent_child_is_pinged_and_lives_as_long_as_it_answers(child):
-    for _ in range(2):
-        assert child._file.read(2) == b"\x89\x00"
-        child.say(b"", PONG)
-    child.say("still here")
-    assert child.hear() == "at once: still here"
+def test_a_silent_child_is_pinged_and_lives_as_long_as_it_answers(doubted):
+    for _ in range(3):
+        assert doubted._file.read(2) == b"\x89\x00"
+        doubted.say(b"", PONG)
+    doubted.say("still here")
+    assert doubted.hear() == "at once: still here"
 
 
-def test_a_child_that_answers_no_ping_is_given_up(child):
+def test_a_child_that_answers_no_ping_is_given_up(doubted):
     heard = bytearray()
     with suppress(ConnectionResetError):
-        while more := child._file.read1():
+        while more := doubted._file.read1():
             heard += more
     assert set(heard) == set(b"\x89\x00")
 

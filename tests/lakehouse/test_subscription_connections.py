@@ -187,13 +187,42 @@ async def test_of_too_many_the_oldest_makes_room(kept: Kept, clock: Clock, monke
         assert second.heard == [(0, b"b"), (0, b"c")]
 
 
-async def test_one_whose_message_ran_out_of_time_before_it_was_asked_is_closed(kept: Kept) -> None:
+async def test_one_whose_message_ran_out_of_time_is_closed_and_not_asked_again(kept: Kept) -> None:
     async with server() as one:
+        one.answers = [NO_CONTENT, b""]
         assert (await post(one, kept, b"a")).ok
-        taking = asyncio.create_task(kept.take((False, "127.0.0.1", one.port)))
-        await asyncio.sleep(0)
-        taking.cancel()
-        await asyncio.wait([taking])
+        asking = asyncio.create_task(post(one, kept, b"b"))
+        while len(one.heard) < 2:
+            await asyncio.sleep(0)
+        asking.cancel()
         async with asyncio.timeout(20):
             await one.changed.wait()
-        assert (taking.cancelled(), one.gone) == (True, [0])
+        assert one.gone == [0]
+        assert (await post(one, kept, b"c")).ok
+        assert one.heard == [(0, b"a"), (0, b"b"), (1, b"c")]
+
+
+async def test_what_came_while_nobody_asked_ends_a_connection_also_when_nobody_has_read_it_yet(kept: Kept) -> None:
+    async with server() as one:
+        assert (await post(one, kept, b"a")).status == 204
+        one.writers[0].write(b"HTTP/1.1 408 Too late\r\ncontent-length: 0\r\n\r\n")
+        assert (await post(one, kept, b"b")).status == 204
+        assert one.heard == [(0, b"a"), (1, b"b")]
+
+
+async def test_an_answer_before_all_of_the_message_was_read_is_no_end_of_it(kept: Kept) -> None:
+    """The rest of the message is still on its way, so nobody else may write behind it."""
+
+    async def answer_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append((await reader.readuntil(b"\r\n\r\n"), writer))
+        writer.write(BUSY)
+
+    heard: list[tuple[bytes, asyncio.StreamWriter]] = []
+    listening = await asyncio.start_server(answer_early, "127.0.0.1", 0, limit=1000)
+    one = Server(port=listening.sockets[0].getsockname()[1])
+    assert [(await post(one, kept, bytes(8_000_000))).status for _ in range(2)] == [503, 503]
+    assert len(heard) == 2
+    listening.close()
+    for _, writer in heard:
+        writer.transport.abort()
+        await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from celery import shared_task
 from channels.layers import get_channel_layer
+from django.core.management import call_command
 
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
@@ -230,9 +232,110 @@ async def test_a_target_that_never_answers_holds_up_only_itself(street: Street, 
         await one.round()
     assert sum(heard.path == "/stuck" for heard in hook.heard) <= street.settings.subscription_concurrency
     assert await sync_to_async(Delivery.objects.filter(subscription=stuck, state="pending").count)() == 30
-    for task in list(one._sending.values()):
-        task.cancel()
+    for lane in one._sending.lanes:
+        lane.cancel()
     one._kept.close()
+
+
+async def test_what_waits_in_memory_for_one_that_is_paused_is_not_sent(street: Street, hook: Receiver) -> None:
+    shop = await a_shop()
+    hook.decide = lambda _: None
+    await subscribe(street, shop, hook.url())
+    await commit(street, shop, run(1, 30))
+    one = street.deliverer()
+    while len(hook.heard) < street.settings.subscription_concurrency:
+        await one.round()
+    await sync_to_async(desk.pause)(Subscription.objects.all())
+    await one.round()
+    hook.decide = None
+    one._kept.close()
+    for lane in one._sending.lanes:
+        lane.cancel()
+    await asyncio.wait(one._sending.lanes)
+    assert len(hook.heard) == street.settings.subscription_concurrency
+    assert await sync_to_async(Delivery.objects.filter(state="pending").count)() == 30
+    await sync_to_async(desk.resume)(Subscription.objects.all())
+    await street.later(street.settings.subscription_lease_ms)
+    assert set(hook.rows()) == {f"r{number}" for number in range(1, 31)}
+
+
+async def test_what_waits_in_memory_is_not_begun_when_the_lease_may_have_run_out(
+    street: Street, hook: Receiver
+) -> None:
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url())
+    await commit(street, shop, run(1, 30))
+
+    def much_later(_: Any) -> Any:
+        street.clock.now_ms += street.settings.subscription_lease_ms
+        return 204, b""
+
+    hook.decide = much_later
+    one = street.deliverer()
+    while not hook.heard:
+        await one.round()
+    await asyncio.gather(*one._sending.lanes)
+    assert len(hook.heard) <= street.settings.subscription_concurrency
+    hook.decide = None
+    await one.until_idle()
+    await one.stop()
+    assert sorted(hook.rows()) == sorted(f"r{number}" for number in range(1, 31))
+
+
+async def test_what_waits_in_memory_goes_to_the_target_the_subscription_has_now(
+    street: Street, hook: Receiver, settings: Any
+) -> None:
+    changed = dataclasses.replace(street.settings, subscription_concurrency=1, webhook_timeout_ms=500)
+    street.settings = settings.EVODB = changed
+    shop = await a_shop()
+    hook.decide = lambda heard: None if heard.path == "/old" else (204, b"")
+    await subscribe(street, shop, hook.url("/old"))
+    await commit(street, shop, run(1, 3))
+    one = street.deliverer()
+    while not hook.heard:
+        await one.round()
+    await sync_to_async(Subscription.objects.update)(target=hook.url("/new"))
+    await one.until_idle()
+    await one.stop()
+    assert [heard.path for heard in hook.heard] == ["/old", "/new", "/new"]
+
+
+def test_the_process_that_delivers_may_have_as_many_connections_as_the_system_allows(street: Street) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        call_command("subscriptions", "deliver", "--until-idle")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_only_small_messages_are_taken_ahead(street: Street) -> None:
+    shop = await a_shop()
+    one = await subscribe(street, shop, "https://example.com/")
+    for size in (10, 10, 10, 1000, 10):
+        await sync_to_async(Delivery.objects.create)(subscription=one, commit_number=1, events=bytes(size))
+    ids = await every(Delivery, "pk")
+    choose = sync_to_async(settle.choose)
+    found = await choose(one.pk, room=1, but=(), now_ms=NOW_MS, ahead=9, ahead_bytes=100)
+    assert found == (ids[:3], [], 30, False)
+    found = await choose(one.pk, room=4, but=ids[:1], now_ms=NOW_MS, ahead=9, ahead_bytes=100)
+    assert found == (ids[1:], [], 1030, True)
+    found = await choose(one.pk, room=2, but=(), now_ms=NOW_MS)
+    assert found == (ids[:2], [], 20, False)
+
+
+async def test_more_than_one_transaction_of_attempts_is_written_down(
+    street: Street, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.subscriptions.deliverer.SETTLED_MAX", 2)
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url())
+    hook.answers = [(503, b"busy")]
+    await commit(street, shop, run(1, 7))
+    await street.deliver()
+    assert sorted(await every(Delivery, "state")) == ["delivered"] * 6 + ["pending"]
+    assert await sync_to_async(Attempt.objects.count)() == 7
 
 
 async def test_a_subscription_with_too_much_on_its_way_waits_at_its_place(
@@ -386,7 +489,7 @@ async def test_what_was_sent_and_not_written_down_is_sent_again_under_the_same_i
     with monkeypatch.context() as patched:
         patched.setattr(settle, "record", lambda *_, **__: os.abort())
         await dying.round()
-        await asyncio.wait(list(dying._sending.values()))
+        await asyncio.wait(list(dying._sending.lanes))
     dying._kept.close()
     assert len(hook.heard) == 2
     await street.deliver("other")

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import OperationalError
 
 from lakehouse.models import Flush, FlushTable, Parent
 from lakehouse.parent import access
+from lakehouse.parent.house import house as opened
+from lakehouse.subscriptions import routes
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.builders import NOW_MS, parent
 from tests.lakehouse.events_site import key_of
@@ -163,6 +166,48 @@ async def test_another_method_is_405_in_the_shape_of_all_errors(method: str, pat
     assert heard.headers["allow"] == allowed
 
 
+async def test_a_page_of_another_site_subscribes_with_its_key_and_finds_its_request_again() -> None:
+    await a_parent("default")
+    token, mine = await a_key(), {"x-correlation-id": "mine"}
+    asked = await ask("OPTIONS", "/subscriptions/7", headers=mine)
+    assert (asked.status, asked.headers["access-control-allow-methods"]) == (200, "DELETE, GET, PUT, OPTIONS")
+    letter = await created(Delivery, subscription_id=(await subscribed(token))["id"], commit_number=1, dead_ms=1)
+    heard = [
+        asked,
+        await ask("GET", "/subscriptions/list", token=token, headers=mine),
+        await ask("GET", f"/subscriptions/dead-letters/{letter.pk}", token=token, headers=mine),
+        await ask("GET", "/subscriptions/list?limit=x", token=token, headers=mine),
+        await ask("POST", "/subscriptions/subscribe", b"{", token=token, headers=mine),
+        await ask("GET", "/subscriptions/list", headers=mine),
+        await ask("POST", "/subscriptions/list", headers=mine),
+        await ask("GET", "/subscriptions/4711", token=token, headers=mine),
+    ]
+    assert [one.status for one in heard] == [200, 200, 200, 400, 400, 401, 405, 404]
+    for one in heard:
+        assert (one.headers["access-control-allow-origin"], one.headers["x-correlation-id"]) == ("*", "mine")
+    assert (await ask("GET", "/subscriptions/list", token=token)).headers["x-correlation-id"]
+
+
+async def test_every_refusal_has_one_shape_whoever_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problem(await ask("GET", "/subscriptions/list", token="ns_public_" + "a" * 20)) == (
+        *(401, "INVALID_NAMESPACE_KEY"),
+    )
+    token = await a_key()
+
+    def away(*_: Any) -> None:
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routes, "reached", away)
+        heard = await ask("GET", "/subscriptions/list", token=token)
+        assert problem(heard) == (503, "SERVICE_UNAVAILABLE")
+        assert heard.headers["retry-after"] == "1"
+    monkeypatch.setattr(opened(), "is_closing", True)
+    heard = await ask("POST", "/subscriptions/subscribe", HOOK, token=token)
+    assert problem(heard) == (503, "SERVICE_UNAVAILABLE")
+    assert (heard.headers["retry-after"], heard.json["details"]["reason"]) == ("1", "shutting_down")
+
+
 async def test_without_the_scope_nobody_gets_in() -> None:
     await a_parent("default")
     assert problem(await ask("GET", "/subscriptions/list")) == (401, "AUTH_REQUIRED")
@@ -212,6 +257,25 @@ async def test_a_parent_has_only_so_many(settings: Any) -> None:
     token = await a_key()
     await subscribed(token)
     assert problem(await ask("POST", "/subscriptions/subscribe", HOOK, token=token)) == (409, "CONFLICT")
+
+
+async def test_a_parent_has_no_room_for_ever_more_patterns_of_many_stars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each type that is new is walked against all of their letters, so there is a bound to those."""
+    monkeypatch.setattr("lakehouse.subscriptions.patterns.WIDE_CHARS_MAX", 12)
+    await a_parent("default")
+    token = await a_key()
+    first = await subscribed(token, pattern="**.a.**")
+    ordinary = await subscribed(token, pattern="a*b.**")
+    await subscribed(token, pattern="**.a.**")
+    heard = await ask("POST", "/subscriptions/subscribe", HOOK | {"pattern": "*abcd*"}, token=token)
+    assert problem(heard) == (409, "CONFLICT")
+    assert "have 7 of 12 characters and '*abcd*' has 6; wanted one * in a segment" in heard.json["error"]
+    path = f"/subscriptions/{ordinary['id']}"
+    assert problem(await ask("PUT", path, {"pattern": "*abcd*"}, token=token)) == (409, "CONFLICT")
+    for one in (first["id"], first["id"] + 2):
+        await ask("POST", "/subscriptions/unsubscribe", {"subscriptionId": one}, token=token)
+    assert (await ask("PUT", path, {"pattern": "*abcd*"}, token=token)).status == 200
+    assert (await ask("PUT", path, {"pattern": "*abcdefghi*"}, token=token)).status == 200
 
 
 async def test_the_messages_of_a_subscription_are_listed_by_what_became_of_them() -> None:
@@ -309,3 +373,16 @@ async def test_a_text_that_no_database_takes_is_no_table_and_no_parent(text: byt
     assert problem(heard) == (400, "INVALID_REQUEST")
     heard = await ask("POST", "/subscriptions/subscribe", body % (b"parent", text), token=token)
     assert problem(heard) == (404, "NOT_FOUND")
+
+
+async def test_a_dead_letter_of_an_event_a_thousand_levels_deep_is_shown_whole() -> None:
+    await a_parent("default")
+    token = await a_key()
+    one = (await subscribed(token))["id"]
+    event = b'{"id":"e","doc":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    letter = await created(Delivery, subscription_id=one, commit_number=1, dead_ms=1, events=b"[" + event + b"]")
+    heard = await ask("GET", f"/subscriptions/dead-letters/{letter.pk}", token=token)
+    assert (heard.status, event in heard.body) == (200, True)
+    await sync_to_async(Delivery.objects.update)(events=b"")
+    heard = await ask("GET", f"/subscriptions/dead-letters/{letter.pk}", token=token)
+    assert (heard.json["deadLetter"]["id"], heard.json["deadLetter"]["events"]) == (letter.pk, [])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakehouse.subscriptions.patterns import PatternIndex, complaint, matches
+from lakehouse.subscriptions.patterns import PatternIndex, complaint, wide_chars
 
 SEGMENT = st.text("ab", min_size=1, max_size=3)
 SOME = st.from_regex(r"\A(?:a|b|\*(?!\*)){1,4}\Z").filter(lambda glob: "**" not in glob)
 GLOB = st.one_of(SEGMENT, st.just("*"), st.just("**"), SOME)
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    index: PatternIndex[bool] = PatternIndex()
+    index.add(pattern, True)
+    return index.match(event_type) == (True,)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +91,52 @@ def test_the_index_says_what_each_pattern_says_alone(patterns: list[str], event_
     wanted = [number for number, pattern in enumerate(patterns) if by_regex(pattern, event_type)]
     assert sorted(index.match(event_type)) == wanted
     assert sorted(index.match(event_type)) == wanted
+
+
+PIECES = ("a", "ab", "*", "**", "a*", "*b", "a*b", "*a*")
+MANY = [".".join(some) for length in (1, 2, 3) for some in itertools.product(PIECES, repeat=length)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ab", max_size=4), min_size=1, max_size=5).map(".".join))
+def test_many_patterns_say_what_each_says_alone(event_type: str) -> None:
+    """So many that what fits is no longer written down one by one."""
+    index = _of_many()
+    wanted = [number for number, pattern in enumerate(MANY) if by_regex(pattern, event_type)]
+    assert sorted(index.walk(event_type)) == wanted
+
+
+@functools.cache
+def _of_many() -> PatternIndex[int]:
+    index: PatternIndex[int] = PatternIndex()
+    for number, pattern in enumerate(MANY):
+        index.add(pattern, number)
+    return index
+
+
+def test_several_values_of_one_pattern_and_its_like_are_all_there() -> None:
+    index: PatternIndex[str] = PatternIndex()
+    for value, pattern in enumerate(("a.*.**", "a.**.*", "a.*.**", "a.b", "a.b")):
+        index.add(pattern, str(value))
+    assert sorted(index.match("a.b")) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_type_with_stars_in_it_is_a_text_as_any_other() -> None:
+    index: PatternIndex[str] = PatternIndex()
+    index.add("a.*", "star")
+    index.add("a.b", "literal")
+    assert index.match("a.*") == ("star",)
+    assert index.match("**") == ()
+
+
+@pytest.mark.parametrize("pattern", ["a*b.**.c*", "a.b", "*.**.*.**", "**.a", "*a.b*"])
+def test_an_ordinary_pattern_costs_no_letters(pattern: str) -> None:
+    assert wide_chars(pattern) == 0
+
+
+@pytest.mark.parametrize("pattern", ["*a*", "a*b*c.d", "**.a.**", "a.**.b.**"])
+def test_a_wide_pattern_costs_its_letters(pattern: str) -> None:
+    assert wide_chars(pattern) == len(pattern)
 
 
 def test_a_pattern_added_later_is_asked_too() -> None:

@@ -357,7 +357,7 @@ def test_a_warehouse_that_cannot_be_written_is_unavailable(tmp_path: Path) -> No
         stage(from_settings(Settings(data_dir=tmp_path)), rows())
 
 
-def test_a_store_that_does_not_answer_is_unavailable() -> None:
+def test_a_store_that_does_not_answer_is_unavailable(asked_twice: None) -> None:
     gone = Settings(
         warehouse="s3://lake/x", s3_endpoint="http://127.0.0.1:1", s3_access_key_id="k", s3_secret_access_key="s"
     )

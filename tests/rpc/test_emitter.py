@@ -244,6 +244,27 @@ def test_a_batch_that_is_refused_without_saying_why_is_halved_until_the_bad_one_
     assert [one.reason for one in emitter.set_aside()] == ["HTTP 413"]
 
 
+@pytest.mark.parametrize("bound", [{"max_set_aside": 2}, {"max_set_aside_bytes": 300}])
+def test_refused_events_fill_no_disk_and_it_is_said_which_are_kept_no_longer(tmp_path, ingest, clock, bound, caplog):
+    heard = []
+    emitter = made(tmp_path, ingest, clock, on_set_aside_dropped=heard.extend, **bound)
+    ids = [emitter.emit(f"e{number}") for number in range(3)]
+    ingest.answers = [refused(0), refused(0), refused(0)]
+    emitter.flush()
+    assert [json.loads(one.body)["type"] for one in emitter.set_aside()] == ["e1", "e2"]
+    assert [json.loads(one.body)["type"] for one in heard] == ["e0"]
+    assert "1 events that were set aside before are kept no longer" in caplog.text
+    assert f"{ids[0]} (INVALID_EVENT: bad)" in caplog.text
+    assert (emitter.get_retry_queue_stats().set_aside, emitter.get_retry_queue_stats().set_aside_dropped) == (2, 1)
+    emitter._on_set_aside_dropped = lambda gone: gone[4711]
+    large = emitter.emit("large", data="x" * 1000)
+    emitter.emit("good")
+    ingest.answers = [refused(0)]
+    assert emitter.flush() == 1
+    assert "on_set_aside_dropped failed" in caplog.text
+    assert json.loads(emitter.set_aside()[-1].body)["id"] == large
+
+
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 500])
 def test_a_wrong_address_or_key_keeps_everything(emitter, ingest, status):
     ingest.answers = [status]

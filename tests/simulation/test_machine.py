@@ -6,9 +6,9 @@ their waiting is: the machine moves frames, deaths, backups and clocks. Made up 
 the files of the lake (tests.simulation.lake). An outbox neither expires nor is compacted: an ack deletes its rows. What
 is forgotten is the journal's, payloads with each flush and batches by a rule.
 
-A run takes about 4200 steps, the same ones until our code changes, for hypothesis takes constants from it: 1850 of
-Street, 1050 to 1250 of each Delivery. A step of Delivery takes 5 ms on an idle core (2457 in 12.5 s).
-With EVODB_TEST_SIMULATION_MINUTES=15 it tells other stories for so long. One that fails is shortened and printed.
+A run takes about 1600 steps, the same ones until our code changes, for hypothesis takes constants from it. A step of
+Delivery takes 5 ms on an idle core (2457 in 12.5 s). `make test-long` tells other stories for 15 minutes, and
+EVODB_TEST_SIMULATION_MINUTES=60 for as many. One that fails is shortened and printed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from lakehouse.flush import history
 from lakehouse.models import Parent
 from rpc.failpoints import Failpoint
 from rpc.messages import NackReason
+from tests.repetition import LONG
 from tests.simulation import happenings, virtual
 from tests.simulation.happenings import Meanwhile
 from tests.simulation.house import LEASE_MS
@@ -254,10 +255,10 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-MINUTES = float(os.environ.get("EVODB_TEST_SIMULATION_MINUTES") or 0)
-MACHINES: dict[type[Street], int] = {Street: 40, Delivery: 32, DeliveryOfClients: 32}
+MINUTES = float(os.environ.get("EVODB_TEST_SIMULATION_MINUTES") or (15 if LONG else 0))
+MACHINES: dict[type[Street], int] = {Street: 8, Delivery: 12, DeliveryOfClients: 12}
 """How many stories each tells."""
-STEPS_MIN = 900
+STEPS_MIN = 300
 
 
 @pytest.mark.django_db

@@ -26,6 +26,7 @@ from rpc.batch import BatchFrame, Encoding
 from rpc.messages import NackReason
 from tests.builders import NOW_MS, parent
 from tests.contracts.old_clients import Entry, PackageClient, change
+from tests.repetition import LONG
 from tests.simulation.sides import Frame, Line, ParentSide
 from tests.simulation.world import LIMITS
 
@@ -227,7 +228,7 @@ class DeliveryOfOldClients(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=100,
+    max_examples=400 if LONG else 40,
     stateful_step_count=50,
     derandomize=True,
     deadline=None,

@@ -146,7 +146,7 @@ def _sent_away(response: Response) -> Problem:
     kept = {"retry-after", "www-authenticate", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
     headers = {name.decode(): value.decode() for name, value in response.headers if name.decode() in kept}
     said = orjson.loads(response.body)
-    message = KEY_SAID.get(response.status) or said.get("message") or str(said["error"])
+    message = str(said["error"]) if response.status in KEY_SAID else said.get("message") or str(said["error"])
     return Problem(response.status, KINDS.get(response.status, "BadRequestException"), message, headers)
 
 

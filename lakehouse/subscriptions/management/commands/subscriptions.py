@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from argparse import ArgumentParser
@@ -99,7 +100,14 @@ _ACTIONS = {
 }
 
 
+def _open_all_that_may_be() -> None:
+    """A message on its way is a connection, and one that cannot be opened would count as a failure of its target."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def _deliver(*, until_idle: bool) -> None:
+    _open_all_that_may_be()
     owner = f"{socket.gethostname()}:{os.getpid()}"
     one = Deliverer(owner, settings.EVODB, _read_lake, clock.now_ms)
     if until_idle:

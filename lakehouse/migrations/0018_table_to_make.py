@@ -6,10 +6,11 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("lakehouse", "0016_named_query"),
+        ("lakehouse", "0017_current_uuid"),
     ]
 
     operations = [
+        migrations.RemoveField(model_name="currenttable", name="next_uuid"),
         migrations.CreateModel(
             name="TableToMake",
             fields=[

@@ -1,0 +1,23 @@
+"""Where nothing is: a page for who looks with a browser, JSON for who asks with a program."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import reverse
+from django.views.defaults import page_not_found
+
+PATH_CHARS_SHOWN = 200
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's `handler404`."""
+    if _is_for_people(request):
+        return page_not_found(request, exception)
+    text = f"there is nothing at {request.path[:PATH_CHARS_SHOWN]}; /docs shows every endpoint"
+    return JsonResponse({"error": text, "code": "NOT_FOUND"}, status=404)
+
+
+def _is_for_people(request: HttpRequest) -> bool:
+    if request.path.startswith((reverse("admin:index"), reverse("dashboard:overview"))):
+        return True
+    return request.get_preferred_type(["application/json", "text/html"]) == "text/html"

@@ -1,0 +1,6 @@
+"""How often a test repeats what it repeats."""
+
+import os
+
+LONG = bool(os.environ.get("EVODB_TEST_LONG"))
+"""As often as it can bear (`make test-long`), or as often as it takes to see a fault, which is less in every run."""
