@@ -44,6 +44,7 @@ from lakehouse.models import (
     Parent,
     StoreBreaker,
     TableSchema,
+    TableToMake,
     TableUpkeep,
 )
 from lakehouse.models.parents import Holder, PastFlushes
@@ -102,6 +103,7 @@ def everything(number: int, *, payload: bytes = b"\x01\x02") -> dict[type[Model]
         table,
         ForgottenSnapshot.objects.create(table=table, snapshot_id=1, manifest_list="lake/1", forgotten_ms=NOW_MS),
         TableUpkeep.objects.create(table=table, looked_ms=NOW_MS),
+        TableToMake.objects.create(namespace=namespace.name, name="orders", table=table),
         FallbackBatch.objects.create(parent=parent, table="orders", rows=3, payload=payload, created_ms=NOW_MS),
         DeadLetter.objects.create(
             parent=parent, child=child, batch=batch, payload=payload, reason="no JSON", created_ms=NOW_MS
