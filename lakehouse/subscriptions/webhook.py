@@ -52,6 +52,10 @@ async def post(
         return Outcome(False, error=f"no answer within {timeout_ms} ms"), b""
     except NotAllowed as exc:
         return Outcome(False, error=str(exc)), b""
+    except socket.gaierror as exc:
+        return Outcome(
+            False, error=f"the name {urlsplit(url).hostname} was not found: {exc.strerror}"[:ERROR_CHARS_MAX]
+        ), b""
     except (OSError, ValueError, h11.ProtocolError, ssl.SSLError) as exc:
         return Outcome(False, error=f"{type(exc).__name__}: {exc}"[:ERROR_CHARS_MAX]), b""
     if 200 <= answer.status < 300:
