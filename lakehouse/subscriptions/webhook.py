@@ -54,6 +54,10 @@ async def post(
         return Outcome(False, error=f"no answer within {timeout_ms} ms"), b""
     except NotAllowed as exc:
         return Outcome(False, error=str(exc)), b""
+    except socket.gaierror as exc:
+        return Outcome(
+            False, error=f"the name {urlsplit(url).hostname} was not found: {exc.strerror}"[:ERROR_CHARS_MAX]
+        ), b""
     except (OSError, ValueError, h11.ProtocolError, ssl.SSLError) as exc:
         return Outcome(False, error=f"{type(exc).__name__}: {exc}"[:ERROR_CHARS_MAX]), b""
     if 200 <= answer.status < 300:
@@ -120,6 +124,8 @@ class _Posting:
             if not guard.is_allowed(address, self._networks):
                 raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
         return await _connect(self._origin, addresses)
+                raise NotAllowed(f"{host} is at {address}, where no webhook may go; {guard.how_to_allow(address)}")
+        return Connection(self._origin, *await _connect(addresses, port, host if is_tls else None))
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
