@@ -122,10 +122,8 @@ class _Posting:
             raise OSError(f"{host} has no address")
         for address in addresses:
             if not guard.is_allowed(address, self._networks):
-                raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
-        return await _connect(self._origin, addresses)
                 raise NotAllowed(f"{host} is at {address}, where no webhook may go; {guard.how_to_allow(address)}")
-        return Connection(self._origin, *await _connect(addresses, port, host if is_tls else None))
+        return await _connect(self._origin, addresses)
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
