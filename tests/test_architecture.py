@@ -196,6 +196,7 @@ FLOORS = {
         "lakehouse.subscriptions.lake",
         "lakehouse.subscriptions.leases",
         "lakehouse.subscriptions.messages",
+        "lakehouse.subscriptions.names",
         "lakehouse.subscriptions.places",
         "lakehouse.subscriptions.rows",
         "lakehouse.subscriptions.settle",
