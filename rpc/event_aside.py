@@ -24,6 +24,7 @@ WHERE events > ? OR (bytes > ? AND events > 1) ORDER BY id
 """
 """The newest stays, however large it is."""
 NAMED_MAX = 10
+REASON_CHARS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ def complaint(answer: Answer, count: int) -> tuple[str, list[int]]:
     try:
         said = json.loads(answer.body)
         found = said.get("details", {}).get("indices", [])
-        indices = [index for index in found if isinstance(index, int) and 0 <= index < count]
-        return f"{said.get('code', answer.status)}: {said.get('error', '')}", indices
-    except (ValueError, AttributeError, TypeError):
+        indices = {index for index in found if type(index) is int and 0 <= index < count}
+        text = f"{said.get('code', answer.status)}: {said.get('error', '')}"[:REASON_CHARS_MAX]
+        return text.encode(errors="replace").decode(), sorted(indices)  # half a pair is no text that can be kept
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return f"HTTP {answer.status}", []
 
 

@@ -41,13 +41,17 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) ->
     """Raises OSError when there is no answer."""
     request = urllib.request.Request(url, body, dict(headers), method="POST")  # noqa: S310 - the config checks it
     try:
-        with _opener.open(request, timeout=timeout_s) as found:
+        with _opened(request, timeout_s) as found:
             return _answer(found.status, found)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return _answer(exc.code, exc)
     except (ValueError, http.client.HTTPException) as exc:  # what is no HTTP, or ends in its middle
         raise OSError(str(exc)) from exc
+
+
+def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
+    try:
+        return _opener.open(request, timeout=timeout_s)
+    except urllib.error.HTTPError as exc:
+        return exc
 
 
 def _answer(status: int, found: Any) -> Answer:

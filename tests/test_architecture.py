@@ -197,6 +197,7 @@ FLOORS = {
         "lakehouse.subscriptions.lake",
         "lakehouse.subscriptions.leases",
         "lakehouse.subscriptions.messages",
+        "lakehouse.subscriptions.names",
         "lakehouse.subscriptions.places",
         "lakehouse.subscriptions.rows",
         "lakehouse.subscriptions.settle",

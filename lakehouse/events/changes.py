@@ -7,6 +7,7 @@ a document; an empty document is one.
 from __future__ import annotations
 
 import base64
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -62,10 +63,13 @@ class Asked:
         return self.last_ms is None or moment_ms <= self.last_ms
 
     def fits(self, moment_ms: int, event_id: str, body: bytes) -> bool:
-        members = _members.decode(body)
-        if wanting.word(members.get("collection")) != self.collection:
+        try:
+            members = _members.decode(body)
+            if wanting.word(members.get("collection")) != self.collection:
+                return False
+            change = read(Found(moment_ms, event_id, body))
+        except events.UNREADABLE:  # a child may have written anything
             return False
-        change = read(Found(moment_ms, event_id, body))
         return (
             wanting.word(members.get("docId")) == self.doc_id
             and change.kind in KINDS
@@ -114,8 +118,8 @@ class Asked:
         return (*((bookmark, moment_ms) if self.source is not None else (moment_ms, bookmark)), event_id)
 
 
-def asked_of(query: Mapping[str, list[str]], collection: str, doc_id: str) -> Asked:
-    """Raises EventsRefused."""
+def asked_of(query: Mapping[str, list[str]], collection: str, doc_id: str, *, is_history: bool) -> Asked:
+    """Only a history has pages. Raises EventsRefused."""
     words = wanting.words_of(query, *PAGE, "cursor")
     for name in ("bookmark", "source"):
         if len(words.get(name, "")) > wanting.WORD_CHARS_MAX:
@@ -126,7 +130,7 @@ def asked_of(query: Mapping[str, list[str]], collection: str, doc_id: str) -> As
         source=words.get("source"),
         last_ms=wanting.moment("asOf", words["asOf"]) if "asOf" in words else None,
         bookmark=words.get("bookmark"),
-        cursor=_place(words["cursor"]) if "cursor" in words else None,
+        cursor=_place(words["cursor"]) if "cursor" in words and is_history else None,
         limit=wanting.limit_of(words, otherwise=wanting.LIMIT),
     )
 
@@ -137,18 +141,34 @@ def read(found: Found) -> Change:
     return Change(found, kind or "", wanting.id_of(members.get("do")) or "", bookmark or "", members.get("doc"))
 
 
-def newest(asked: Asked, found: Iterable[Found]) -> Change | None:
-    """The last change of the one source that the document has. Raises EventsRefused where there are several."""
+def last_ones(found: Iterable[Found]) -> dict[str, Change]:
+    """The last change of each source, of a few of them where they are many."""
     by_source: dict[str, Change] = {}
     for change in map(read, found):
         known = by_source.get(change.source)
-        if known is None or known.place < change.place:
+        if (len(by_source) <= SOURCES_SAID_MAX) if known is None else known.place < change.place:
             by_source[change.source] = change
+    return by_source
+
+
+def newest(asked: Asked, found: Iterable[Found]) -> Change | None:
+    """The last change of the one source that the document has. Raises EventsRefused where there are several."""
+    by_source = last_ones(found)
     if len(by_source) > 1:
         names = ", ".join(sorted(by_source)[:SOURCES_SAID_MAX])
         text = f"source: several have such a document, among them {names[:200]}; wanted one of them as ?source="
         raise refuse(Code.INVALID_REQUEST, text, sources=sorted(by_source)[:SOURCES_SAID_MAX])
     return next(iter(by_source.values()), None)
+
+
+def foremost(asked: Asked, found: Iterable[Found]) -> list[Found]:
+    """As many of the newest as a page needs, and not many more of them in memory at once."""
+    most, kept = asked.limit + 1, dict[str, Found]()
+    for one in found:
+        kept[one.id] = one
+        if len(kept) >= 2 * most:
+            kept = {best.id: best for best in heapq.nlargest(most, kept.values(), key=lambda it: asked.order(read(it)))}
+    return list(kept.values())
 
 
 def page(asked: Asked, found: Iterable[Found]) -> tuple[list[Change], str | None]:

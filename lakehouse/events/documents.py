@@ -1,11 +1,14 @@
 """GET /documents/<collection>/<id> and .../history: what a document is, or was, and how it came to be so.
 
-As `reading` does, the journal is asked before the table, so whatever was acknowledged counts.
+As `reading` does, the journal is asked before the table, so whatever was acknowledged counts. Events are looked into by
+threads: their stacks are short, so what was not too deep to be taken is not too deep to be shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -36,7 +39,7 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
         collection, doc_id, is_history = _named(scope)
         said = callers.asked_of(scope, is_open=house.settings.open)
         grant, namespace = await callers.permit(house, scope, said, QUERY, ADMIN)
-        asked = changes.asked_of(said.query, collection, doc_id)
+        asked = changes.asked_of(said.query, collection, doc_id, is_history=is_history)
         about = {"namespace": namespace, "collection": collection, "docId": doc_id}
         if is_history:
             document = about | await _history(house, grant, namespace, asked, said.query)
@@ -48,9 +51,9 @@ async def answer(scope: dict[str, Any], read_body: ReadBody, house: House) -> Re
 
 
 async def _state(house: House, grant: Grant, namespace: str, asked: Asked) -> dict[str, Any]:
-    sql, parameters = asked.newest_sql(namespace)
     rows_max = changes.SOURCES_SAID_MAX + 1
-    change = changes.newest(asked, await _found(house, grant, namespace, asked, sql, parameters, rows_max))
+    found = await _found(house, grant, namespace, asked, _last_ones, asked.newest_sql(namespace), rows_max)
+    change = await asyncio.to_thread(changes.newest, asked, found)
     if change is None:
         text = f"nothing is known of a document {asked.doc_id[:100]!r} in {asked.collection[:100]!r}"
         raise refuse(Code.NOT_FOUND, f"{text} as of then" if asked.last_ms is not None or asked.bookmark else text)
@@ -60,9 +63,9 @@ async def _state(house: House, grant: Grant, namespace: str, asked: Asked) -> di
 async def _history(
     house: House, grant: Grant, namespace: str, asked: Asked, query: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    sql, parameters = asked.page_sql(namespace)
-    found = await _found(house, grant, namespace, asked, sql, parameters, asked.limit + 1)
-    shown, cursor = changes.page(asked, found)
+    foremost = partial(changes.foremost, asked)
+    found = await _found(house, grant, namespace, asked, foremost, asked.page_sql(namespace), asked.limit + 1)
+    shown, cursor = await asyncio.to_thread(changes.page, asked, found)
     links = {"self": _link(asked, query, query.get("cursor", [None])[0]), "first": _link(asked, query, None)}
     if cursor is not None:
         links["next"] = _link(asked, query, cursor)
@@ -70,13 +73,24 @@ async def _history(
 
 
 async def _found(
-    house: House, grant: Grant, namespace: str, asked: Asked, sql: str, parameters: dict[str, Any], rows_max: int
+    house: House,
+    grant: Grant,
+    namespace: str,
+    asked: Asked,
+    choose: Callable[[Iterable[Found]], list[Found]],
+    query: tuple[str, dict[str, Any]],
+    rows_max: int,
 ) -> list[Found]:
+    """What `choose` takes of what waits, and what the query finds."""
     parent_id = await sync_to_async(homes.find)(namespace)
     if parent_id is None:
         return []
-    waits = await sync_to_async(lambda: list(waiting.fitting(parent_id, asked)))()
-    return waits + await reading.in_table(house, grant, namespace, sql, parameters, rows_max=rows_max)
+    waits = await sync_to_async(lambda: choose(waiting.fitting(parent_id, asked)))()
+    return waits + await reading.in_table(house, grant, namespace, *query, rows_max=rows_max)
+
+
+def _last_ones(found: Iterable[Found]) -> list[Found]:
+    return [change.found for change in changes.last_ones(found).values()]
 
 
 def _named(scope: dict[str, Any]) -> tuple[str, str, bool]:

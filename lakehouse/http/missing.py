@@ -20,4 +20,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def _is_for_people(request: HttpRequest) -> bool:
     if request.path.startswith((reverse("admin:index"), reverse("dashboard:overview"))):
         return True
-    return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+    try:
+        return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+    except (LookupError, ValueError):  # a character set that the header names, and nobody has
+        return False

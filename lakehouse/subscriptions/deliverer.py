@@ -25,6 +25,7 @@ from lakehouse.subscriptions import leases, settle, targets
 from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.fan_out import FanOut
 from lakehouse.subscriptions.models import Subscription, SubscriptionState
+from lakehouse.subscriptions.names import Names
 from lakehouse.subscriptions.retries import Outcome
 from lakehouse.subscriptions.sending import Line, Sending, Taken
 from lakehouse.subscriptions.settle import Chosen
@@ -53,6 +54,7 @@ class Deliverer:
     now_ms: Callable[[], int]
     chance: Callable[[], float] = random.random
     _kept: Kept = field(default_factory=Kept)
+    _names: Names = field(default_factory=Names)
     _fan_out: FanOut = field(init=False)
     _sending: Sending = field(init=False)
     _asked_s: float = 0.0
@@ -153,7 +155,7 @@ class Deliverer:
         )
 
     async def _send(self, message: Message) -> Outcome:
-        return await targets.deliver(message, self.settings, self._kept, now_ms=self.now_ms)
+        return await targets.deliver(message, self.settings, self._kept, self._names, now_ms=self.now_ms)
 
 
 def _is_behind(one: Subscription) -> bool:

@@ -73,4 +73,6 @@ def _hidden(address: Address) -> list[Address]:
 
 
 def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address) and address.is_site_local:
+        return False  # given up in 2004 and still routed inside of some houses; Python calls it global
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)

@@ -101,14 +101,14 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
         uids = dict(pending.order_by("pk").values_list("pk", "uid"))
         still = [_storable(one) for pk, one in by_id.items() if uids.get(pk) == one.message.uid]
         turn = _Turn(now_ms, chance)
-        _note_attempts(still)
         whole = [one for one in still if one.outcome.ok and one.outcome.delivered is None]
         _delivered(whole, turn)
-        for one in still:
+        for index, one in enumerate(still):
             if one.outcome.ok and one.outcome.delivered is not None:
-                _partly(one, turn)
+                still[index] = _partly(one, turn)
             elif not one.outcome.ok:
                 _failed(one, turn, attempts_made=one.message.attempts_made + 1)
+        _note_attempts(still)
         totals.add(turn.sums)
 
 
@@ -153,14 +153,16 @@ def _count(events: Mapping[int, int], now_ms: int) -> None:
     rows.add(Subscription, "delivered_events", events.items(), last_delivered_ms=now_ms)
 
 
-def _partly(one: Tried, turn: _Turn) -> None:
-    """What was not taken is another message: under the same id a receiver would think that it has it."""
+def _partly(one: Tried, turn: _Turn) -> Tried:
+    """What was not taken is another message: under the same id a receiver would think that it has it. Returns the
+    attempt as the log has it.
+    """
     assert one.outcome.delivered is not None
     message = one.message
     events, left = messages.without(message.events, one.outcome.delivered, event_count=message.event_count)
     if not left:
         _delivered([one], turn)
-        return
+        return one
     taken = one.message.event_count - left
     if taken:
         turn.sums_of(one.message).delivered_events += taken
@@ -171,6 +173,7 @@ def _partly(one: Tried, turn: _Turn) -> None:
         message=_with_count(one.message, left), outcome=Outcome(False, one.outcome.status, error=error)
     )
     _failed(failed, turn, attempts_made=1 if taken else one.message.attempts_made + 1)
+    return failed
 
 
 def _with_count(message: Message, count: int) -> Message:

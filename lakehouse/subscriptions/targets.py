@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from lakehouse.conf import Settings
 from lakehouse.subscriptions import desk, events, signatures, webhook
 from lakehouse.subscriptions.connections import Kept
 from lakehouse.subscriptions.models import Subscription, TargetKind
+from lakehouse.subscriptions.names import Names
 from lakehouse.subscriptions.retries import Outcome
 
 CHANNELS_TYPE = "evodb.message"
@@ -48,9 +50,11 @@ class Message:
         return events.message_id(self.uid)
 
 
-async def deliver(message: Message, settings: Settings, kept: Kept, *, now_ms: Callable[[], int]) -> Outcome:
+async def deliver(
+    message: Message, settings: Settings, kept: Kept, names: Names, *, now_ms: Callable[[], int]
+) -> Outcome:
     if message.to.target_kind == TargetKind.WEBHOOK:
-        return await _post(message, settings, kept, now_ms())
+        return await _post(message, settings, kept, names, now_ms())
     give = _to_celery if message.to.target_kind == TargetKind.CELERY else _to_channels
     try:
         async with asyncio.timeout(settings.webhook_timeout_ms / 1000):
@@ -60,7 +64,7 @@ async def deliver(message: Message, settings: Settings, kept: Kept, *, now_ms: C
     return Outcome(True)
 
 
-async def _post(message: Message, settings: Settings, kept: Kept, now_ms: int) -> Outcome:
+async def _post(message: Message, settings: Settings, kept: Kept, names: Names, now_ms: int) -> Outcome:
     is_batch = message.to.batch_events > 1 or message.event_count > 1
     body = events.body_of(message.message_id, message.events, is_batch=is_batch)
     headers = signatures.headers(message.to.secret, message.message_id, now_ms // 1000, body)
@@ -71,6 +75,7 @@ async def _post(message: Message, settings: Settings, kept: Kept, now_ms: int) -
         networks=desk.allowed().networks,
         timeout_ms=settings.webhook_timeout_ms,
         now_ms=now_ms,
+        resolve=partial(names.resolve, message.to.parent_id),
         kept=kept,
     )
     if not outcome.ok or not is_batch:

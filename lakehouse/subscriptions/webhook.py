@@ -9,26 +9,22 @@ names and handshakes included, has one deadline.
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import h11
 
-from lakehouse.subscriptions import guard, retries
+from lakehouse.subscriptions import guard, names, retries
 from lakehouse.subscriptions.connections import Answer, Connection, Kept, Origin, Stale
 from lakehouse.subscriptions.guard import Network
+from lakehouse.subscriptions.names import Resolve
 from lakehouse.subscriptions.retries import Outcome
 
-RESOLVERS_MAX = 64
 ERROR_CHARS_MAX = 500
 KNOWN_MAX = 1000
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class NotAllowed(Exception):
@@ -43,13 +39,13 @@ async def post(
     networks: tuple[Network, ...],
     timeout_ms: int,
     now_ms: int,
-    resolve: Resolve | None = None,
+    resolve: Resolve = names.resolve,
     kept: Kept | None = None,
 ) -> tuple[Outcome, bytes]:
     """What became of it, and what was answered. Raises nothing but CancelledError."""
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            answer = await _Posting(url, networks, resolve or _resolve, kept).send(list(headers), body)
+            answer = await _Posting(url, networks, resolve, kept).send(list(headers), body)
     except TimeoutError:
         return Outcome(False, error=f"no answer within {timeout_ms} ms"), b""
     except NotAllowed as exc:
@@ -124,21 +120,6 @@ class _Posting:
             if not guard.is_allowed(address, self._networks):
                 raise NotAllowed(f"{host} is at {address}, where no webhook may go; {guard.how_to_allow(address)}")
         return await _connect(self._origin, addresses)
-
-
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    """By threads of their own: a name server that is silent keeps no other work of this process waiting."""
-    if guard.is_address(host):
-        return [host]
-    found = await asyncio.get_running_loop().run_in_executor(
-        _resolvers(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    )
-    return list(dict.fromkeys(str(row[4][0]) for row in found))
-
-
-@cache
-def _resolvers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(RESOLVERS_MAX, thread_name_prefix="evodb-names")
 
 
 async def _connect(origin: Origin, addresses: Sequence[str]) -> Connection:

@@ -10,7 +10,9 @@ import urllib.request
 import pytest
 
 from lakehouse.clock import now_ms
+from lakehouse.events import changes
 from lakehouse.events.event import shown
+from lakehouse.events.wanted import Found
 from tests.lakehouse.events_site import event, ingest, key_of
 from tests.lakehouse.http_site import ask, home
 from tests.lakehouse.test_events_reading import flush, lake
@@ -99,6 +101,64 @@ async def test_changes_of_one_millisecond_come_in_the_order_of_their_bookmarks(l
                 found, links = await history(link)
                 seen, link = seen + found, links.get("next")
             assert seen == list("654321")
+
+
+async def test_a_cursor_in_the_question_what_a_document_is_hides_nothing_of_it(lake):
+    async with home(data_dir=lake.data_dir):
+        await ingest({"events": STORY[:1]})
+        await flush(lake)
+        await ingest({"events": [change("update", 6, {"name": "Eve"})]})
+        _, links = await history(f"{ADA}/history?limit=1")
+        cursor = links["next"].partition("?")[2]
+        assert "cursor=" in cursor
+        assert await state(f"?{cursor}") == ({"name": "Eve"}, False)
+
+
+async def test_a_document_as_deep_as_one_may_be_is_shown(lake):
+    async with home(data_dir=lake.data_dir):
+        depth, step = 0, 1024
+        while step := step // 2:
+            depth += step if await is_taken(depth + step) else 0
+        for _ in range(2):
+            for path in (f"/documents/users/deep-{depth}", f"/documents/users/deep-{depth}/history"):
+                heard = await ask("GET", path)
+                assert (heard.status, b"[" * depth in heard.body) == (200, True), depth
+            await flush(lake)
+
+
+async def is_taken(depth):
+    body = json.dumps({"events": [change("insert", 1, "DEEP", doc_id=f"deep-{depth}")]})
+    body = body.replace('"DEEP"', "[" * depth + "]" * depth)
+    return (await ask("POST", "/ingest", body.encode())).status == 200
+
+
+class Counted(Found):
+    """How many of them are in memory."""
+
+    here = most = 0
+
+    def __init__(self, *values):
+        super().__init__(*values)
+        Counted.here += 1
+        Counted.most = max(Counted.most, Counted.here)
+
+    def __del__(self):
+        Counted.here -= 1
+
+
+def test_of_many_changes_of_a_document_a_page_keeps_few_in_memory():
+    def told():
+        for number in range(3000):
+            moment_ms = number * 7919 % 2000
+            members = {"type": "collection.update", "do": {"id": f"shop-{number % 100}"}, "doc": moment_ms}
+            yield Counted(moment_ms, f"e{moment_ms}", json.dumps(members).encode())
+
+    asked = changes.Asked("users", "user-1", limit=10)
+    shown, cursor = changes.page(asked, changes.foremost(asked, told()))
+    assert [change.found.moment_ms for change in shown] == [*range(1999, 1989, -1)]
+    assert cursor is not None
+    assert len(changes.last_ones(told())) == changes.SOURCES_SAID_MAX + 1
+    assert 10 < Counted.most < 50
 
 
 async def test_a_document_that_two_sources_have_wants_one_of_them_named():

@@ -83,7 +83,7 @@ async def test_another_method_is_405_in_json_and_names_those_that_are_answered(m
 @pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x", "/subscriptions/1/x", "/webhooks"])
 async def test_an_unknown_path_is_404_in_json_for_a_program(path):
     async with home():
-        for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+        for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}, {"accept": "text/html;q*=none''1"}):
             heard = await ask("GET", path, headers=accept)
             assert (heard.status, heard.headers["content-type"]) == (404, "application/json")
             assert heard.json == {

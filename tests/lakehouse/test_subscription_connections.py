@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from lakehouse.subscriptions import guard, webhook
-from lakehouse.subscriptions.connections import IDLE_S, KEPT_MAX, Kept
+from lakehouse.subscriptions.connections import IDLE_S, KEPT_MAX, PARTS_MAX, Kept
 from lakehouse.subscriptions.retries import Outcome
 from tests.builders import NOW_MS
 from tests.lakehouse.subscription_site import LOOPBACK
@@ -226,3 +226,26 @@ async def test_an_answer_before_all_of_the_message_was_read_is_no_end_of_it(kept
     for _, writer in heard:
         writer.transport.abort()
         await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+
+
+async def test_who_says_again_and_again_that_it_will_answer_is_not_listened_to_for_long(kept: Kept) -> None:
+    """Reading it takes the time of everybody else's messages."""
+    async with server() as one:
+        one.answers = [
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + NO_CONTENT,
+            b"HTTP/1.1 103 Wait\r\n\r\n" * (PARTS_MAX + 1),
+        ]
+        assert (await post(one, kept, b"a")).status == 204
+        failed = await post(one, kept, b"b")
+        assert not failed.ok
+        assert f"{PARTS_MAX} times" in failed.error
+        assert [number for number, _ in one.heard] == [0, 0]
+
+
+async def test_of_an_answer_in_crumbs_the_beginning_is_enough(kept: Kept) -> None:
+    async with server() as one:
+        chunks = b"1\r\nx\r\n" * (PARTS_MAX + 1)
+        one.answers = [b"HTTP/1.1 503 No\r\ntransfer-encoding: chunked\r\n\r\n" + chunks]
+        assert (await post(one, kept, b"a")).status == 503
+        assert (await post(one, kept, b"b")).status == 204
+        assert [number for number, _ in one.heard] == [0, 1]

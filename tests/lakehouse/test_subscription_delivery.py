@@ -217,6 +217,8 @@ async def test_of_a_batch_that_was_taken_in_part_only_the_rest_comes_again(stree
         await street.later(5000)
     assert [len(heard.events) for heard in hook.heard] == [3, 2, 1]
     assert len({heard.headers["webhook-id"] for heard in hook.heard}) == 3
+    took = "the receiver took 1 of {} events"
+    assert await every(Attempt, "status", "error") == [(200, took.format(3)), (200, took.format(2)), (200, "")]
     assert (await only(Subscription)).delivered_events == 3
     assert await every(Delivery, "state") == ["delivered"]
 

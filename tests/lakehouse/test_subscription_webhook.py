@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from lakehouse.subscriptions import connections, guard, webhook
+from lakehouse.subscriptions import connections, guard, names, webhook
+from lakehouse.subscriptions.names import OF_A_TENANT_MAX
 from lakehouse.subscriptions.retries import Outcome
 from tests.builders import NOW_MS
 from tests.lakehouse.subscription_site import LOOPBACK, Receiver, receiver
@@ -45,6 +47,37 @@ async def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(hook
     outcome, _ = await post(f"http://changing.example:{hook.port}/x?y=1", resolve=names)
     assert (outcome.ok, names.asked) == (True, 1)
     assert (hook.heard[0].path, hook.heard[0].headers["host"]) == ("/x?y=1", f"changing.example:{hook.port}")
+
+
+async def test_a_tenant_whose_names_nobody_answers_for_keeps_no_other_one_waiting(hook: Receiver) -> None:
+    silent, answer = asyncio.Event(), asyncio.Event()
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        if len(asked) == OF_A_TENANT_MAX:
+            silent.set()
+        if host.endswith(".silent.example"):
+            await answer.wait()
+            raise OSError("nobody knows it")
+        return ["127.0.0.1"]
+
+    known = names.Names(resolve)
+
+    def send(tenant: int, host: str) -> asyncio.Task[tuple[Outcome, bytes]]:
+        return asyncio.create_task(post(f"http://{host}:{hook.port}/", resolve=partial(known.resolve, tenant)))
+
+    sent = [send(1, f"{number}.silent.example") for number in range(3 * OF_A_TENANT_MAX)]
+    async with asyncio.timeout(20):
+        await silent.wait()
+        for one in sent[:OF_A_TENANT_MAX]:
+            one.cancel()  # who asked has gone, and the thread that asks has not
+        outcome, _ = await send(2, "quick.example")
+        assert outcome.ok
+        assert len(asked) == OF_A_TENANT_MAX + 1
+        answer.set()
+        left = await asyncio.gather(*sent[OF_A_TENANT_MAX:])
+    assert {outcome.error for outcome, _ in left} == {"OSError: nobody knows it"}
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,31 @@ def test_refused_events_fill_no_disk_and_it_is_said_which_are_kept_no_longer(tmp
     assert json.loads(emitter.set_aside()[-1].body)["id"] == large
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"[" * 200_000, "HTTP 400"),
+        (b'{"code":"C","error":"half a pair \\ud83d"}', "C: half a pair ?"),
+        (b'{"code":"C","error":"' + b"x" * 900_000 + b'"}', f"C: {'x' * 497}"),
+    ],
+)
+def test_whatever_a_server_says_of_a_refused_event_it_blocks_nobody_and_fills_no_disk(emitter, ingest, said, reason):
+    emitter.emit("bad")
+    emitter.emit("good")
+    ingest.answers = [refused(0), Answer(400, {}, said)]
+    emitter.flush()
+    assert [one.reason for one in emitter.set_aside()] == ["INVALID_EVENT: bad", reason]
+    assert emitter.pending_count == 0
+
+
+def test_a_server_that_names_the_same_event_a_hundred_thousand_times_has_one_set_aside(emitter, ingest):
+    for name in ("bad", "good"):
+        emitter.emit(name)
+    ingest.answers = [refused(*[0] * 100_000, True)]
+    assert emitter.flush() == 1
+    assert [json.loads(one.body)["type"] for one in emitter.set_aside()] == ["bad"]
+
+
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 500])
 def test_a_wrong_address_or_key_keeps_everything(emitter, ingest, status):
     ingest.answers = [status]
@@ -323,7 +348,11 @@ def test_a_fork_made_while_the_thread_sends_sends_and_closes(tmp_path, ingest, c
 
 
 @pytest.mark.parametrize(
-    "said", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", b""]
+    "said",
+    [
+        *(b"what?\r\n\r\n", b""),
+        *(b"HTTP/1.1 %s\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab" % status for status in (b"200 OK", b"500 No")),
+    ],
 )
 def test_an_answer_that_is_no_http_is_no_answer_and_keeps_the_events(tmp_path, clock, said):
     with socket.create_server(("127.0.0.1", 0)) as server:
