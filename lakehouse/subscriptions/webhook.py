@@ -9,6 +9,7 @@ names and handshakes included, has one deadline.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
