@@ -58,7 +58,7 @@ def receive(port: Any, done: Any, result: Any) -> None:
     heard: list[tuple[float, int]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 body = await reader.readexactly(int(LENGTH.search(head)[1]))
                 now_s, found = time.time(), orjson.loads(body)

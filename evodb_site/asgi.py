@@ -15,11 +15,14 @@ from collections.abc import Awaitable
 from typing import Any
 
 import daphne.server  # noqa: F401 - installs its reactor before anybody asks Twisted for one
+import django
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 
-http = get_asgi_application()
+from lakehouse.http.handler import Handler
+
+django.setup(set_prefix=False)
+http = Handler()
 
 from evodb_site.celery import app  # noqa: E402 - whoever asks for flushes needs the broker's settings
 from lakehouse.http.front import Front  # noqa: E402 - the models are ready only now

@@ -51,6 +51,7 @@ FLOORS = {
         "lakehouse.http.documents",
         "lakehouse.http.flushes",
         "lakehouse.http.front",
+        "lakehouse.http.handler",
         "lakehouse.http.keys",
         "lakehouse.http.missing",
         "lakehouse.http.named_queries",

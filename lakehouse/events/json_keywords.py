@@ -24,6 +24,8 @@ PATTERNS_KEPT = 512
 STEPS_OF_A_BATCH, STEPS_OF_AN_EVENT = 20_000, 500
 """A step is a keyword asked of a value, or one of its members; an event of 10 members takes about 100."""
 CHARS_OF_A_STEP = 64
+NESTED_MAX = 150
+"""Keywords within keywords: before Python's stack ends, for `rpds` panics where it does."""
 SAID_CHARS_MAX, SEEN_CHARS_MAX = 200, 60
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
@@ -34,12 +36,13 @@ class TooMuch(Exception):
 
 
 class Steps:
-    """What is left of them."""
+    """What is left of them, and within how many keywords we are."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "nested")
 
     def __init__(self, events: int) -> None:
         self.left = STEPS_OF_A_BATCH + STEPS_OF_AN_EVENT * events
+        self.nested = 0
 
     def take(self, steps: int) -> None:
         self.left -= steps
@@ -115,9 +118,15 @@ def _counted(word: str, keyword: Keyword) -> Keyword:
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
         left = steps.get()
         left.take(_cost(word, value, instance, schema))
-        for error in keyword(validator, value, instance, schema) or ():
-            left.take(len(error.message) // CHARS_OF_A_STEP)
-            yield error
+        if left.nested >= NESTED_MAX:
+            raise RecursionError
+        left.nested += 1
+        try:
+            for error in keyword(validator, value, instance, schema) or ():
+                left.take(len(error.message) // CHARS_OF_A_STEP)
+                yield error
+        finally:
+            left.nested -= 1
 
     return check
 

@@ -75,7 +75,7 @@ class Checker:
         """The first that is wrong with an event of a type that has a schema."""
         if kind not in self._validators:
             self._validators[kind] = Validator(self._schemas[kind], registry=Registry())
-        token = steps.set(self._steps)
+        token, self._steps.nested = steps.set(self._steps), 0
         try:
             error = next(self._validators[kind].iter_errors(loads(event)), None)
         except TooMuch:

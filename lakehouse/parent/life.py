@@ -121,7 +121,8 @@ class ToldLife(Life):
 
     def ended(self, parent: str, child: str | None, code: int, reason: str = "", **members: Any) -> None:
         """A socket, of this process or of a proxy."""
-        members |= {"reason": reason[:REASON_CHARS_MAX]} if reason else {}
+        if reason:  # half a surrogate pair can be in no event, and what cannot be told would block the others
+            members["reason"] = reason[:REASON_CHARS_MAX].encode(errors="replace").decode()
         kind = "ws.error" if code in (ABNORMAL, INTERNAL_ERROR) and reason else "ws.close"
         self.note(kind, parent, child, code=code, **members)
 

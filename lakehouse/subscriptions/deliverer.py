@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,8 @@ AHEAD_EVENTS = 256
 """Of a subscription, taken before they can be sent."""
 AHEAD_BYTES = 16 * 1024 * 1024
 """Of all subscriptions together."""
+TENANT_BYTES = 64 * 1024 * 1024
+"""Of a tenant, being sent or taken for it, and one message: targets that never answer hold them for long."""
 ERROR_PAUSE_S = 2.0
 
 
@@ -132,17 +135,19 @@ class Deliverer:
         now_s = time.monotonic()
         if is_anew := is_anew or now_s - self._asked_s >= POLL_S:
             self._asked_s = now_s
-        ahead_bytes = AHEAD_BYTES - self._sending.waiting_bytes
+        ahead_bytes, held_bytes = AHEAD_BYTES - self._sending.waiting_bytes, Counter(self._sending.held_bytes)
         chosen: list[tuple[Subscription, Chosen]] = []
         active = Subscription.objects.filter(pk__in=ids, state=SubscriptionState.ACTIVE)
         for one in active.select_related("parent"):
-            some = self._choose(one, is_anew=is_anew, ahead_bytes=ahead_bytes)
+            room_bytes = TENANT_BYTES - held_bytes[one.parent_id]
+            some = self._choose(one, is_anew=is_anew, room_bytes=room_bytes, ahead_bytes=ahead_bytes)
             ahead_bytes -= some.size_bytes
+            held_bytes[one.parent_id] += some.size_bytes
             chosen.append((one, some))
         messages = settle.take(chosen)
         return {to.pk: Taken(to, messages[to.pk], some.is_all and not _is_behind(to)) for to, some in chosen}
 
-    def _choose(self, one: Subscription, *, is_anew: bool, ahead_bytes: int) -> Chosen:
+    def _choose(self, one: Subscription, *, is_anew: bool, room_bytes: int, ahead_bytes: int) -> Chosen:
         """Nothing while there is enough of it, or while all that is due is here."""
         line = self._sending.lines.get(one.pk) or Line()
         lanes_max = self.settings.subscription_concurrency
@@ -150,9 +155,8 @@ class Deliverer:
             return Chosen([], [], 0, line.is_all)
         room = max(0, lanes_max - line.lanes - len(line.waiting))
         ahead = AHEAD_EVENTS // one.batch_events if ahead_bytes > 0 else 0
-        return settle.choose(
-            one.pk, room=room, ahead=ahead, ahead_bytes=ahead_bytes, but=set(line.known), now_ms=self.now_ms()
-        )
+        bounds = {"room": room, "room_bytes": room_bytes, "ahead": ahead, "ahead_bytes": ahead_bytes}
+        return settle.choose(one.pk, but=set(line.known), now_ms=self.now_ms(), **bounds)
 
     async def _send(self, message: Message) -> Outcome:
         return await targets.deliver(message, self.settings, self._kept, self._names, now_ms=self.now_ms)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 CHUNK_EVENTS = 500
 IDS_PER_QUERY = 500
+PATTERNS_KEPT_MAX = 50_000
+"""Of all tenants, each in an index with the others that are at its place."""
 MATCHING_S = 0.1
 REST_MS = 5000
 
@@ -37,7 +40,7 @@ class _Overtaken(Exception):
 
 @dataclass(slots=True)
 class _Index:
-    """The patterns of the subscriptions that were told together last, of one parent."""
+    """The patterns of subscriptions of one parent that are told together."""
 
     patterns: dict[int, tuple[str, str]]
     index: PatternIndex[tuple[int, str]] = field(default_factory=PatternIndex)
@@ -56,7 +59,9 @@ class FanOut:
         self, owner: str, settings: SubscriptionConfig, reader: Reader, *, timer: Callable[[], float] = time.thread_time
     ) -> None:
         self._owner, self._settings, self._reader, self._timer = owner, settings, reader, timer
-        self._indexes: dict[int, _Index] = {}
+        self._indexes: OrderedDict[int, _Index] = OrderedDict()
+        """By the first subscription of each; those used last are the last."""
+        self._patterns_kept = 0
         self._most: dict[int, int] = {}
         """How many events of a parent are taken at once; fewer where its patterns take long, for others wait."""
         self._resting: dict[tuple[int, Place], int] = {}
@@ -123,10 +128,7 @@ class FanOut:
     def _choose(
         self, parent_id: int, subscriptions: Sequence[Subscription], events: Iterable[Told]
     ) -> dict[int, list[Told]]:
-        patterns = {one.pk: (one.pattern, one.table) for one in subscriptions}
-        index = self._indexes.get(parent_id)
-        if index is None or index.patterns != patterns:
-            index = self._indexes[parent_id] = _Index(patterns)
+        index = self._index({one.pk: (one.pattern, one.table) for one in subscriptions})
         from_ms = {one.pk: one.from_ms for one in subscriptions}
         chosen: dict[int, list[Told]] = {}
         started_s = self._timer()
@@ -139,6 +141,19 @@ class FanOut:
             max(1, self._events_max(parent_id) // 2) if took_long else self._events_max(parent_id) * 2
         )
         return chosen
+
+    def _index(self, patterns: dict[int, tuple[str, str]]) -> _Index:
+        """Made once for those who stay together: of ten thousand patterns it takes half a second."""
+        first = min(patterns)
+        found = self._indexes.pop(first, None)
+        if found is None or found.patterns != patterns:
+            self._patterns_kept += len(patterns) - (0 if found is None else len(found.patterns))
+            found = _Index(patterns)
+        self._indexes[first] = found
+        while self._patterns_kept > PATTERNS_KEPT_MAX and len(self._indexes) > 1:
+            _, gone = self._indexes.popitem(last=False)
+            self._patterns_kept -= len(gone.patterns)
+        return found
 
     def _events_max(self, parent_id: int) -> int:
         return min(self._most.get(parent_id, CHUNK_EVENTS), CHUNK_EVENTS, self._settings.subscription_pending_max)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -60,6 +60,8 @@ class Sending:
         self.until_ms = 0
         """How long the subscriptions are certainly ours."""
         self.waiting_bytes = 0
+        self.held_bytes: Counter[int] = Counter()
+        """Waiting or being sent, by tenant."""
 
     def go_on(self, taken: Mapping[int, Taken]) -> None:
         """With these; what waits for any other subscription is not ours to send any more."""
@@ -73,7 +75,9 @@ class Sending:
             line.to, line.is_all = to, is_all
             line.waiting += messages
             line.known.update(message.delivery_id for message in messages)
-            self.waiting_bytes += sum(len(message.events) for message in messages)
+            size_bytes = sum(len(message.events) for message in messages)
+            self.waiting_bytes += size_bytes
+            self.held_bytes[to.parent_id] += size_bytes
             for _ in range(min(self._lanes_max - line.lanes, len(line.waiting))):
                 self._start(line)
 
@@ -89,8 +93,16 @@ class Sending:
 
     def _drop(self, line: Line) -> None:
         line.known.difference_update(message.delivery_id for message in line.waiting)
-        self.waiting_bytes -= sum(len(message.events) for message in line.waiting)
+        for message in line.waiting:
+            self.waiting_bytes -= len(message.events)
+            self._let_go(message)
         line.waiting.clear()
+
+    def _let_go(self, message: Message) -> None:
+        tenant = message.to.parent_id
+        self.held_bytes[tenant] -= len(message.events)
+        if not self.held_bytes[tenant]:
+            del self.held_bytes[tenant]
 
     def _start(self, line: Line) -> None:
         line.lanes += 1
@@ -120,4 +132,5 @@ class Sending:
             outcome = Outcome(False, error=f"{type(exc).__name__}: {exc}"[: webhook.ERROR_CHARS_MAX])
         if outcome.status == GONE:
             self._drop(line)
+        self._let_go(message)
         self.done.append(Tried(message, started_ms, self._now_ms() - started_ms, outcome))

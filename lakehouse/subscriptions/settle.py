@@ -23,6 +23,7 @@ from lakehouse.subscriptions.totals import Sums
 log = logging.getLogger(__name__)
 
 INTEGER_MAX = 2**31 - 1
+NO_BOUND = 2**62
 IDS_PER_QUERY = 500
 
 
@@ -55,15 +56,27 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    subscription_id: int, *, room: int, but: Collection[int], now_ms: int, ahead: int = 0, ahead_bytes: int = 0
+    subscription_id: int,
+    *,
+    room: int,
+    but: Collection[int],
+    now_ms: int,
+    room_bytes: int = NO_BOUND,
+    ahead: int = 0,
+    ahead_bytes: int = 0,
 ) -> Chosen:
-    """So many messages that are due, the longest waiting first, without those that are in memory already; and some
-    ahead, as long as they are small.
+    """So many messages that are due, the longest waiting first, without those that are in memory already, until they
+    have so many bytes; and some ahead, as long as they are small.
     """
     due = rows.due(subscription_id, now_ms=now_ms, most=room + ahead + len(but)) if room + ahead else []
     sized = [one for one in due if one[0] not in but][: room + ahead]
-    chosen = sized[:room]
-    for one in sized[room:]:
+    chosen = []
+    for one in sized[:room]:
+        if room_bytes <= 0:
+            break
+        room_bytes -= one[2]
+        chosen.append(one)
+    for one in sized[room:] if room_bytes > 0 else ():
         if (ahead_bytes := ahead_bytes - one[2]) < 0:
             break
         chosen.append(one)

@@ -347,3 +347,15 @@ async def test_an_event_that_its_table_refused_is_no_repeat_when_it_comes_again(
         await in_thread(table.delete)
         assert "deduplicated" not in (await ingest(body)).json
         assert await in_thread(Batch.objects.count) == 1
+
+
+def test_a_schema_that_refers_to_itself_without_end_panics_nobody_wherever_the_stack_ends():
+    """The library that finds references panicked where Python's stack ended within it."""
+    text = json.dumps({"not": {"$ref": "#", "$recursiveRef": "#/%ZZ", "minimum": 1.5}}).encode()
+
+    def read(frames):
+        return read(frames - 1) if frames else json_schema.read(text)
+
+    for frames in range(40):
+        with pytest.raises(json_schema.BadSchema, match="refers to itself without end"):
+            read(frames)

@@ -92,6 +92,13 @@ async def test_an_unknown_path_is_404_in_json_for_a_program(path):
             }
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/query", "/subscriptions", "/flush"])
+async def test_a_content_type_nobody_can_read_is_400_in_json(path):
+    async with home():
+        heard = await ask("POST", path, b"{}", headers={"content-type": "text/plain;charset*=none''1"})
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_REQUEST")
+
+
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 

@@ -198,6 +198,16 @@ async def test_events_that_the_table_of_the_operator_refuses_are_set_aside_and_b
     assert "13 events of parents and their sockets were refused for good and set aside" in caplog.text
 
 
+async def test_a_reason_with_half_a_pair_blocks_nobody():
+    async with home(events_lifecycle="on") as (opened, _):
+        opened.life.ended("shop", "till-1", 1011, "half a pair \ud83d")
+        opened.life.ended("shop", "till-2", 1000)
+    assert [(one["source"], one.get("reason")) for one in await told()] == [
+        ("till-1", "half a pair ?"),
+        ("till-2", None),
+    ]
+
+
 def forget_everything():
     Batch.objects.all().delete()
     for parent in Parent.objects.all():

@@ -20,7 +20,7 @@ from django.core.management import call_command
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
 from lakehouse.models import Batch, BatchPayload, Flush, Parent
-from lakehouse.subscriptions import desk, settle
+from lakehouse.subscriptions import desk, fan_out, settle
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.builders import NOW_MS, entry, parent, run, source
 from tests.lakehouse.subscription_site import LOOPBACK, Receiver, Street, commit, receiver, subscribe
@@ -325,6 +325,57 @@ async def test_only_small_messages_are_taken_ahead(street: Street) -> None:
     assert found == (ids[1:], [], 1030, True)
     found = await choose(one.pk, room=2, but=(), now_ms=NOW_MS)
     assert found == (ids[:2], [], 20, False)
+    found = await choose(one.pk, room=4, but=(), now_ms=NOW_MS, room_bytes=15, ahead=9, ahead_bytes=100)
+    assert found == (ids[:2], [], 20, False)
+    found = await choose(one.pk, room=4, but=(), now_ms=NOW_MS, room_bytes=0, ahead=9, ahead_bytes=100)
+    assert found == ([], [], 0, False)
+
+
+async def test_a_tenant_whose_targets_never_answer_fills_no_memory_and_holds_up_nobody_else(
+    street: Street, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.subscriptions.deliverer.TENANT_BYTES", 1)
+    stuck, quick = await a_shop("stuck"), await a_shop("quick")
+    hook.decide = lambda heard: None if heard.path == "/stuck" else (200, b"")
+    for _ in range(3):
+        await subscribe(street, stuck, hook.url("/stuck"))
+    await subscribe(street, quick, hook.url("/quick"))
+    one = street.deliverer()
+    for shop in (stuck, quick):
+        await commit(street, shop, run(1, 10))
+    while sum(heard.path == "/quick" for heard in hook.heard) < 10:
+        await one.round()
+    assert [heard.path for heard in hook.heard].count("/stuck") == 1
+    hook.decide = None
+    one._kept.close()
+    for lane in one._sending.lanes:
+        lane.cancel()
+    await asyncio.wait(one._sending.lanes)
+    await street.later(street.settings.subscription_lease_ms)
+    assert [heard.path for heard in hook.heard].count("/stuck") == 1 + 30
+
+
+async def test_subscriptions_at_two_places_have_their_patterns_looked_at_once(
+    street: Street, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Counted(fan_out._Index):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            made.append(len(self.patterns))
+
+    monkeypatch.setattr(fan_out, "_Index", Counted)
+    monkeypatch.setattr(fan_out, "CHUNK_EVENTS", 2)
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url("/a"))
+    await commit(street, shop, run(1, 1))
+    one = await subscribe(street, shop, hook.url("/b"))
+    await sync_to_async(Subscription.objects.filter(pk=one.pk).update)(commit_number=1)
+    await commit(street, shop, run(2, 9))
+    await street.deliver()
+    assert [heard.path for heard in hook.heard].count("/b") == 8
+    assert made.count(1) == 2
 
 
 async def test_more_than_one_transaction_of_attempts_is_written_down(
