@@ -5,7 +5,16 @@ import os
 import sys
 
 from django.core.management import execute_from_command_line
+from django.db import DatabaseError
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except DatabaseError as exc:
+        from lakehouse.management import unprepared
+
+        said = unprepared.sentence(exc)
+        if said is None or "--traceback" in sys.argv:
+            raise
+        sys.exit(f"CommandError: {said}")

@@ -3,11 +3,11 @@
     supervisor ─┬─ daphne   sockets and admin
                 ├─ worker   Celery, over a broker of plain files
                 ├─ beat     asks for flushes that are due; apart, for inside a worker it would outlive a kill
-                └─ deliverer tells subscriptions what was committed; apart, for a slow target must not hold up a flush
+                └─ deliver  tells subscriptions what was committed; apart, for a slow target must not hold up a flush
 
 A process that dies is started again; the journal knows what it was at. One that cannot stay up ends the house with 1,
-and its last lines are told. Ctrl-C walks the street to its end: answer what
-was accepted, close sockets with 1001, flush, stop the worker.
+and its last lines are told. Ctrl-C walks the street to its end: answer what was accepted, close sockets with 1001,
+flush, stop the worker.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ The settings of a run come from tests.environment.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-from django.db import connection, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
 
@@ -46,28 +48,62 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 
 HOUSES = Path(__file__).with_name("acceptance")
+OF_FILES = {
+    "test_duck.py",
+    "test_engine.py",
+    "test_engine_as_of.py",
+    "test_engine_attacks.py",
+    "test_engine_tables.py",
+    "test_foreign_rest.py",
+    "test_http_query.py",
+    "test_query_command.py",
+    "test_rest_clients.py",
+    "test_travel.py",
+    "test_upkeep_compaction.py",
+}
+"""Who reads files of the lake, or makes fewer of them, looks into the database for where they lie and no further.
+
+How pointers move is tried on both, in test_tables.py, test_flow.py and tests/contracts.
+"""
+LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL what asks for a database, for all else has run on SQLite; and houses first.
+    """On PostgreSQL what is about the database, for all else has run on SQLite; and houses first.
 
     A file of them takes up to a minute. One that began last would be waited for by the other process.
     """
+    left_out = config.stash[LEFT_OUT] = Counter()
     if os.environ.get("EVODB_TEST_DATABASE") == "postgresql":
-        config.hook.pytest_deselected(items=[item for item in items if not asks_for_a_database(item)])
-        items[:] = filter(asks_for_a_database, items)
+        reasons = [once_is_enough(item) for item in items]
+        left_out.update(filter(None, reasons))
+        config.hook.pytest_deselected(items=[item for item, why in zip(items, reasons, strict=True) if why])
+        items[:] = [item for item, why in zip(items, reasons, strict=True) if not why]
     items.sort(key=lambda item: HOUSES not in item.path.parents)
 
 
-def asks_for_a_database(item: pytest.Item) -> bool:
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return [f"left to SQLite: {count} {why}" for why, count in config.stash.get(LEFT_OUT, Counter()).items()]
+
+
+def once_is_enough(item: pytest.Item) -> str:
+    """Why a test that runs on SQLite need not run on PostgreSQL; nothing, if it has to."""
+    if HOUSES in item.path.parents:
+        return ""  # see its conftest.py
     fixtures = set(getattr(item, "fixturenames", ()))
-    return bool(item.get_closest_marker("django_db") or {"db", "transactional_db"} & fixtures) or (
-        HOUSES in item.path.parents
-    )
+    if not (item.get_closest_marker("django_db") or {"db", "transactional_db"} & fixtures):
+        return "ask for no database"
+    return "are about files of the lake" if item.path.name in OF_FILES else ""
 
 
 MADE_BY_MIGRATE = {"auth_permission", "django_content_type"}
+
+
+@cache
+def to_be_empty() -> frozenset[str]:
+    """Tables of the database of the run. Who asks PostgreSQL after each test asks two thousand times, 5 ms each."""
+    return frozenset(connection.introspection.django_table_names(only_existing=True, include_views=False))
 
 
 def empty_what_was_written(self: TransactionTestCase) -> None:
@@ -78,7 +114,10 @@ def empty_what_was_written(self: TransactionTestCase) -> None:
     for name in self._databases_names(include_mirrors=False):
         database = connections[name]
         quoted = database.ops.quote_name
-        tables = set(database.introspection.django_table_names(only_existing=True, include_views=False))
+        if name == DEFAULT_DB_ALIAS:
+            tables = to_be_empty()
+        else:
+            tables = frozenset(database.introspection.django_table_names(only_existing=True, include_views=False))
         asked = [f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {quoted(table)})" for table in tables - MADE_BY_MIGRATE]
         with database.cursor() as cursor:
             cursor.execute(" UNION ALL ".join(asked))

@@ -69,6 +69,7 @@ FLOORS = {
         "lakehouse.limits.handshake",
         "lakehouse.limits.lag",
         "lakehouse.management.asking",
+        "lakehouse.management.unprepared",
         "lakehouse.management.commands.*",
         "lakehouse.parent.admissions",
         "lakehouse.parent.alarm",

@@ -25,6 +25,7 @@ class ReadOnlyAdmin(ModelAdmin):
     """Rows that record what happened. Payloads stay in the database; their size and first bytes are asked for."""
 
     show_full_result_count = False
+    head_bytes = HEAD_BYTES
     ordering: ClassVar[tuple[str, ...]] = ("-pk",)
     actions = None
 
@@ -40,7 +41,7 @@ class ReadOnlyAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         binary = [field.name for field in self.model._meta.concrete_fields if isinstance(field, BinaryField)]
         looks: dict[str, Any] = {f"{name}_length": Length(name) for name in binary}
-        looks |= {f"{name}_head": Substr(name, 1, HEAD_BYTES, output_field=BinaryField()) for name in binary}
+        looks |= {f"{name}_head": Substr(name, 1, self.head_bytes, output_field=BinaryField()) for name in binary}
         rows: QuerySet[Any] = super().get_queryset(request).defer(*binary)
         return rows.annotate(**looks) if looks else rows
 

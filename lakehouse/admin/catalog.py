@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
 from lakehouse.admin.shown import moment, size
-from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace, TableUpkeep
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace, TableToMake, TableUpkeep
 
 
 @admin.register(Namespace)
@@ -29,6 +29,13 @@ class IcebergTableAdmin(ReadOnlyAdmin):
     list_select_related = ("namespace",)
     ordering = ("namespace__name", "name")
     search_fields = ("name", "metadata_location")
+
+
+@admin.register(TableToMake)
+class TableToMakeAdmin(ReadOnlyAdmin):
+    list_display = ("name", "namespace", "uuid", "table")
+    list_select_related = ("table__namespace",)
+    search_fields = ("name", "uuid")
 
 
 @admin.register(ForgottenSnapshot)

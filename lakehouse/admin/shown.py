@@ -5,6 +5,7 @@ A column is made once for each field, because the admin tells columns apart by i
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,7 +19,7 @@ from lakehouse import clock
 Column = Any
 """A function of a row; Django's stubs know column names only."""
 
-NOTHING = "-"
+NOTHING, UNBROKEN = "-", "\N{NO-BREAK SPACE}"
 HEAD_BYTES = 32
 """So much of a payload is read and shown."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,6 +38,12 @@ def moment_text(value_ms: int | None, *, now_ms: int) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S} UTC ({f'{age} ago' if value_ms <= now_ms else f'in {age}'})"
 
 
+def moment_shown(value_ms: int | None, *, now_ms: int) -> str:
+    """The same on a page, where a narrow column may break it before the bracket and nowhere else."""
+    when, bracket, age = moment_text(value_ms, now_ms=now_ms).partition(" (")
+    return when.replace(" ", UNBROKEN) + bracket + age.replace(" ", UNBROKEN)
+
+
 def age_text(age_ms: int) -> str:
     """`3 min`."""
     seconds = abs(age_ms) // 1000
@@ -49,7 +56,7 @@ def moment(field: str) -> Column:
     """The column of a `*_ms` field."""
 
     def shown(row: Any) -> str:
-        return moment_text(getattr(row, field), now_ms=clock.now_ms())
+        return moment_shown(getattr(row, field), now_ms=clock.now_ms())
 
     return _column(shown, field, label=field.removesuffix("_ms"))
 
@@ -72,9 +79,18 @@ def content(field: str) -> Column:
         length, head = getattr(row, f"{field}_length"), bytes(getattr(row, f"{field}_head") or b"")
         if not length:
             return NOTHING
-        return f"{filesizeformat(length)}: {head.hex(' ')}{' …' if length > len(head) else ''}"
+        return f"{filesizeformat(length)}: {_beginning(head)}{' …' if length > len(head) else ''}"
 
     return _column(shown, f"{field}_length", label=field)
+
+
+def _beginning(head: bytes) -> str:
+    """As text where it is one, though its last character may be cut; else byte by byte."""
+    try:
+        text = getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return head.hex(" ")
+    return text if text.isprintable() else head.hex(" ")
 
 
 def _column(shown: Callable[[Any], str], field: str, *, label: str) -> Column:

@@ -226,12 +226,6 @@ class DjangoCatalog(WithoutViews):
             raise CommitFailedException(f"Table was moved by another writer: {_shown(identifier)}")
         return self._response(staged)
 
-    def stage_create(
-        self, identifier: str | Identifier, schema: Schema, spec: PartitionSpec, properties: Properties
-    ) -> StagedTable:
-        """A table that exists in memory only; its namespace need not exist yet."""
-        return self._create_staged_table(identifier, schema, None, spec, UNSORTED_SORT_ORDER, properties)
-
     def find(self, identifier: str | Identifier) -> Table | None:
         """The table, or None."""
         location = pointers.find(*table_key(identifier))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from uuid import UUID, uuid4
 
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from lakehouse.clock import now_ms
-from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace, TableToMake
 
 SEPARATOR = "\x1f"
 
@@ -45,10 +46,20 @@ def insert(namespace: str, table: str, location: str) -> bool:
         with transaction.atomic():
             # Locked, or dropping the namespace meanwhile would fail the whole transaction at its end.
             row = Namespace.objects.select_for_update().get(name=namespace)
-            IcebergTable.objects.create(namespace=row, name=table, metadata_location=location)
+            made = IcebergTable.objects.create(namespace=row, name=table, metadata_location=location)
+            TableToMake.objects.filter(namespace=namespace, name=table).update(table=made)
     except IntegrityError:
         return False
     return True
+
+
+def uuid_to_make(namespace: str, table: str) -> UUID:
+    """What a table of ours is made as, by all who make it; another one once that table was dropped or renamed."""
+    row, _ = TableToMake.objects.select_related("table__namespace").get_or_create(namespace=namespace, name=table)
+    if row.table is not None and (row.table.namespace.name, row.table.name) != (namespace, table):
+        TableToMake.objects.filter(pk=row.pk, uuid=row.uuid).update(uuid=uuid4(), table=None)
+        row.refresh_from_db()
+    return row.uuid
 
 
 def move(namespace: str, table: str, *, expected: str, location: str, forgotten: Sequence[Forgotten] = ()) -> bool:

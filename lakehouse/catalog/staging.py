@@ -7,9 +7,12 @@ was made from, so here nothing is copied: of the time that each snapshot adds to
 from __future__ import annotations
 
 from pyiceberg.io import FileIO
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, CreateTableTransaction, StagedTable, Table, Transaction
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import (
     TableRequirement,
     TableUpdate,
@@ -17,11 +20,11 @@ from pyiceberg.table.update import (
     _TableMetadataUpdateContext,
     _update_table_metadata_log,
 )
-from pyiceberg.typedef import Identifier
+from pyiceberg.typedef import Identifier, Properties
 
 from lakehouse.catalog import retention
-from lakehouse.catalog.catalog import DjangoCatalog
-from lakehouse.catalog.pointers import Forgotten
+from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.pointers import Forgotten, uuid_to_make
 from lakehouse.clock import now_ms
 
 
@@ -35,6 +38,14 @@ class Staging(DjangoCatalog):
     def __init__(self, catalog: DjangoCatalog) -> None:
         super().__init__(catalog.name, **catalog.properties)
         self._files = catalog._files
+
+    def stage_create(
+        self, identifier: str | Identifier, schema: Schema, spec: PartitionSpec, properties: Properties
+    ) -> StagedTable:
+        """A table that exists in memory only; its namespace need not exist yet."""
+        found = self._create_staged_table(identifier, schema, None, spec, UNSORTED_SORT_ORDER, properties)
+        found.metadata = found.metadata.model_copy(update={"table_uuid": uuid_to_make(*table_key(identifier))})
+        return found
 
     def commit_table(
         self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import uuid4
 
 from lakehouse.catalog.catalog import namespace_key
 from lakehouse.current.names import current_of
@@ -27,8 +26,6 @@ class Moment:
     """Those that brought rows since; None: everything is to be read."""
     changes_location: str
     current_location: str | None
-    next_uuid: str
-    """Whoever makes the table gives it this one; so what a loser left, or one who died, is no other table's."""
 
     @property
     def namespace_of_now(self) -> str:
@@ -61,9 +58,6 @@ def wanted(now_ms: int) -> list[tuple[str, str]]:
 def look(namespace: str, table: str) -> Moment | None:
     """None when there is no such table, or nothing happened since."""
     CurrentTable.objects.get_or_create(namespace=namespace, table=table)
-    if _pointer(current_of(namespace), table) is None:
-        unmade = CurrentTable.objects.filter(namespace=namespace, table=table, next_uuid="")
-        unmade.update(next_uuid=str(uuid4()))
     with one_moment():
         row = CurrentTable.objects.get(namespace=namespace, table=table)
         changes, now = _pointer(namespace, table), _pointer(current_of(namespace), table)
@@ -85,7 +79,6 @@ def look(namespace: str, table: str) -> Moment | None:
         flushes,
         changes.metadata_location,
         None if now is None else now.metadata_location,
-        row.next_uuid or str(uuid4()),
     )
 
 

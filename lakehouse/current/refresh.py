@@ -12,7 +12,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID
 
 import duckdb
 import pyarrow as pa
@@ -164,9 +163,7 @@ class _Refresh:
             bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
             spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
             properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
-            made = self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties)
-            made.metadata = made.metadata.model_copy(update={"table_uuid": UUID(self._moment.next_uuid)})
-            return Creation(made)
+            return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))
         names = {field.name for field in kept}
         arrow = evolution.arrow_schema(schema)
         return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
@@ -212,7 +209,6 @@ class _Refresh:
         if self._moment.current_location is None:
             pointers.lock_namespaces({namespace})
             moved = pointers.insert(namespace, name, location)
-            CurrentTable.objects.filter(pk=self._moment.current_id).update(next_uuid="")
         else:
             moved = pointers.move(
                 namespace,

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from lakehouse import clock
-from lakehouse.admin.shown import moment_text
+from lakehouse.admin.shown import moment_shown
 from lakehouse.dashboard import chosen, gate
 from lakehouse.dashboard.gate import page
 from lakehouse.flush import letters as unreadable
@@ -39,7 +39,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     context = {
         "given_up": [_message(one, now_ms) for one in found[:SHOWN_MAX]],
         "more_given_up": len(found) > SHOWN_MAX,
-        "entries": [{"row": one, "since": moment_text(one.created_ms, now_ms=now_ms)} for one in others[:SHOWN_MAX]],
+        "entries": [{"row": one, "since": moment_shown(one.created_ms, now_ms=now_ms)} for one in others[:SHOWN_MAX]],
         "more_entries": len(others) > SHOWN_MAX,
         "may_retry": request.user.has_perm(gate.RETRY),
         "may_replay": request.user.has_perm(gate.REPLAY),
@@ -73,7 +73,7 @@ def _back(request: HttpRequest, text: str) -> HttpResponse:
 def _message(one: Any, now_ms: int) -> dict[str, Any]:
     return {
         "row": one,
-        "since": moment_text(one.dead_ms, now_ms=now_ms),
+        "since": moment_shown(one.dead_ms, now_ms=now_ms),
         "is_tried": one.state != DeliveryState.DEAD,
         "events": _events(bytes(one.head or b"")),
     }

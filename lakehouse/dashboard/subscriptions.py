@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
 from lakehouse import clock
-from lakehouse.admin.shown import moment_text
+from lakehouse.admin.shown import moment_shown
 from lakehouse.dashboard import chosen, gate
 from lakehouse.dashboard.gate import page
 from lakehouse.subscriptions import desk
@@ -87,7 +87,7 @@ def _standing(found: list[Subscription]) -> list[dict[str, Any]]:
             "behind": max(0, one.parent.commit_number - one.commit_number),
             "pending": pending.get(one.pk, 0),
             "letters": letters.get(one.pk, 0),
-            "delivered": moment_text(one.last_delivered_ms, now_ms=now_ms),
+            "delivered": moment_shown(one.last_delivered_ms, now_ms=now_ms),
         }
         for one in found
     ]
@@ -97,13 +97,13 @@ def _with_attempts(found: list[Delivery]) -> list[dict[str, Any]]:
     now_ms = clock.now_ms()
     attempts: dict[int, list[dict[str, Any]]] = {}
     for one in Attempt.objects.filter(delivery__in=found).order_by("-pk")[:ATTEMPTS_MAX]:
-        said = {"row": one, "started": moment_text(one.started_ms, now_ms=now_ms)}
+        said = {"row": one, "started": moment_shown(one.started_ms, now_ms=now_ms)}
         attempts.setdefault(one.delivery_id, []).append(said)
     return [
         {
             "row": one,
-            "made": moment_text(one.created_ms, now_ms=now_ms),
-            "due": moment_text(one.next_attempt_ms, now_ms=now_ms) if one.state == DeliveryState.PENDING else "",
+            "made": moment_shown(one.created_ms, now_ms=now_ms),
+            "due": moment_shown(one.next_attempt_ms, now_ms=now_ms) if one.state == DeliveryState.PENDING else "",
             "attempts": attempts.get(one.pk, []),
         }
         for one in found

@@ -123,6 +123,7 @@ for _provider in signatures.PROVIDERS:
         response={200: openapi.Ingested, **openapi.ERRORS},
         openapi_extra=openapi.webhook(),
     )
+endpoints(f"{webhooks.PATH}{{provider}}", webhooks.answer, {})
 
 endpoint(
     "GET",

@@ -120,7 +120,7 @@ class Asked:
 
 def asked_of(query: Mapping[str, list[str]], collection: str, doc_id: str, *, is_history: bool) -> Asked:
     """Only a history has pages. Raises EventsRefused."""
-    words = {name: query[name][0] for name in (*PAGE, "cursor") if name in query}
+    words = wanting.words_of(query, *PAGE, "cursor")
     for name in ("bookmark", "source"):
         if len(words.get(name, "")) > wanting.WORD_CHARS_MAX:
             raise refuse(Code.INVALID_REQUEST, f"{name}: has more than {wanting.WORD_CHARS_MAX} characters")

@@ -17,8 +17,8 @@ from lakehouse.events.refusals import Code, EventsRefused
 
 TOLERANCE_S = 300
 SIGNATURES_MAX = 10
-NO = "the signature is missing, wrong or too old"
-"""All that a stranger hears."""
+NO = "the signature is missing, wrong or too old, or EVODB_EVENTS_WEBHOOK_SECRETS has no secret for it"
+"""All that a stranger hears: the same, whether there is a secret or not."""
 
 
 @dataclass(frozen=True, slots=True)

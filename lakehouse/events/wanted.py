@@ -23,6 +23,7 @@ MOMENT_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
 PAGE = ("cursor", "limit")
 FILTERS = ("type", "provider", "source", "before", "after", "from", "to")
+OF_THE_CALLER = ("namespace", "token")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
@@ -141,7 +142,7 @@ class Wanted:
 
 def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
     """Raises EventsRefused."""
-    words = {name: query[name][0] for name in (*FILTERS, *PAGE) if name in query}
+    words = words_of(query, *FILTERS, *PAGE)
     for name in ("type", "provider", "source"):
         if len(words.get(name, "")) > WORD_CHARS_MAX:
             raise refuse(Code.INVALID_REQUEST, f"{name}: has more than {WORD_CHARS_MAX} characters")
@@ -159,6 +160,15 @@ def read(query: Mapping[str, list[str]], *, limit: int = LIMIT) -> Wanted:
         cursor=Cursor.read(words["cursor"]) if "cursor" in words else None,
         limit=limit_of(words, otherwise=limit),
     )
+
+
+def words_of(query: Mapping[str, list[str]], *names: str) -> dict[str, str]:
+    """Raises EventsRefused for a word that means nothing here: an `asof` would be answered as if nobody had said it."""
+    strange = next((name for name in query if name not in (*names, *OF_THE_CALLER)), None)
+    if strange is not None:
+        known = ", ".join(dict.fromkeys((*names, "namespace")))
+        raise refuse(Code.INVALID_REQUEST, f"{strange[:40]}: is not known here, wanted some of {known}")
+    return {name: query[name][0] for name in names if name in query}
 
 
 def limit_of(words: Mapping[str, str], *, otherwise: int) -> int:

@@ -35,6 +35,7 @@ class StructuredBody(msgspec.Struct, rename="camel", frozen=True, kw_only=True, 
     limit: int | UnsetType = UNSET
 
 
+WANTED = f"wanted `sql`, or some of {', '.join(StructuredBody.__struct_encode_fields__)}"
 _json = msgspec.json.Decoder(StructuredBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -46,8 +47,7 @@ def is_structured(data: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
     if not members:
-        names = ", ".join(StructuredBody.__struct_encode_fields__)
-        raise InvalidQuery(f"the body asks for nothing; wanted `sql`, or some of {names}")
+        raise InvalidQuery(f"the body asks for nothing; {WANTED}")
     return "sql" not in members
 
 
@@ -56,7 +56,8 @@ def read(data: bytes) -> tuple[StructuredBody, str, dict[str, Any]]:
     try:
         body = _json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise InvalidQuery(f"the body cannot be used: {exc}"[:1000]) from None
+        hint = f"; {WANTED}" if "unknown field" in str(exc) else ""
+        raise InvalidQuery(f"the body cannot be used: {str(exc)[:500]}{hint}") from None
     conditions: list[str] = []
     values: dict[str, Any] = {}
 
@@ -75,12 +76,19 @@ def read(data: bytes) -> tuple[StructuredBody, str, dict[str, Any]]:
     if body.event_types is not UNSET:
         if not 1 <= len(body.event_types) <= TYPES_MAX:
             raise InvalidQuery(f"eventTypes: has {len(body.event_types)}, wanted 1 to {TYPES_MAX}")
-        names = [f"type_{index}" for index in range(len(body.event_types))]
-        conditions.append(f"type IN ({', '.join(f'${name}' for name in names)})")
-        values |= dict(zip(names, body.event_types, strict=True))
+        asked = [_of_type(f"type_{index}", said) for index, said in enumerate(body.event_types)]
+        conditions.append(f"({' OR '.join(condition for condition, _ in asked)})")
+        values |= {name: value for _, found in asked for name, value in found.items()}
     columns = ", ".join(f'"{name}"' for name in COLUMNS)
     found = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return body, f"SELECT {columns} FROM events{found} ORDER BY _ts DESC, _row_id DESC", values  # noqa: S608 - bound
+
+
+def _of_type(name: str, said: str) -> tuple[str, dict[str, str]]:
+    """All of a type, or how it begins and `*`, which no type has in it."""
+    if said.endswith("*"):
+        return f"starts_with(type, ${name})", {name: said[:-1]}
+    return f"type = ${name}", {name: said}
 
 
 def _moment(name: str, moment: datetime | UnsetType) -> str | UnsetType:

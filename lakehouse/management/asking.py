@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -61,6 +62,18 @@ def several(work: Callable[[Callable[[Query], Answer]], Any]) -> Any:
         return asyncio.run(run())
     except QueryError as exc:
         raise CommandError(f"{exc} ({exc.code})") from None
+
+
+@contextmanager
+def about(as_of: str) -> Iterator[None]:
+    """Whoever says a time that is none hears that, and not the query it became."""
+    try:
+        yield
+    except CommandError as exc:
+        if as_of and "Conversion Error" in str(exc):
+            wanted = "a time such as '2026-01-31 12:00:00', in UTC or with its zone"
+            raise CommandError(f"--as-of is {as_of[:100]!r}, wanted {wanted}") from None
+        raise
 
 
 def show(command: BaseCommand, answer: Answer, form: str) -> None:

@@ -6,7 +6,7 @@ Times are whole milliseconds since 1970 (`*_ms`), as on the wire.
 from lakehouse.models.access import AccessKey
 from lakehouse.models.batches import Batch, BatchPayload, BatchState
 from lakehouse.models.breaker import StoreBreaker
-from lakehouse.models.catalog import IcebergTable, Namespace
+from lakehouse.models.catalog import IcebergTable, Namespace, TableToMake
 from lakehouse.models.child_tables import ChildTable
 from lakehouse.models.current import CurrentSource, CurrentTable
 from lakehouse.models.events import EventExport, EventHour, EventId, EventSchema
@@ -51,5 +51,6 @@ __all__ = [
     "SchemaMode",
     "StoreBreaker",
     "TableSchema",
+    "TableToMake",
     "TableUpkeep",
 ]

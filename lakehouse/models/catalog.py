@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from django.db import models
 
 
@@ -29,3 +31,24 @@ class IcebergTable(models.Model):
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+
+class TableToMake(models.Model):
+    """The UUID of a table that a flush or a refresh makes: the same for all who try, until that table is gone.
+
+    So the metadata of one who lost, or died, is of this table, and not of one that nobody knows and may register.
+    """
+
+    namespace = models.CharField(max_length=500)
+    name = models.CharField(max_length=500)
+    uuid = models.UUIDField(default=uuid.uuid4)
+    table = models.OneToOneField(
+        IcebergTable, null=True, on_delete=models.CASCADE, related_name="made_as", help_text="Once it is there."
+    )
+
+    class Meta:
+        verbose_name_plural = "tables to make"
+        constraints = [models.UniqueConstraint(fields=["namespace", "name"], name="table_to_make_once")]
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.name}".replace("\x1f", ".")

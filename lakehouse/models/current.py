@@ -18,9 +18,6 @@ class CurrentTable(models.Model):
     positions = models.JSONField(default=dict)
     version = models.PositiveBigIntegerField(null=True, help_text="Of the table of changes, when it was read last.")
     refreshed_ms = models.BigIntegerField(default=0)
-    next_uuid = models.CharField(
-        max_length=36, default="", blank=True, help_text="Of the table that somebody is making, until it is there."
-    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["namespace", "table"], name="current_table_once")]

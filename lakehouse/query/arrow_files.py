@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-if TYPE_CHECKING:
-    from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.files import DurableFileIO
 
 SCHEMES = ("abfss", "abfs", "gs", "gcs")
 WRITTEN = datetime(2000, 1, 1, tzinfo=UTC)
@@ -35,8 +34,6 @@ class ArrowFiles(AbstractFileSystem):  # type: ignore[misc]
 
     @cached_property
     def _io(self) -> DurableFileIO:
-        from lakehouse.catalog.files import DurableFileIO
-
         return DurableFileIO(self._properties)
 
     @classmethod

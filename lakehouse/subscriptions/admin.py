@@ -11,10 +11,11 @@ from django.http import HttpRequest, HttpResponse
 
 from lakehouse import clock
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
-from lakehouse.admin.shown import content, moment
+from lakehouse.admin.shown import moment
 from lakehouse.subscriptions import desk
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 
+EVENTS_BYTES_SHOWN = 4096
 _STANDING = ("state", "state_reason", "commit_number", "delivered_events", "dead_events")
 
 
@@ -98,12 +99,12 @@ class LetterFilter(admin.SimpleListFilter):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
+    head_bytes = EVENTS_BYTES_SHOWN
     list_display = (
         "id",
         "subscription",
         "commit_number",
         "event_count",
-        content("events"),
         "state",
         "attempts_made",
         moment("next_attempt_ms"),

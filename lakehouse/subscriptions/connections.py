@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import h11
@@ -20,6 +21,7 @@ READ_BYTES = 16 * 1024
 PARTS_MAX = 2048
 """Of an answer, and of what comes before one: each is 10 us, however few bytes it has, and others wait meanwhile."""
 USER_AGENT = "EvoDB"
+HEADS_MAX = 1000
 IDLE_S = 15.0
 """Shorter than receivers usually wait for a next request."""
 KEPT_MAX = 512
@@ -28,6 +30,10 @@ KEPT_MAX = 512
 Origin = tuple[bool, str, int]
 """Whether it is TLS, the host by name, the port."""
 Failure = (OSError, h11.RemoteProtocolError)
+
+
+_ASKED = h11.Request(method="POST", target="/", headers=[("host", "-"), ("content-length", "0")])
+"""What h11 hears of each request: it reads the answers. That of a target it checks once, and not with each message."""
 
 
 class Stale(Exception):
@@ -79,12 +85,12 @@ class Connection(asyncio.Protocol):
     async def _exchange(self, host: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
         if self._is_over or self._transport is None:
             raise ConnectionResetError("the connection was closed")
-        fixed = [("host", host), ("content-length", str(len(body))), ("user-agent", USER_AGENT)]
-        request = h11.Request(method="POST", target=target, headers=[*fixed, *headers])
-        parts = [self._talk.send(part) or b"" for part in (request, h11.Data(data=body), h11.EndOfMessage())]
+        request = b"%b%b\r\n%b" % (_head(host, target), _lines([("content-length", str(len(body))), *headers]), body)
+        self._talk.send(_ASKED)
+        self._talk.send(h11.EndOfMessage())
         self._status, self._retry_after, self._body, self._parts = 0, "", bytearray(), 0
         self._heard = asyncio.get_running_loop().create_future()
-        self._transport.write(b"".join(parts))
+        self._transport.write(request)
         return await self._heard
 
     def rest(self, now_s: float) -> None:
@@ -146,6 +152,22 @@ class Connection(asyncio.Protocol):
             if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed) or is_enough:
                 return Answer(self._status, self._retry_after, bytes(self._body[:ANSWER_BYTES_MAX]))
         return None
+
+
+@lru_cache(HEADS_MAX)
+def _head(host: str, target: str) -> bytes:
+    """How each request to a target begins. Raises h11.LocalProtocolError where that is no HTTP."""
+    request = h11.Request(method="POST", target=target, headers=[("host", host), ("user-agent", USER_AGENT)])
+    head = h11.Connection(h11.CLIENT).send(request) or b""
+    return head.removesuffix(b"\r\n")
+
+
+def _lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Raises h11.LocalProtocolError for what would end its line."""
+    lines = [f"{name}: {value}" for name, value in headers]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise h11.LocalProtocolError("a header has several lines")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 
 class Kept:

@@ -45,6 +45,15 @@ def is_allowed(text: str, allowed: tuple[Network, ...] = ()) -> bool:
     return all(_is_public(one) or any(one in network for network in allowed) for one in _hidden(address))
 
 
+def how_to_allow(text: str) -> str:
+    """What an operator types, for an address that is none of the public."""
+    if not is_address(text):
+        return "an operator allows networks by EVODB_WEBHOOK_NETWORKS"
+    found = _hidden(_read(text))[0]
+    network = "127.0.0.0/8" if found.version == 4 and found.is_loopback else found
+    return f"an operator allows it by EVODB_WEBHOOK_NETWORKS={network}"
+
+
 def _read(text: str) -> Address:
     """Raises ValueError. Behind a % is the link of an IPv6 address; 192.0.2.1%x is a name that somebody looks up."""
     return ip_address(text.partition("%")[0] if ":" in text else text)

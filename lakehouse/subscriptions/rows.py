@@ -12,6 +12,25 @@ from typing import Any
 from django.db import connection
 from django.db.models import Model
 
+from lakehouse.subscriptions.models import Delivery, DeliveryState
+from lakehouse.subscriptions.retries import MOST_MS
+
+
+def due(subscription_id: int, *, now_ms: int, most: int) -> list[tuple[int, bool, int]]:
+    """The messages of `leases.due`, the longest waiting first: id, whether it is open, and its size. The ORM would take
+    six times as long to ask.
+    """
+    columns = [_column(Delivery, name) for name in ("id", "is_open", "events", "subscription", "state")]
+    pk, is_open, events, subscription, state = columns
+    next_ms = _column(Delivery, "next_attempt_ms")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {pk}, {is_open}, length({events}) FROM {_table(Delivery)} WHERE {subscription} = %s "
+            f"AND {state} = %s AND ({next_ms} <= %s OR {next_ms} > %s) ORDER BY {next_ms}, {pk} LIMIT %s",
+            [subscription_id, DeliveryState.PENDING.value, now_ms, now_ms + 2 * MOST_MS, most],
+        )
+        return [(found, bool(is_open), size_bytes) for found, is_open, size_bytes in cursor.fetchall()]
+
 
 def insert(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     columns = ", ".join(_column(model, name) for name in names)

@@ -113,7 +113,7 @@ class Sending:
     def _end(self, line: Line, lane: asyncio.Task[None]) -> None:
         line.lanes -= 1
         self.lanes.discard(lane)
-        if not self.lanes or not (line.waiting or line.is_all):
+        if not self.lanes or not (line.lanes or line.is_all):
             self.is_dry.set()
 
     async def _walk(self, line: Line) -> None:

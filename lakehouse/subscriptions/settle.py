@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F
-from django.db.models.functions import Length
 
-from lakehouse.subscriptions import leases, messages, retries, rows, totals
+from lakehouse.subscriptions import messages, retries, rows, totals
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryState, Subscription, SubscriptionState, new_uid
 from lakehouse.subscriptions.retries import Again, Outcome, Reason
 from lakehouse.subscriptions.targets import Message
@@ -69,9 +68,8 @@ def choose(
     """So many messages that are due, the longest waiting first, without those that are in memory already, until they
     have so many bytes; and some ahead, as long as they are small.
     """
-    due = Delivery.objects.filter(leases.due(now_ms), subscription=subscription_id, state=DeliveryState.PENDING)
-    waiting = due.exclude(pk__in=but).order_by("next_attempt_ms", "pk")
-    sized = list(waiting.values_list("pk", "is_open", Length("events"))[: room + ahead])
+    due = rows.due(subscription_id, now_ms=now_ms, most=room + ahead + len(but)) if room + ahead else []
+    sized = [one for one in due if one[0] not in but][: room + ahead]
     chosen = []
     for one in sized[:room]:
         if room_bytes <= 0:

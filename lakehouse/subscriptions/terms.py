@@ -23,6 +23,8 @@ BATCH_MS_MAX = 10_000
 ATTEMPTS_MAX = 20
 OURS = ("lakehouse", "celery", "evodb_site")
 """Tasks that begin like this are never a target: they would be done with words of strangers."""
+LOCAL = ("127.0.0.1", "::1")
+"""Where `localhost` is, without asking anybody."""
 _GROUP = re.compile(r"[A-Za-z0-9._-]{1,60}\Z")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 _TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\Z")
@@ -101,8 +103,9 @@ def _of_url(target: str, allowed: Allowed) -> str | None:
         return f"target is {shown}, wanted a URL such as https://example.com/hook"
     if parts.username is not None or parts.password is not None:
         return "target has a user in its URL; put what proves you into its path or query"
-    if guard.is_address(host) and not guard.is_allowed(host, allowed.networks):
-        return f"target is at {host}, which is no public address; an operator allows networks by EVODB_WEBHOOK_NETWORKS"
+    known = LOCAL if host == "localhost" else (host,) if guard.is_address(host) else ()
+    if known and not any(guard.is_allowed(one, allowed.networks) for one in known):
+        return f"target is at {known[0]}, which is no public address; {guard.how_to_allow(known[0])}"
     return None
 
 

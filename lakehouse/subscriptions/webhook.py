@@ -9,6 +9,7 @@ names and handshakes included, has one deadline.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
@@ -50,6 +51,10 @@ async def post(
         return Outcome(False, error=f"no answer within {timeout_ms} ms"), b""
     except NotAllowed as exc:
         return Outcome(False, error=str(exc)), b""
+    except socket.gaierror as exc:
+        return Outcome(
+            False, error=f"the name {urlsplit(url).hostname} was not found: {exc.strerror}"[:ERROR_CHARS_MAX]
+        ), b""
     except (OSError, ValueError, h11.ProtocolError, ssl.SSLError) as exc:
         return Outcome(False, error=f"{type(exc).__name__}: {exc}"[:ERROR_CHARS_MAX]), b""
     if 200 <= answer.status < 300:
@@ -114,7 +119,7 @@ class _Posting:
             raise OSError(f"{host} has no address")
         for address in addresses:
             if not guard.is_allowed(address, self._networks):
-                raise NotAllowed(f"{host} is at {address}, where no webhook may go (EVODB_WEBHOOK_NETWORKS)")
+                raise NotAllowed(f"{host} is at {address}, where no webhook may go; {guard.how_to_allow(address)}")
         return await _connect(self._origin, addresses)
 
 

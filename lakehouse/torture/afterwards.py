@@ -6,13 +6,10 @@ come back, and is asked again in the end. By then no file of the lake may have s
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
 
-from lakehouse.catalog.files import DurableFileIO
-from lakehouse.catalog.store_properties import properties
 from lakehouse.query import duck
 from lakehouse.torture import edge_app
 from lakehouse.torture.compare import Change, State
@@ -36,8 +33,6 @@ SELECT count(*) FROM lakehouse_batch b JOIN lakehouse_child c ON c.id = b.child_
 WHERE c.name = '{child}' AND b.state <> 'persisted'
 """
 TO_COME_BACK = ("somebody else is at it", "try again", "type the same again", "and then the same again")
-STRAY = re.compile(r"for (\S+\.metadata\.json) is of a table that was dropped or never made")
-"""What an operator is told to delete: of a first flush that died."""
 GUEST_CHANGES = 150
 WITHIN_S = 180.0
 TWO_HOURS_MS = 7_200_000
@@ -138,19 +133,12 @@ def _sweep(town: Town) -> None:
     programs = [*town.workers, town.house.beat]
     for program in programs:
         program.kill()
+    command = town.house.command("lake", "orphans", "--delete", "--older-hours", "1")
     try:
-        while strays := STRAY.findall(_swept(town)):
-            io = DurableFileIO(properties(town.house.settings))
-            for location in strays:
-                io.delete(location)
+        town.house.run(command, within_s=WITHIN_S, EVODB_CLOCK_SHIFT_MS=str(TWO_HOURS_MS))
     finally:
         for program in programs:
             program.start()
-
-
-def _swept(town: Town) -> str:
-    command = town.house.command("lake", "orphans", "--delete", "--older-hours", "1")
-    return town.house.run(command, within_s=WITHIN_S, EVODB_CLOCK_SHIFT_MS=str(TWO_HOURS_MS))
 
 
 def _is_fresh(town: Town) -> bool:

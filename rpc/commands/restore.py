@@ -34,7 +34,7 @@ from rpc.restoring import Ask, NothingThere, Page, Restored, restore
 ANSWER_S = 120
 TRIES = 10
 AGAIN_S = 1.0
-BUSY, DENIED = (429, 503), (401, 403)
+BUSY, DENIED, UNUSABLE = (429, 503), (401, 403), 400
 
 
 class RestoreError(LakehouseRpcError):
@@ -142,6 +142,8 @@ def _answer(request: Request) -> Any:
 def _refusal(url: str, status: int, reason: str) -> LakehouseRpcError:
     if status in DENIED:
         return AccessDeniedError(f"{url} refuses this key, which needs the scope query: {reason}")
+    if status == UNUSABLE and reason:
+        return RestoreError(f"the parent cannot answer that: {reason.splitlines()[0]}")  # below stands our own SQL
     return NoParentError(f"{url} answered with HTTP {status}{reason and f': {reason}'}")
 
 

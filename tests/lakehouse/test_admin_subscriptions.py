@@ -96,6 +96,15 @@ def test_dead_letters_are_found_and_tried_again(admin_client: Client) -> None:
     ]
 
 
+def test_the_events_of_a_message_are_read_as_text_and_not_as_bytes(admin_client: Client) -> None:
+    events = b'[{"type":"collection.insert","doc":{"name":"Zo\xc3\xab"}}]'
+    message = Delivery.objects.create(subscription=made(target="https://example.com/"), commit_number=1, events=events)
+    page = text_of(admin_client, url(Delivery, "change", message.pk))
+    assert "collection.insert" in page
+    assert "Zoë" in page
+    assert "5b 7b 22" not in page + text_of(admin_client, url(Delivery, "changelist"))
+
+
 def test_what_never_was_and_how_long_it_took_are_no_moments_of_1970(admin_client: Client) -> None:
     message = Delivery.objects.create(subscription=made(target="https://example.com/"), commit_number=1)
     attempt = Attempt.objects.create(delivery=message, started_ms=1_700_000_000_000, duration_ms=4711)

@@ -188,16 +188,14 @@ def test_of_two_refreshes_at_once_one_counts_and_nothing_of_the_other_stays(stre
 @pytest.mark.parametrize("is_overtaken", [False, True])
 def test_what_is_left_of_a_table_that_was_not_made_is_swept_with_all_its_rows(street, monkeypatch, is_overtaken):
     street.write("a", (1, INSERT, "x", 1))
-    usual = refreshing.move_on
 
-    def dies_or_loses(*args, **kwargs):
-        monkeypatch.setattr(refreshing, "move_on", usual)
-        if is_overtaken:
-            street.refresh()
-            return usual(*args, **kwargs)
-        raise RuntimeError("dead")
+    def dies_or_is_overtaken(point):
+        monkeypatch.setattr(refreshing, "reach", lambda point: None)
+        if not is_overtaken:
+            raise RuntimeError("dead")
+        street.refresh()
 
-    monkeypatch.setattr(refreshing, "move_on", dies_or_loses)
+    monkeypatch.setattr(refreshing, "reach", dies_or_is_overtaken)
     with pytest.raises(CommitConflict if is_overtaken else RuntimeError):
         street.refresh()
     street.refresh()

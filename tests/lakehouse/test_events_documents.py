@@ -215,6 +215,16 @@ async def test_a_word_that_cannot_be_used_is_named(query):
         assert heard.json["error"].startswith(query.partition("=")[0])
 
 
+@pytest.mark.parametrize("path", [ADA, f"{ADA}/history"])
+async def test_a_misspelt_as_of_is_refused_and_not_answered_with_what_is_now(path):
+    async with home():
+        await ingest({"events": STORY})
+        heard = await ask("GET", f"{path}?asof=2020-01-31T12:00:00Z")
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_REQUEST")
+        assert heard.json["error"].startswith("asof: is not known here, wanted some of ")
+        assert "asOf" in heard.json["error"]
+
+
 async def test_a_document_a_thousand_levels_deep_is_shown():
     deep = b"[" * 900 + b"]" * 900
     async with home():

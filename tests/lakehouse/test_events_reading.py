@@ -167,6 +167,14 @@ async def test_a_parameter_that_cannot_be_used_is_named(query):
         assert heard.json["error"].startswith(query.partition("=")[0])
 
 
+@pytest.mark.parametrize("path", ["/events", "/recent", "/events/stream"])
+async def test_a_misspelt_filter_is_refused_and_not_answered_with_all_events(path):
+    async with home():
+        heard = await ask("GET", f"{path}?typ=custom.*")
+        assert (heard.status, heard.json["code"]) == (400, "INVALID_REQUEST")
+        assert heard.json["error"].startswith("typ: is not known here, wanted some of type, ")
+
+
 async def test_nobody_reads_without_a_key_of_that_scope():
     async with home(open=False):
         assert (await ask("GET", "/events")).json["code"] == "AUTH_REQUIRED"
@@ -294,6 +302,8 @@ async def test_events_are_asked_for_by_their_members(lake):
             ({"colo": "AMS"}, ["user-1"]),
             ({"collection": "orders"}, ["user-2"]),
             ({"eventTypes": ["custom.x", "collection.insert"]}, ["user-2", "user-1"]),
+            ({"eventTypes": ["custom.*"]}, ["user-2"]),
+            ({"eventTypes": ["collection.*", "custom.y"]}, ["user-1"]),
             ({"dateRange": {"start": then}}, ["user-2"]),
             ({"dateRange": {"end": then}}, ["user-1"]),
             ({"doId": "' OR 1=1 --"}, []),

@@ -118,7 +118,9 @@ async def test_without_readable_secrets_no_webhook_is_taken(secrets):
 
 async def test_an_unknown_provider_is_404_and_another_method_405():
     async with home(events_webhook_secrets=SECRETS):
-        assert (await ask("POST", "/webhooks/nobody", BODY)).status == 404
+        heard = await ask("POST", "/webhooks/gitlab", BODY)
+        assert (heard.status, heard.json["code"]) == (404, "NOT_FOUND")
+        assert heard.json["error"].startswith("no provider is called 'gitlab', wanted one of github, ")
         heard = await ask("GET", "/webhooks/github")
         assert (heard.status, heard.headers["allow"]) == (405, "POST")
 

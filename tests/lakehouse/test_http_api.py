@@ -80,7 +80,7 @@ async def test_another_method_is_405_in_json_and_names_those_that_are_answered(m
             assert heard.json["error"].startswith(f"{path} answers")
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x", "/subscriptions/1/x", "/webhooks/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/cdc/", "/status/x", "/docs/x", "/subscriptions/1/x", "/webhooks"])
 async def test_an_unknown_path_is_404_in_json_for_a_program(path):
     async with home():
         for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}, {"accept": "text/html;q*=none''1"}):
@@ -289,7 +289,7 @@ async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
             "flush",
         ),
     }
-    assert found == set((await document())["paths"])
+    assert found - {"/webhooks/{provider}"} == set((await document())["paths"])  # that one tells which there are
 
 
 async def test_openapi_is_what_the_specification_says():

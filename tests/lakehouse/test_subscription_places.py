@@ -164,6 +164,11 @@ def test_the_metrics_say_how_far_the_slowest_is_and_what_waits(street: Street, s
     assert {value for (_, labels), value in found.items() if labels == ("b",)} == {0}
 
 
+def test_a_list_of_none_says_so_and_how_one_is_made(capsys: Any) -> None:
+    call_command("subscriptions", "list")
+    assert capsys.readouterr().out.startswith("there is none yet; POST /subscriptions/subscribe makes one")
+
+
 def test_the_command_lists_pauses_tests_and_replays(street: Street, shop: Any, capsys: Any) -> None:
     one = street.subscribe(shop, "https://example.com/")
     street.commit(shop, run(1, 1))

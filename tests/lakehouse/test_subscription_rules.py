@@ -56,7 +56,14 @@ def test_an_operator_allows_a_network_and_nothing_beside_it() -> None:
         ("webhook", "https://example.com/a b", "printable ASCII"),
         ("webhook", "https://example.com/\r\nx: y", "printable ASCII"),
         ("webhook", "https://me:pw@example.com/", "has a user in its URL"),
-        ("webhook", "http://127.0.0.1/", "no public address"),
+        (
+            "webhook",
+            "http://127.0.0.1/",
+            "no public address; an operator allows it by EVODB_WEBHOOK_NETWORKS=127.0.0.0/8",
+        ),
+        ("webhook", "http://10.1.2.3/", "an operator allows it by EVODB_WEBHOOK_NETWORKS=10.1.2.3"),
+        ("webhook", "http://[::1]/", "an operator allows it by EVODB_WEBHOOK_NETWORKS=::1"),
+        ("webhook", "http://localhost:8900/hook", "target is at 127.0.0.1, which is no public address"),
         ("webhook", "http://[::ffff:169.254.169.254]/", "no public address"),
         ("webhook", "https://example.com/" + "a" * 2000, "wanted at most 2000"),
         ("celery", "lakehouse.tasks.purge_files", "not allowed"),
@@ -68,6 +75,11 @@ def test_an_operator_allows_a_network_and_nothing_beside_it() -> None:
 )
 def test_a_target_that_may_not_be_hears_why(kind: str, target: str, said: str) -> None:
     assert said in (terms.of_target(kind, target, Allowed.of([], ["*.on_event", "lakehouse.*"])) or "")
+
+
+@pytest.mark.parametrize("network", ["127.0.0.0/8", "::1"])
+def test_a_receiver_on_this_machine_is_taken_by_its_name_where_it_is_allowed(network: str) -> None:
+    assert terms.of_target("webhook", "http://localhost:8900/hook", Allowed.of([network], [])) is None
 
 
 @pytest.mark.parametrize(

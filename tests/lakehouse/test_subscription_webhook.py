@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -95,6 +96,16 @@ async def test_other_spellings_of_this_machine_lead_nowhere(hook: Receiver, host
     assert hook.heard == []
 
 
+async def test_what_would_be_a_header_of_its_own_is_not_sent(hook: Receiver) -> None:
+    outcome, _ = await webhook.post(
+        hook.url(), [("x-one", "1\r\nx-two: 2")], b"{}", networks=ALLOWED, timeout_ms=5000, now_ms=NOW_MS
+    )
+    assert "a header has several lines" in outcome.error
+    outcome, _ = await post(hook.url("/a b"))
+    assert "LocalProtocolError" in outcome.error
+    assert hook.heard == []
+
+
 async def test_a_redirect_is_a_failure_and_nobody_follows_it(hook: Receiver) -> None:
     hook.answers = [(307, b"", {"location": hook.url("/inside")})]
     outcome, _ = await post(hook.url())
@@ -104,6 +115,14 @@ async def test_a_redirect_is_a_failure_and_nobody_follows_it(hook: Receiver) -> 
 async def test_the_first_address_that_answers_is_taken(hook: Receiver) -> None:
     outcome, _ = await post(f"http://two.example:{hook.port}/", resolve=Names(["127.0.0.99", "127.0.0.1"]))
     assert outcome.ok
+
+
+async def test_a_name_that_nobody_knows_is_named_and_not_only_its_error() -> None:
+    async def unknown(host: str, port: int) -> Sequence[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    outcome, _ = await post("http://no-such-host.example/hook", resolve=unknown)
+    assert outcome.error == "the name no-such-host.example was not found: Name or service not known"
 
 
 async def test_nobody_and_a_name_that_is_none_are_told_as_errors() -> None:

@@ -122,6 +122,27 @@ def test_flushes_keep_the_number_of_snapshots_by_themselves(lake: Lake) -> None:
     assert lake.files() == lake.reached()
 
 
+def test_what_a_commit_reads_and_writes_does_not_grow_with_the_history_of_its_table(lake: Lake) -> None:
+    lake.settings = dataclasses.replace(lake.settings, snapshots_max=4, snapshots_newest=2)
+    lake.commit()
+    bounds = {"write.metadata.previous-versions-max": "3", "commit.manifest.min-count-to-merge": "3"}
+    with lake.table().transaction() as change:
+        change.set_properties(bounds)
+    seen = []
+    for _ in range(24):
+        lake.commit()
+        table = lake.table()
+        place = Path(table.metadata_location)
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        kept = len(list(place.parent.glob("*.metadata.json")))
+        seen.append((kept, len(snapshot.manifests(table.io)), place.stat().st_size))
+    early, late = seen[6:12], seen[-6:]
+    assert max(kept for kept, _, _ in late) <= 4 + 1
+    assert max(manifests for _, manifests, _ in late) <= max(manifests for _, manifests, _ in early) <= 4
+    assert max(size for _, _, size in late) < 1.05 * max(size for _, _, size in early)
+
+
 class Death(Exception):
     """As if the process had died there."""
 

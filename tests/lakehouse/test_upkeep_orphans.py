@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import transaction
 
 from lakehouse.catalog import tables
 from lakehouse.catalog.retention import HOUR_MS, Retention
@@ -16,8 +17,8 @@ from lakehouse.catalog.upkeep import compaction, expiry, orphans
 from lakehouse.catalog.upkeep.orphans import Swept
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.errors import LeaseLost
-from lakehouse.models import Flush, FlushState, TableUpkeep
+from lakehouse.errors import CommitConflict, LeaseLost
+from lakehouse.models import Flush, FlushState, TableToMake, TableUpkeep
 from tests.builders import parent
 from tests.lakehouse.test_tables import rows as some_rows
 from tests.lakehouse.upkeep_site import PARQUET, Lake
@@ -59,6 +60,31 @@ def test_what_a_dead_flush_left_is_told_and_then_deleted(lake_settings: Settings
     assert lake.files() == lake.reached()
     assert lake.rows() == rows
     assert sweep(lake).found == 0
+
+
+def test_what_a_first_flush_left_that_died_or_lost_is_swept_too(lake: Lake) -> None:
+    tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=8, parquet=PARQUET)
+    loser = tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET)
+    lake.commit()
+    with pytest.raises(CommitConflict), transaction.atomic():
+        tables.swap([loser])
+    swept = sweep(lake)
+    assert (swept.stranger, swept.deleted) == ("", 8)
+    assert lake.files() == lake.reached()
+
+
+def test_a_table_made_anew_after_one_was_dropped_or_renamed_is_another_one(lake: Lake) -> None:
+    def made() -> str:
+        lake.commit()
+        return str(lake.table().metadata.table_uuid)
+
+    first = made()
+    assert made() == first
+    lake.catalog.rename_table("lake.flights", "lake.flown")
+    second = made()
+    lake.catalog.drop_table("lake.flights")
+    assert len({first, second, made()}) == 3
+    assert TableToMake.objects.count() == 1
 
 
 def test_young_files_may_be_named_soon(lake: Lake) -> None:

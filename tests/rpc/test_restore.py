@@ -116,7 +116,13 @@ async def test_an_edge_database_comes_back_as_it_is_and_as_it_was(tmp_path, monk
 
             assert await restored(server, tmp_path / "now.db") == 2
             assert await restored(server, tmp_path / "x.db", "--namespace", "eu") == 1
+            capsys.readouterr()
             assert await restored(server, tmp_path / "x.db", "--as-of", "never") == 1
+            told = capsys.readouterr().err
+            assert '"never"' in told
+            assert "YYYY-MM-DD" in told
+            assert "SELECT" not in told
+            assert "starts a parent" not in told
             assert not (tmp_path / "x.db").exists()
     monkeypatch.setattr(site, "EVODB", dataclasses.replace(Settings(data_dir=tmp_path)))
     await in_thread(lambda: call_command("restore", str(tmp_path / "own.db"), "--child", "shop", stdout=io.StringIO()))

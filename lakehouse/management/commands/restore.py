@@ -36,7 +36,7 @@ class Command(BaseCommand):
             raise CommandError(f"there is no folder {path.absolute().parent}; make it, or type another path")
         part = path.with_name(path.name + ".part")
         try:
-            with closing(sqlite3.connect(part, check_same_thread=False)) as connection:
+            with closing(sqlite3.connect(part, check_same_thread=False)) as connection, asking.about(as_of):
                 made: Restored = asking.several(
                     lambda ask: restore(_pages(ask), connection, child, namespace=namespace, as_of=as_of)
                 )

@@ -49,7 +49,9 @@ class Command(BaseCommand):
             rows_max=asking.limit_of(options["limit"]),
             format="csv" if form == "csv" else "json",
         )
-        asking.show(self, asking.answered(query), form)
+        with asking.about(options.get("as_of") or ""):
+            answer = asking.answered(query)
+        asking.show(self, answer, form)
 
     def _past(self, action: str, rows: Rows, options: dict[str, Any]) -> Asked:
         if action == "history" and rows.row_id is None:

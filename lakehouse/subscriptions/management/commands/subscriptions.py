@@ -58,6 +58,8 @@ class Command(BaseCommand):
         pending = Sum("deliveries__event_count", filter=Q(deliveries__state=DeliveryState.PENDING))
         letters = Count("deliveries", filter=Q(deliveries__dead_ms__isnull=False))
         rows = Subscription.objects.select_related("parent").annotate(pending=pending, letters=letters)
+        if not rows.exists():
+            self.stdout.write("there is none yet; POST /subscriptions/subscribe makes one, and so does the admin")
         for one in rows.order_by("pk"):
             behind = max(0, one.parent.commit_number - one.commit_number)
             self.stdout.write(
