@@ -13,16 +13,16 @@ Method
      hostile   as many letters as may be of the likes of `**.*a*a.**.a*`, all others `a*aa.**.aaa*a` and so on, all
                different, and types of 128 letters a in 1 to 64 segments
 
-Last answer (2 cores of an AMD EPYC, shared, load 3 to 7; CPython 3.11)
+Last answer (November 2026, 2 cores of an AMD EPYC, quiet; CPython 3.11)
   us an event      first    slowest      again  matched
-  literal            3.6      241.3       0.66      1.0
-  mixed              6.3       67.2       0.71      1.2
-  stars              7.3      112.2       0.77      0.0
-  hostile          196.2      881 to 1153 0.76    235.5
+  literal            3.3      205.3       0.62      1.0
+  mixed              5.8       41.8       0.63      1.2
+  stars              7.0       46.1       0.65      0.0
+  hostile          156.0      502.8       0.73    235.5
 
-  In words: 6 us for a type that is new and 0.7 us for one that is not, and 0.2 ms where everything was made to explode.
-  The slowest of 200 of those takes 0.57 ms (best of five); what is above is the first touch of memory on a machine that
-  others used. 10 000 patterns of such a kind cost 364 ms when each of their places was visited, segment by segment.
+  In words: 6 us for a type that is new and 0.6 us for one that is not, and 0.16 ms, at worst 0.5, where everything was
+  made to explode; on a busy machine the worst was 1.15. Such patterns cost 364 ms when each place was visited,
+  segment by segment.
 """
 
 from __future__ import annotations
