@@ -11,11 +11,11 @@ Method
 
 Last answer (November 2026, 2 cores of a virtual machine, CPython 3.11)
 
-    one round, while other work was going on   events/s   CPU us each    peak MiB
-      uvicorn   plain                            51 875          18.7         129
-      uvicorn   an id in every event             21 492          41.6         129
-      daphne    plain                            42 646          23.0         132
-      daphne    an id in every event             21 543          41.4         131
+    one round, quiet                           events/s   CPU us each    peak MiB
+      uvicorn   plain                            50 847          19.4         131
+      uvicorn   an id in every event             24 401          37.1         131
+      daphne    plain                            46 964          21.0         135
+      daphne    an id in every event             24 577          37.1         134
 
     make bench-events
 """
