@@ -16,7 +16,7 @@ import msgspec
 
 from lakehouse.events import event as events
 from lakehouse.events import wanted as wanting
-from lakehouse.events.refusals import Code, refuse
+from lakehouse.events.refusals import Code, EventsRefused, refuse
 from lakehouse.events.wanted import Found
 
 KINDS = ("collection.insert", "collection.update", "collection.delete")
@@ -68,7 +68,7 @@ class Asked:
             if wanting.word(members.get("collection")) != self.collection:
                 return False
             change = read(Found(moment_ms, event_id, body))
-        except events.UNREADABLE:  # a child may have written anything
+        except (*events.UNREADABLE, EventsRefused):  # a child may have written anything
             return False
         return (
             wanting.word(members.get("docId")) == self.doc_id
@@ -136,7 +136,12 @@ def asked_of(query: Mapping[str, list[str]], collection: str, doc_id: str, *, is
 
 
 def read(found: Found) -> Change:
-    members = _members.decode(found.body)
+    """Raises EventsRefused."""
+    try:
+        members = _members.decode(found.body)
+    except events.UNREADABLE:  # deeper than this stack, which is not that of the flush
+        text = f"change {found.id[:100]} of this document is nested too deep to be read here; SQL shows it as a text"
+        raise refuse(Code.INVALID_EVENT, text) from None
     kind, bookmark = wanting.word(members.get("type")), wanting.word(members.get("bookmark"))
     return Change(found, kind or "", wanting.id_of(members.get("do")) or "", bookmark or "", members.get("doc"))
 

@@ -12,6 +12,7 @@ import pytest
 from lakehouse.clock import now_ms
 from lakehouse.events import changes
 from lakehouse.events.event import shown
+from lakehouse.events.refusals import EventsRefused
 from lakehouse.events.wanted import Found
 from tests.lakehouse.events_site import event, ingest, key_of
 from tests.lakehouse.http_site import ask, home
@@ -159,6 +160,16 @@ def test_of_many_changes_of_a_document_a_page_keeps_few_in_memory():
     assert cursor is not None
     assert len(changes.last_ones(told())) == changes.SOURCES_SAID_MAX + 1
     assert 10 < Counted.most < 50
+
+
+def test_a_change_that_is_deeper_than_anybody_can_read_is_named_and_no_error_of_ours():
+    asked = changes.Asked("users", "user-1")
+    deep = Found(1, "e-deep", b'{"collection":"users","docId":"user-1","doc":' + b"[" * 5000 + b"]" * 5000 + b"}")
+    assert not asked.fits(deep.moment_ms, deep.id, deep.body)
+    with pytest.raises(EventsRefused, match="change e-deep of this document is nested too deep"):
+        changes.newest(asked, [deep])
+    with pytest.raises(EventsRefused, match="nested too deep"):
+        changes.page(asked, [deep])
 
 
 async def test_a_document_that_two_sources_have_wants_one_of_them_named():
