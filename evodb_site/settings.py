@@ -150,11 +150,12 @@ CELERY = {
         "export-events": {"task": "lakehouse.tasks.export_events", "schedule": 30.0},
         "upkeep": {"task": "lakehouse.tasks.upkeep", "schedule": 60.0},
         "forget-history": {"task": "lakehouse.tasks.forget_history", "schedule": 600.0},
-        "forget-messages": {"task": "lakehouse.subscriptions.tasks.forget_messages", "schedule": 3600.0},
+        "forget-messages": {"task": "lakehouse.subscriptions.tasks.forget_messages", "schedule": 600.0},
         "free-payloads": {"task": "lakehouse.subscriptions.tasks.free_payloads", "schedule": 60.0},
-        "forget-dead-letters": {"task": "lakehouse.tasks.forget_dead_letters", "schedule": 3600.0},
+        "forget-dead-letters": {"task": "lakehouse.tasks.forget_dead_letters", "schedule": 600.0},
     },
-    "beat_schedule_filename": str(EVODB.data_dir.resolve() / "beat-schedule"),
+    # In memory: a file that two beats share, or that one was killed at, ends every beat after it.
+    "beat_scheduler": "celery.beat:Scheduler",
 }
 LOGGING_CONFIG = "lakehouse.log_redaction.configure"
 LOGGING = {

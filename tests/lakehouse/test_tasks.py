@@ -2,6 +2,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery import beat
 from django.db import connection
 
 from evodb_site.celery import app
@@ -138,3 +139,15 @@ def test_the_beat_asks_for_tasks_that_exist():
     ours = ("flush_due", "forget_history", "recover_fallback", "refresh_current", "upkeep")
     assert scheduled >= {f"lakehouse.tasks.{name}" for name in ours}
     assert scheduled <= set(app.tasks)
+
+
+def test_a_beat_shares_no_file_that_another_one_or_a_dead_one_could_have_broken(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(settings.EVODB.data_dir.rglob("*"))
+    program = app.Beat()
+    scheduler = beat.Service(app, scheduler_cls=program.scheduler_cls, schedule_filename=program.schedule).scheduler
+    assert scheduler.schedule.keys() >= app.conf.beat_schedule.keys()
+    scheduler.sync()
+    scheduler.close()
+    assert not list(tmp_path.iterdir())
+    assert set(settings.EVODB.data_dir.rglob("*")) == before
