@@ -1,7 +1,8 @@
 """The door to one PostgreSQL schema: a connection for several threads, short transactions, and its errors as ours.
 
-A lost connection is opened again by the next call. Who drains holds an advisory lock of the session, so that it is free
-again when the process or its connection is gone. Of the tables only the one of numbers is known here.
+A lost connection is opened again by the next call, a closed one is not: a call that comes late would keep it, and with
+it the lock, for good. Who drains holds an advisory lock of the session, so that it is free again when the process or its
+connection is gone. Of the tables only the one of numbers is known here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 
 from rpc.capture.postgres_sql import quoted
-from rpc.errors import CaptureError, LakehouseRpcError
+from rpc.errors import CaptureError, LakehouseRpcError, OutboxClosedError
 from rpc.outbox_file import OutboxBusyError
 
 
@@ -28,6 +29,7 @@ class PostgresDoor:
         self._connection: psycopg.Connection[Any] | None = None
         self._is_inside = False
         self._is_draining = False
+        self._is_closed = False
 
     @contextmanager
     def writing(self) -> Iterator[psycopg.Connection[Any]]:
@@ -84,9 +86,13 @@ class PostgresDoor:
                 with suppress(psycopg.Error):  # a session may live on a little after its connection
                     self._connection.execute("SELECT pg_advisory_unlock_all()")
                 self._connection.close()
-            self._connection, self._is_draining = None, False
+            self._connection, self._is_draining, self._is_closed = None, False, True
 
     def _connected(self) -> psycopg.Connection[Any]:
+        if self._is_closed:
+            raise OutboxClosedError(
+                f"the changes of schema {self._schema} are closed; nothing of this call was kept. Open them again"
+            )
         if self._connection is None:
             connection = self._open()
             connection.autocommit = True

@@ -21,7 +21,7 @@ from rpc.capture.postgres import PostgresCapture
 from rpc.client import LakehouseRpcClient
 from rpc.entries import RawEntry
 from rpc.entry_digest import Sums
-from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError
+from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError, OutboxClosedError
 from rpc.outbox import Outbox, OutboxBatch, OutboxBusyError
 from rpc.verification import Delivered
 from tests.lakehouse.test_intake import in_thread
@@ -322,6 +322,17 @@ def test_only_one_process_drains(capture: PostgresCapture, url: str) -> None:
         with pytest.raises(OutboxBusyError, match="somebody else"):
             second.cut(entries_max=1, bytes_max=MIB)
         capture.close()
+        assert second.unacked() == []
+
+
+def test_a_call_that_comes_after_close_opens_no_connection_and_keeps_nobody_from_draining(
+    capture: PostgresCapture, url: str
+) -> None:
+    capture.close()
+    for late in (lambda: capture.pending_entries, capture.unacked):
+        with pytest.raises(OutboxClosedError, match="Open them again"):
+            late()
+    with PostgresCapture(url, tables=["orders"]) as second:
         assert second.unacked() == []
 
 
