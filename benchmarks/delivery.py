@@ -35,7 +35,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +73,6 @@ def receive(port: Any, done: Any, result: Any) -> None:
     result.put(heard)
 
 
-def _wait_until(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not is_so() and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-
-
 def measure(folder: Path, *, everybody: bool) -> None:
     os.environ |= {
         "EVODB_DATA_DIR": str(folder),
@@ -98,6 +91,7 @@ def measure(folder: Path, *, everybody: bool) -> None:
     from lakehouse.subscriptions import desk
     from lakehouse.subscriptions.models import Delivery, Subscription
     from lakehouse.tasks import flusher
+    from lakehouse.torture.process import until
     from tests.builders import entry, frame, source
 
     call_command("migrate", verbosity=0)
@@ -112,7 +106,8 @@ def measure(folder: Path, *, everybody: bool) -> None:
         fields = {"name": f"s{number}", "target_kind": "webhook", "target": url, **more}
         desk.test_fire(desk.subscribe(home, fields, now_ms=0), now_ms=time.time_ns() // 1_000_000)
     deliverer = subprocess.Popen(up.deliverer().argv)
-    _wait_until(lambda: not Delivery.objects.filter(state="pending").exists())
+    pending = Delivery.objects.filter(state="pending")
+    until(lambda: not pending.exists(), "every subscription has heard a first event", within_s=120)
     ended: dict[int, float] = {}
     began_s, late_s = time.monotonic(), 0.0
     for second in range(SECONDS):
@@ -126,7 +121,7 @@ def measure(folder: Path, *, everybody: bool) -> None:
         time.sleep(max(0.0, ahead_s))
     wanted = SECONDS * EVENTS_PER_S * (SUBSCRIPTIONS if everybody else 1)
     behind = Subscription.objects.filter(commit_number__lt=SECONDS)
-    _wait_until(lambda: not behind.exists() and not Delivery.objects.filter(state="pending").exists())
+    until(lambda: not behind.exists() and not pending.exists(), "all is delivered", within_s=120)
     took_s = time.monotonic() - began_s
     done.set()
     heard = result.get(timeout=60)

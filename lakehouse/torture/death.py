@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
+import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lakehouse.torture.process import Process
@@ -29,9 +30,9 @@ class Death:
         if self.failpoint:
             program.env = {**program.env, VARIABLE: self.failpoint.replace("@", "=kill@")}
         program.start()
-        deadline = time.monotonic() + (WITHIN_S if self.in_s is None else self.in_s)
-        while program.is_running and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert program.running is not None
+        with suppress(subprocess.TimeoutExpired):
+            program.running.wait(WITHIN_S if self.in_s is None else self.in_s)
         program.kill()
 
 

@@ -1,7 +1,7 @@
 """The door to one PostgreSQL schema: a connection for several threads, short transactions, and its errors as ours.
 
-A lost connection is opened again by the next call, a closed one is not: a call that comes late would keep it, and with
-it the lock, for good. Who drains holds an advisory lock of the session, so that it is free again when the process or its
+A lost connection is opened again by the next call; a closed one is not, for a call that comes late would keep it and
+the lock for good. Who drains holds an advisory lock of the session, so that it is free again when the process or its
 connection is gone. Of the tables only the one of numbers is known here.
 """
 
