@@ -16,7 +16,7 @@ import msgspec
 
 from lakehouse.events import event as events
 from lakehouse.events import wanted as wanting
-from lakehouse.events.refusals import Code, EventsRefused, refuse
+from lakehouse.events.refusals import Code, refuse
 from lakehouse.events.wanted import Found
 
 KINDS = ("collection.insert", "collection.update", "collection.delete")
@@ -67,8 +67,8 @@ class Asked:
             members = _members.decode(body)
             if wanting.word(members.get("collection")) != self.collection:
                 return False
-            change = read(Found(moment_ms, event_id, body))
-        except (*events.UNREADABLE, EventsRefused):  # a child may have written anything
+            change = _change(Found(moment_ms, event_id, body), members)
+        except events.UNREADABLE:  # a child may have written anything
             return False
         return (
             wanting.word(members.get("docId")) == self.doc_id
@@ -142,6 +142,10 @@ def read(found: Found) -> Change:
     except events.UNREADABLE:  # deeper than this stack, which is not that of the flush
         text = f"change {found.id[:100]} of this document is nested too deep to be read here; SQL shows it as a text"
         raise refuse(Code.INVALID_EVENT, text) from None
+    return _change(found, members)
+
+
+def _change(found: Found, members: Mapping[str, Any]) -> Change:
     kind, bookmark = wanting.word(members.get("type")), wanting.word(members.get("bookmark"))
     return Change(found, kind or "", wanting.id_of(members.get("do")) or "", bookmark or "", members.get("doc"))
 
