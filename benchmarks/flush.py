@@ -17,19 +17,25 @@ Method
     after     the payloads are deleted, memory is given back
   The best of RUNS flushes for each payload, in turn. In the end DuckDB counts the rows.
 
-Last answer (November 2026, 2 cores of a virtual machine at idle priority beside other work; CPython 3.11)
+Last answer (November 2026, 2 cores of a virtual machine; CPython 3.11)
 
     us of CPU an entry    journal    shred  parquet   upload   commit    after      all   entries/s
       JSON                   0.28     1.14     0.71     0.02     0.62     0.19     2.96     337 859
-      Arrow                  0.22     0.77     0.40     0.01     0.62     0.17     2.20     455 377
+      Arrow                  0.20     0.45     0.36     0.01     0.51     0.13     1.66     601 449
+      Arrow, BATCH=10000     0.15     0.31     0.37     0.01     0.49     0.13     1.46     683 946
 
-  The reach is 300 000 and 2 000 000; three runs found 331 000 to 347 000 and 455 000 to 464 000, with Arrow batches of
-  10 000 entries 520 000. Of JSON a third is reading it. Of Arrow, which nobody has to read, a fifth is the Parquet file
-  and a seventh the sums that verify compares; an entry that is in a file, in a sum and in a journal does not go through
-  in 0.5 us here. Profiles named what was mended: payloads that SQLite overwrote when they were deleted, as Debian
-  builds it (after, 0.60 -> 0.18 us), dictionaries for columns of which each value is another one (parquet, by turns in
-  one run 0.86 -> 0.73 us, and files 8 % smaller, of Arrow 13 %) and payloads that were cut twice (shred of Arrow, 1.01
-  -> 0.85 us).
+  The reach is 300 000, which is met, and 2 000 000, which is not: several runs found 254 000 to 352 000 and 505 000 to
+  684 000, as the neighbours of this machine let them. Of JSON a third is reading it. Of Arrow, which nobody has to
+  read, a quarter is Parquet's own writer, and a quarter the sums that verify compares, where Python asks for one digest
+  after the other; clearing new pages is a sixth, for a flush gives back what it took. Tried and left: pages of 16 KiB
+  and a journal that is mapped save 0.1 us, and cost small batches and memory; sums without Python would need
+  digests that a child cannot make as fast. All of it together would still be 0.6 us an entry.
+
+  Profiles named what was mended. First payloads that SQLite overwrote when they were deleted, as Debian builds it
+  (after, 0.60 -> 0.18 us), and payloads that were cut twice. Then numbers that became Python's on their way from one
+  buffer to the next, and documents that were taken one by one where all of them were wanted (shred of Arrow, 0.77 ->
+  0.45 us; sums, 0.36 -> 0.30). Last dictionaries for columns of which each value is another one (parquet of Arrow, by
+  turns 0.51 -> 0.33 us), which the first rows of each file tell.
 
   A worker gives freed memory back at once (lakehouse/allocation), which is not in these figures: medians of three by
   turns, on a busier machine, JSON 4.6 us with it and 4.2 without, Arrow 2.8 and 2.9.

@@ -9,6 +9,8 @@ then checks every offset and every text. 1000 rows of 8 columns are read in 60 u
 from __future__ import annotations
 
 import struct
+from array import array
+from functools import lru_cache
 from typing import Any
 
 from rpc.columns import Columns
@@ -56,7 +58,8 @@ def read(stream: memoryview | bytes) -> Any:
 
 
 def documents(found: Columns) -> tuple[Any, list[Any]]:
-    """The number of each entry's document (1 plus its row, or 0) as an array, and the documents of each table.
+    """The row of each entry's document in the stream of its table (i64, null for an entry without one), and the
+    documents of each table.
 
     Raises ProtocolError. Each document belongs to one entry, in order: entries that share one would make more of it
     than the bytes that came.
@@ -64,26 +67,32 @@ def documents(found: Columns) -> tuple[Any, list[Any]]:
     if not found.streams:
         return None, []
     pa = arrow()
+    streams = [read(stream) if len(stream) else pa.table({}) for stream in found.streams]
+    numbers, in_turn, rows = found.documents.tobytes(), *_in_turn(found.rows)
+    if len(streams) == 1 and numbers == in_turn:
+        last = [found.rows]
+    else:
+        rows, last = _rows(pa, numbers), _last_of_each(found)
+    if any(number > stream.num_rows for number, stream in zip(last, streams, strict=True)):
+        raise ProtocolError("entries do not point to the documents of their table one after the other")
+    return rows, streams
+
+
+@lru_cache(maxsize=16)
+def _in_turn(count: int) -> tuple[bytes, Any]:
+    """The numbers of documents when each entry has one, which is the usual case, and their rows."""
+    return array("I", range(1, count + 1)).tobytes(), arrow().array(range(count), "int64")
+
+
+def _rows(pa: Any, numbers: bytes) -> Any:
     import pyarrow.compute as pc
 
-    streams = [read(stream) if len(stream) else pa.table({}) for stream in found.streams]
-    numbers = pa.array(found.documents, pa.int64())
-    last = _last_of_each(found) if len(streams) > 1 else [_last(pc, numbers)]
-    if any(number > rows.num_rows for number, rows in zip(last, streams, strict=True)):
-        raise ProtocolError("entries do not point to the documents of their table one after the other")
-    return numbers, streams
-
-
-def _last(pc: Any, numbers: Any) -> int:
-    """The highest number, all of them rising; BEYOND when they do not."""
-    present = numbers.filter(pc.not_equal(numbers, 0))
-    if not pc.all(pc.less(present[:-1], present[1:])).as_py() and len(present) > 1:
-        return BEYOND
-    return present[-1].as_py() if len(present) else 0
+    found = pa.Array.from_buffers(pa.uint32(), len(numbers) // U32.size, [None, pa.py_buffer(numbers)]).cast(pa.int64())
+    return pc.if_else(pc.equal(found, pa.scalar(0)), pa.scalar(None, pa.int64()), pc.subtract(found, pa.scalar(1)))
 
 
 def _last_of_each(found: Columns) -> list[int]:
-    """The same for each table."""
+    """The highest number of each table, all of them rising; BEYOND when they do not."""
     last = [0] * len(found.streams)
     for table, number in zip(found.table_index, found.documents, strict=True):
         if number:

@@ -71,7 +71,7 @@ def of_rows(rows: Any, *, table: str) -> Iterator[ChildSum]:
         {
             "life": lives.indices,
             "epoch": epoch,
-            "digest": pa.array(memoryview(found), pa.uint64()),
+            "digest": pa.Array.from_buffers(pa.uint64(), len(found), [None, pa.py_buffer(found)]),
             "sequence": others[0],
         }
     ).group_by(["life", "epoch"], use_threads=False)

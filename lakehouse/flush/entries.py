@@ -93,14 +93,14 @@ class _Cut(NamedTuple):
 
     entries: int
     tables: list[bytes]
-    table_index: Sequence[int]
+    table_index: array[int] | memoryview
     fixed: Sequence[Any]
     """sequences u64, timestamps u64, operations u8"""
     lengths: Sequence[Any]
     """of row ids u16, befores u32, afters u32, metadatas u32 (or nothing)"""
     texts: Sequence[Any]
-    numbers: Any = None
-    """Of the typed document of each entry, 1 plus its row in its table's stream, or 0"""
+    documents: Any = None
+    """The row of each entry's typed document in its table's stream, or null"""
     streams: Sequence[Any] = ()
     """An Arrow table for each of `tables`, or nothing"""
 
@@ -108,6 +108,8 @@ class _Cut(NamedTuple):
 FIXED = {"sequence": pa.uint64(), "timestamp_ms": pa.uint64(), "operation": pa.uint8()}
 TEXTS = {"row_id": pa.uint16(), "before": pa.uint32(), "after": pa.uint32(), "metadata": pa.uint32()}
 """Each text and the type of its length."""
+
+INDEX = {2: pa.uint16(), 4: pa.uint32()}
 
 TEXT_BYTES_MAX = 2**31 - 1
 """What the offsets of an Arrow string array reach."""
@@ -163,7 +165,7 @@ def _table_column(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:
         else:
             pieces += [
                 _repeat(numbers, counts),
-                pa.array(found, pa.int32()).take(pa.array(cut.table_index, pa.int32())),
+                pa.array(found, pa.int32()).take(_index(cut)),
             ]
             numbers, counts = [], []
     return pa.concat_arrays([*pieces, _repeat(numbers, counts)])
@@ -177,13 +179,17 @@ def _documents(cuts: list[_Cut], documents: dict[bytes, list[Any]]) -> Any:
         if not cut.streams:
             pieces.append(pa.nulls(cut.entries, pa.int64()))
             continue
-        before = pa.array([starts.get(table, 0) - 1 for table in cut.tables], pa.int64())
-        numbers = pc.add(cut.numbers, before.take(pa.array(cut.table_index, pa.int32())))
-        pieces.append(pc.if_else(pc.greater(cut.numbers, pa.scalar(0)), numbers, pa.scalar(None, pa.int64())))
+        before = pa.array([starts.get(table, 0) for table in cut.tables], pa.int64())
+        pieces.append(pc.add(cut.documents, before[0] if len(before) == 1 else before.take(_index(cut))))
         for table, rows in zip(cut.tables, cut.streams, strict=True):
             documents.setdefault(table, []).append(rows)
             starts[table] = starts.get(table, 0) + rows.num_rows
     return pa.concat_arrays(pieces)
+
+
+def _index(cut: _Cut) -> Any:
+    """The place of each entry's table in `tables`."""
+    return _from_buffer(INDEX[cut.table_index.itemsize], bytes(cut.table_index), cut.entries)
 
 
 def _repeat(values: Sequence[int], counts: Sequence[int]) -> Any:
@@ -265,7 +271,7 @@ def _columns_of(heads: list[tuple[int, ...]], texts: tuple[list[bytes], ...]) ->
     return _Cut(
         len(heads),
         list(dict.fromkeys(texts[0])),
-        [names.setdefault(name, len(names)) for name in texts[0]],
+        array("I", [names.setdefault(name, len(names)) for name in texts[0]]),
         [array("Q", sequences), array("Q", timestamps), bytes(operations)],
         lengths if len(lengths) == len(TEXTS) else [*lengths, bytes(4 * len(heads))],
         [b"".join(column) for column in texts[1:]],

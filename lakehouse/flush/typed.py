@@ -38,8 +38,10 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, ru
     """
     wanted = Wanted.of(known, rules)
     types, rest = wanted.types, Rest()
-    typed = _columns(streams, numbers, wanted, rest)
-    unreadable = _take_rest(_column(streams, numbers, REST), rest)
+    streams = _joined(streams)
+    rows = _rows(streams, numbers)
+    typed = _columns(streams, rows, wanted, rest)
+    unreadable = _take_rest(_column(streams, rows, REST), rest)
     others = pc.if_else(numbers.is_valid(), pa.scalar(None, pa.string()), texts)
     unreadable |= documents.check(pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string())))
     fields = [(name, typed[name].type) for name in typed if name not in types]
@@ -53,13 +55,26 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, ru
     )
 
 
-def _columns(streams: Sequence[Any], numbers: Any, wanted: Wanted, rest: Rest) -> dict[str, Any]:
-    """Typed columns as long as `numbers`; what fits none of them goes to `rest`."""
+def _joined(streams: Sequence[Any]) -> Sequence[Any]:
+    """One stream of all those that have the same columns, which is the usual case."""
+    first = streams[0].schema
+    return [pa.concat_tables(streams)] if all(stream.schema.equals(first) for stream in streams) else streams
+
+
+def _rows(streams: Sequence[Any], numbers: Any) -> Any | None:
+    """The row of each document, or None when they are all rows in turn, which is the usual case."""
+    if numbers.null_count or len(numbers) != sum(stream.num_rows for stream in streams):
+        return numbers
+    return None if pc.all(pc.less(numbers[:-1], numbers[1:])).as_py() else numbers
+
+
+def _columns(streams: Sequence[Any], rows: Any | None, wanted: Wanted, rest: Rest) -> dict[str, Any]:
+    """Typed columns of the documents in these rows; what fits none of them goes to `rest`."""
     names, made = wanted.names(), {}
     for key in dict.fromkeys(name for stream in streams for name in stream.column_names):
         if key == REST:
             continue
-        array = _column(streams, numbers, key)
+        array = _column(streams, rows, key)
         if array is None or array.null_count == len(array):
             continue
         if not names.is_free(key) or not names.has_room(key):
@@ -72,8 +87,8 @@ def _columns(streams: Sequence[Any], numbers: Any, wanted: Wanted, rest: Rest) -
     return made
 
 
-def _column(streams: Sequence[Any], numbers: Any, key: str) -> Any | None:
-    """The values under a key, one for each number: in their type if all streams agree on it, else as JSON texts."""
+def _column(streams: Sequence[Any], rows: Any | None, key: str) -> Any | None:
+    """The values under a key in these rows: in their type if all streams agree on it, else as JSON texts."""
     kinds = {stream.schema.field(key).type for stream in streams if key in stream.column_names}
     if not kinds:
         return None
@@ -85,7 +100,8 @@ def _column(streams: Sequence[Any], numbers: Any, key: str) -> Any | None:
             continue
         array = whole(stream[key])
         pieces.append(_json_texts(array) if kind == pa.binary() else array)
-    return pa.concat_arrays(pieces).take(numbers)
+    array = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+    return array if rows is None else array.take(rows)
 
 
 def _fit(array: Any, known: Any | None, key: str, rest: Rest) -> Any | None:
@@ -143,6 +159,8 @@ def _take_rest(texts: Any | None, rest: Rest) -> dict[int, str]:
 
 
 def _rest_texts(rest: Rest, length: int) -> Any:
+    if not rest:
+        return pa.nulls(length, pa.string())
     texts: list[str | None] = [None] * length
     for row, members in rest.items():
         texts[row] = "{" + ",".join(f"{dump_value(key).decode()}:{value.decode()}" for key, value in members) + "}"

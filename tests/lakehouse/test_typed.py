@@ -153,6 +153,14 @@ def test_an_entry_that_is_no_row_for_another_reason_keeps_its_document_in_the_le
     assert arrow_payload.decode(letter.payload) == [bad]
 
 
+def test_the_documents_around_an_entry_that_is_no_row_stay_with_their_entries() -> None:
+    bad = row(2, {"a": 2}, timestamp=2**53 - 1)
+    first = typed(row(1, {"a": 1}), bad, row(3, {"a": 3}, table="u"), row(4, {"a": 4}))
+    shredded = shred([first, typed(row(5, {"a": 5}, table="u"), row(6, {"a": 6}), batch_id=2)], {})
+    assert [(one["_seq"], one["a"]) for one in shredded.tables["t"].to_pylist()] == [(1, 1), (4, 4), (6, 6)]
+    assert [(one["_seq"], one["a"]) for one in shredded.tables["u"].to_pylist()] == [(3, 3), (5, 5)]
+
+
 def test_a_text_beside_a_typed_document_has_to_be_json_too() -> None:
     raw = [RawEntry(1, 5, 0, b"t", b"r", b"", b"{"), RawEntry(2, 5, 0, b"t", b"r", b"", b'{"a":9}')]
     stream = arrow_stream.write(pa.table({"a": [1, 2]}))
