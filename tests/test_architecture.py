@@ -168,6 +168,7 @@ FLOORS = {
         "lakehouse.journal.once",
         "lakehouse.journal.progress",
         "lakehouse.journal.store",
+        "lakehouse.limits.scripts",
         "lakehouse.limits.shared",
         "lakehouse.limits.shared_rates",
         "lakehouse.parent.access",

@@ -20,7 +20,8 @@ from itertools import islice
 
 from lakehouse.conf import Settings
 from lakehouse.limits.gate import Gate, Guest, Lane
-from lakehouse.limits.shared import Answer, Caller, CountsAway, Op, Reply, SharedCounts
+from lakehouse.limits.scripts import RedisAway
+from lakehouse.limits.shared import Answer, Caller, Op, Reply, SharedCounts
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class Colleagues:
         if self._task is not None:
             await self._task
         if self._is_known:
-            with contextlib.suppress(CountsAway):  # then our lease ends by itself
+            with contextlib.suppress(RedisAway):  # then our lease ends by itself
                 await self._counts.call(Caller("", [self._me]), [])
         await self._counts.close()
 
@@ -160,9 +161,9 @@ class Colleagues:
                 await self._introduce()
                 batch, reply = await self._call()
                 if not reply.known:
-                    raise CountsAway("the lease ended before everything was said")
+                    raise RedisAway("the lease ended before everything was said")
             self._hear(batch, reply)
-        except CountsAway as exc:
+        except RedisAway as exc:
             self._go_away(exc)
         except Exception:
             log.exception("the other processes were not told; they are told anew who is here")
@@ -220,7 +221,7 @@ class Colleagues:
             if (guest := self._gate.guests.get(int(number))) is not None:
                 self._evict(guest)
 
-    def _go_away(self, exc: CountsAway) -> None:
+    def _go_away(self, exc: RedisAway) -> None:
         if not self._is_lost:
             log.warning("Redis is away, limits hold per process until it is back: %s", exc)
         self._is_lost, self._is_known = True, False

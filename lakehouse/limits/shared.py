@@ -13,21 +13,16 @@ clock is the only one, so that no clock of ours can lock anybody out. All keys s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from lakehouse.conf import Settings
-from lakehouse.errors import LakehouseError
 from lakehouse.limits.gate import per_second
 from lakehouse.limits.households import share_of
+from lakehouse.limits.scripts import RedisAway, Scripts
 
 Op = tuple[Any, ...]
 """("enter", ip, subnet, household, lane), ("key", key, child, number, opened_ms, connections_max or 0),
@@ -207,13 +202,6 @@ return cjson.encode(reply)
 """
 
 
-class CountsAway(LakehouseError):
-    """Redis does not answer."""
-
-    code = "COUNTS_AWAY"
-    retryable = True
-
-
 class Answer(msgspec.Struct, array_like=True, frozen=True):
     reason: str
     """Empty: let in."""
@@ -239,8 +227,8 @@ class Caller:
 
 class SharedCounts:
     def __init__(self, settings: Settings) -> None:
-        self._client: Redis = Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0))
-        self._script = self._client.register_script(SCRIPT)
+        self._scripts = Scripts(settings.redis_url)
+        self._script = self._scripts.add(SCRIPT)
         numbers = per_second(settings)
         self._limits = {
             "lease_ms": settings.connection_lease_ms,
@@ -254,18 +242,15 @@ class SharedCounts:
         }
 
     async def call(self, caller: Caller, ops: Sequence[Op]) -> Reply:
-        """Say this and hear the answers, one for each. Raises CountsAway; then nobody knows whether it was heard."""
+        """Say this and hear the answers, one for each. Raises RedisAway; then nobody knows whether it was heard."""
         request = msgspec.json.encode(
             {"me": caller.me, "former": caller.former, "new": caller.new, "limits": self._limits, "ops": ops}
         )
+        text = await self._scripts.run(self._script, [PREFIX], [request], timeout_s=TIMEOUT_S)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                text = await self._script(keys=[PREFIX], args=[request])
             return msgspec.json.decode(text, type=Reply)
-        except TimeoutError:
-            raise CountsAway(f"Redis gave no answer within {TIMEOUT_S} s") from None
-        except (RedisError, OSError, msgspec.MsgspecError) as exc:
-            raise CountsAway(f"{type(exc).__name__}: {exc}") from exc
+        except msgspec.MsgspecError as exc:
+            raise RedisAway(f"Redis answered what nobody asked for: {exc}") from exc
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._scripts.close()

@@ -12,12 +12,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
 from lakehouse.limits.bucket import UNITS
+from lakehouse.limits.scripts import RedisAway, Scripts
 from lakehouse.limits.shared import PREFIX
 
 log = logging.getLogger(__name__)
@@ -89,9 +85,9 @@ class Minute:
 
 class SharedRates:
     def __init__(self, redis_url: str) -> None:
-        self._client: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
-        self._bucket = self._client.register_script(BUCKET)
-        self._window = self._client.register_script(WINDOW)
+        self._scripts = Scripts(redis_url)
+        self._bucket = self._scripts.add(BUCKET)
+        self._window = self._scripts.add(WINDOW)
         self._away_until_s: float | None = None
 
     async def take_token(self, whose: str, *, per_second: int, capacity: int) -> Tokens | None:
@@ -107,7 +103,7 @@ class SharedRates:
         return None if found is None else Minute(found[0] == 1, *found[1:])
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._scripts.close()
 
     async def _ask(self, script: Any, key: str, numbers: list[int]) -> list[int] | None:
         """None when Redis is away."""
@@ -115,11 +111,10 @@ class SharedRates:
         if self._away_until_s is not None and now_s < self._away_until_s:
             return None
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                found: list[int] = await script(keys=[PREFIX + key], args=numbers)
-        except (TimeoutError, RedisError, OSError) as exc:
+            found: list[int] = await self._scripts.run(script, [PREFIX + key], numbers, timeout_s=TIMEOUT_S)
+        except RedisAway as exc:
             if self._away_until_s is None:
-                log.warning("Redis is away, rates over HTTP hold per process until it is back: %s", exc or "no answer")
+                log.warning("Redis is away, rates over HTTP hold per process until it is back: %s", exc)
             self._away_until_s = now_s + AWAY_S
             return None
         if self._away_until_s is not None:

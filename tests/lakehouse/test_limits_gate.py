@@ -6,6 +6,7 @@ from lakehouse.conf import Settings
 from lakehouse.limits.addresses import Address, AddressBook
 from lakehouse.limits.gate import Gate, Guest, Lane, Reason, Refusal
 from tests.builders import NOW_MS
+from tests.repetition import LONG
 
 CROWD = {"connections_per_second": 1_000_000, "max_connections": 1_000_000}
 
@@ -140,7 +141,7 @@ def test_a_stranger_without_a_key_at_full_speed_keeps_no_child_out():
     street = Street()
     for _ in range(60_000):
         street.now_ms += 1
-        heard = [street.enter() for _ in range(20)]
+        heard = [street.enter() for _ in range(20 if LONG else 2)]
         for guest in heard:
             if isinstance(guest, Guest):
                 street.gate.key_failed(guest, now_ms=street.now_ms)
@@ -260,9 +261,9 @@ def test_a_connection_that_left_holds_no_key():
     assert not street.gate.by_key
 
 
-def test_a_million_addresses_leave_no_more_behind_than_the_setting_allows():
+def test_many_thousand_addresses_leave_no_more_behind_than_the_setting_allows():
     street = Street(**CROWD, tracked_addresses_max=1000)
-    for number in range(1_000_000):
+    for number in range(1_000_000 if LONG else 50_000):
         ip = f"{number:x}"
         guest = street.gate.enter(Address(ip, ip, ip, False, ip), now_ms=NOW_MS + number // 1000)
         street.gate.key_failed(guest, now_ms=NOW_MS + number // 1000)
