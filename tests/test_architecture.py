@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -464,7 +465,9 @@ def _imports(tree: ast.Module, package: str, known: Iterable[str]) -> Iterator[I
                 yield Import(whole if whole in known else base, node.lineno)
 
 
+@cache
 def our_house() -> House:
+    """Read by the tests that ask for it: every process of a run collects this file, one runs it."""
     sources, packages = {}, []
     for package in ("rpc", "lakehouse", "evodb_site"):
         for path in (ROOT / package).rglob("*.py"):
@@ -473,9 +476,6 @@ def our_house() -> House:
             sources[name] = path.read_text()
             packages += [name] if parts[-1] == "__init__" else []
     return house(sources, packages=packages)
-
-
-OURS = our_house()
 
 
 def without_a_floor(modules: House) -> list[str]:
@@ -595,35 +595,35 @@ def base_install() -> list[str]:
 
 
 def test_every_module_has_a_floor() -> None:
-    assert without_a_floor(OURS) == []
+    assert without_a_floor(our_house()) == []
 
 
 def test_imports_go_down_only() -> None:
-    assert upward_imports(OURS) == []
+    assert upward_imports(our_house()) == []
 
 
 def test_no_two_modules_need_each_other() -> None:
-    assert cycles(OURS) == []
+    assert cycles(our_house()) == []
 
 
 def test_decisions_are_pure() -> None:
-    assert impurities(OURS) == []
+    assert impurities(our_house()) == []
 
 
 def test_the_parent_shares_the_childs_language_only() -> None:
-    assert of_the_child_beyond_its_language(OURS) == []
+    assert of_the_child_beyond_its_language(our_house()) == []
 
 
 def test_the_child_needs_only_the_base_install() -> None:
-    assert foreign_to_the_child(OURS, base_install()) == []
+    assert foreign_to_the_child(our_house(), base_install()) == []
 
 
 def test_rooms_stay_small() -> None:
-    assert too_large(OURS) == []
+    assert too_large(our_house()) == []
 
 
 def test_nobody_sleeps_where_a_condition_can_be_awaited() -> None:
-    assert naps(OURS) == []
+    assert naps(our_house()) == []
 
 
 def test_no_pattern_stands_on_two_floors() -> None:
