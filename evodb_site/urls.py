@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
+admin.autodiscover()
 admin.site.site_header = admin.site.site_title = "EvoDB"
 handler404 = "lakehouse.http.missing.not_found"
 urlpatterns: list[URLPattern | URLResolver] = [

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from ninja import NinjaAPI
 from ninja.openapi.docs import Swagger
 
 from lakehouse.http.cdc_request import KEY_CHARS_MAX, CdcBody
 from lakehouse.http.documents import NOW_MS, Error, QueryRefused, Refused
 from lakehouse.http.queries import QueryBody
 
-DOCS = Swagger(settings={"validatorUrl": None, "tryItOutEnabled": True})
-"""Nothing of it comes from another host: the page and its scripts are django-ninja's static files."""
+
+class Page(Swagger):
+    """Nothing of it comes from another host: the page and its scripts are django-ninja's templates and static files,
+    which it would take from a CDN, since it is no app of ours."""
+
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
+        shown = self.settings | {"url": self.get_openapi_url(api, kwargs)}
+        return render(request, self.template, {"swagger_settings": json.dumps(shown), "api": api, "add_csrf": False})
+
+
+DOCS = Page(settings={"validatorUrl": None, "tryItOutEnabled": True})
 ERRORS = {401: Error, 403: Error, 405: Error, 429: Error, 503: Error}
 """What every request that needs a key may hear."""
 OF_PARENT = ERRORS | {400: Error, 404: Error}

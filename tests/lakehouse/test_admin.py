@@ -16,6 +16,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+import evodb_site.urls  # noqa: F401 - what the admin shows is loaded with the URLs
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import moment_text
 from lakehouse.models import (
