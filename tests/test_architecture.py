@@ -70,6 +70,7 @@ FLOORS = {
         "lakehouse.limits.handshake",
         "lakehouse.limits.lag",
         "lakehouse.management.asking",
+        "lakehouse.management.operation",
         "lakehouse.management.unprepared",
         "lakehouse.management.commands.*",
         "lakehouse.parent.admissions",

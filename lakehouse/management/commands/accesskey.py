@@ -8,11 +8,12 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
 from lakehouse.events.namespaces import RESERVED, is_namespace
+from lakehouse.management.operation import Operation
 from lakehouse.models import AccessKey
 from lakehouse.models.access import KeyPriority, patterns_of
 from lakehouse.parent import access, key_changes
@@ -23,7 +24,7 @@ DURATION_MS_MAX = 100 * 366 * UNITS_MS["d"]
 WHICH = "name, prefix or id, as `accesskey list` shows them; or the key itself"
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Make, list, revoke and rotate access keys. A key itself is printed once and stored nowhere."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

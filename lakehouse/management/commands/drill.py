@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse import clock
 from lakehouse.fallback import ledger
 from lakehouse.fallback.ledger import Held
 from lakehouse.flush import breaker_row
+from lakehouse.management.operation import Operation
 from lakehouse.tasks import recover_fallback
 
 LOOK_EVERY_S = 5.0
@@ -22,7 +23,7 @@ AHEAD_MS = 30_000
 DRAIN_MINUTES_MAX = 30
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Let the object store seem away for a while, watch the fallback fill and drain, and say whether all is well."
 
     sleep: Callable[[float], None] = staticmethod(time.sleep)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings as site
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import F
 
 from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
@@ -21,11 +21,12 @@ from lakehouse.errors import LakehouseError
 from lakehouse.flush import claim, digests, letters
 from lakehouse.flush.digests import ChildSum
 from lakehouse.journal import child_tables
+from lakehouse.management.operation import Operation
 from lakehouse.models import Batch, BatchState, CurrentTable, DeadLetter, IcebergTable, Parent
 from lakehouse.query.engine import DEFAULT_NAMESPACE
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Take rows out of the lake for good: files, history and sums (docs/erase.md). This cannot be undone."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,19 +6,20 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse.flush import backlog, fuse_box
 from lakehouse.flush.backlog import Horizon
 from lakehouse.flush.fuse import remedy
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
 from lakehouse.tasks import flush_parent
 
 LOOK_EVERY_S = 0.2
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Flush waiting batches into their tables. Needs no worker and no broker."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
 from lakehouse.flush import fuse_box
 from lakehouse.flush.fuse import remedy
+from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
 
 NAMES_MAX = 20
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Show the fuses that are blown, or mend them. Needs no worker and no broker."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,16 +6,17 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings as site
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse.catalog import foreign, intents, landing
 from lakehouse.errors import LakehouseError
 from lakehouse.flush import fuse_box
+from lakehouse.management.operation import Operation
 from lakehouse.models import Flush, ForeignCommit
 from lakehouse.models.flushes import RECOVERY
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "List flushes that a foreign catalog was asked to commit and that are not marked, or answer for one."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import QuerySet, Sum
 from django.template.defaultfilters import filesizeformat
 
@@ -32,6 +32,7 @@ from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
+from lakehouse.management.operation import Operation
 from lakehouse.models import FlushTable, IcebergTable, Parent, TableUpkeep
 from lakehouse.query import duck
 
@@ -68,7 +69,7 @@ SETTINGS = {
 }
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Show the tables of the lake and keep them in order (docs/upkeep.md)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,13 +6,12 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from lakehouse.management import asking
+from lakehouse.management.operation import Operation
 from lakehouse.query.engine import Query
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Run one SELECT over the tables of the lake. It reads, and can do nothing else."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import QuerySet
 
 from lakehouse.clock import now_ms
 from lakehouse.flush import breaker_row, fuse
+from lakehouse.management.operation import Operation
 from lakehouse.models import FallbackBatch, Parent
 from lakehouse.tasks import transfer
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Bring kept rows into their tables. Needs no worker and no broker; a worker does the same every 10 s."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,11 +6,12 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import Count, QuerySet
 
 from lakehouse import clock
 from lakehouse.flush import letters
+from lakehouse.management.operation import Operation
 from lakehouse.models import Child, DeadLetter, DeadLetterState, Parent
 
 NAMES_MAX = 20
@@ -18,7 +19,7 @@ LINES_MAX = 20
 REASON_CHARS_MAX = 100
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Replay dead letters: the next flush reads them with the code as it is now. Without options, all that wait."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

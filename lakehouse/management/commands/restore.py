@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse.management import asking
+from lakehouse.management.operation import Operation
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Query
 from lakehouse.query.messages import Answer
 from rpc.rebuilding import NotATable
 from rpc.restoring import Ask, NothingThere, Page, Restored, restore
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Make the SQLite database of a child anew, as it is in the lake or as it was (docs/time-travel.md)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
 from lakehouse.errors import LakehouseError
+from lakehouse.management.operation import Operation
 from lakehouse.models import DriftField, NestedValues, Parent, SchemaMode, TableSchema
 from lakehouse.tasks import promoter
 
 NAMES_MAX = 20
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Schemas of tables: list, set, the inbox of drift, and promotion to columns (docs/schemas.md)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

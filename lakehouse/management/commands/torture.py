@@ -9,15 +9,16 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
+
+from lakehouse.management.operation import Operation
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = (
         "Start a house of its own (nothing of yours is touched), let children write into it, kill and cut off whatever "
         "runs, by a seed, and compare every row. Ends with 1 when one is missing or double."
     )
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--seed", default="", help="as an earlier report says it; without one a new one is made")

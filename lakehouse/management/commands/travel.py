@@ -5,9 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from lakehouse.management import asking
+from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
 from lakehouse.models.parents import PastFlushes
 from lakehouse.query import time_travel
@@ -15,7 +16,7 @@ from lakehouse.query.engine import Query
 from lakehouse.query.time_travel import Asked, Moment, Rows
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Every change of a row; a table or a row as it was; what came between two bookmarks (docs/time-travel.md)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -7,13 +7,14 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings as site
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
 from lakehouse.query.verify import ChildReport, Finding, Verdict, Wanted, verify
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Compare the lake with the journal, per child and table: green, or which entries are missing or double."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -14,10 +14,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db.models import Count, Q, QuerySet, Sum
 
 from lakehouse import clock
+from lakehouse.management.operation import Operation
 from lakehouse.subscriptions import desk, places
 from lakehouse.subscriptions.deliverer import Deliverer
 from lakehouse.subscriptions.events import Entry, Found
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 NAMES_MAX = 20
 
 
-class Command(BaseCommand):
+class Command(Operation):
     help = "Deliver to subscriptions, list them, pause and resume them, test them, tell them again."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
