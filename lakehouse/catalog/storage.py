@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from pyiceberg.catalog import WAREHOUSE_LOCATION, Catalog, load_catalog
-from pyiceberg.io import S3_ENDPOINT
-from pyiceberg.typedef import Properties
+from pyiceberg.io import PY_IO_IMPL, S3_ENDPOINT, FileIO
+from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.store_properties import properties
@@ -25,7 +25,7 @@ def foreign(settings: Settings) -> Catalog:
     if found.get(S3_ENDPOINT):
         _send_checksums_before_the_body()
     try:
-        return load_catalog(NAME, **found)
+        return _calling_no_code_of_tables(load_catalog(NAME, **found))
     except Exception as exc:
         raise StoreUnavailable(
             f"the {settings.catalog} catalog of EVODB_CATALOG cannot be opened: {type(exc).__name__}: {exc}"
@@ -48,6 +48,18 @@ def foreign_properties(settings: Settings) -> Properties:
     if settings.catalog == "rest":
         del ours[WAREHOUSE_LOCATION]
     return ours | settings.resolved_catalog_properties | {"type": settings.catalog}
+
+
+def _calling_no_code_of_tables(catalog: Catalog) -> Catalog:
+    """How files are reached is for our settings to say: of a table's properties, too, pyiceberg imports and calls what
+    `py-io-impl` names, which would be code of who may write properties, with our keys."""
+    reached = catalog._load_file_io
+
+    def reach(properties: Properties = EMPTY_DICT, location: str | None = None) -> FileIO:
+        return reached({name: value for name, value in properties.items() if name != PY_IO_IMPL}, location)
+
+    catalog._load_file_io = reach  # type: ignore[method-assign]
+    return catalog
 
 
 def _send_checksums_before_the_body() -> None:

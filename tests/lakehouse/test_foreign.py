@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,19 @@ def dead_after_the_append(site: Site, shop: Source) -> None:
     put(shop, frame(1, run(1, 3)))
     with site.dying(Failpoint.FOREIGN_APPENDED):
         site.flush(shop)
+
+
+def test_a_table_whose_property_names_code_runs_none_and_has_its_rows(site: Site) -> None:
+    shop = source(parent())
+    put(shop, frame(1, run(1, 2)))
+    assert site.flush(shop) is not None
+    with site.table().transaction() as change:
+        change.set_properties({"py-io-impl": "tabnanny.FileIO"})
+    put(shop, frame(2, run(3, 4)))
+    assert site.flush(shop) is not None
+    assert site.rows() == [1, 2, 3, 4]
+    assert "tabnanny" not in sys.modules
+    assert is_green(site)
 
 
 def test_a_snapshot_that_expired_is_still_known_by_the_property_of_its_table(site: Site) -> None:
