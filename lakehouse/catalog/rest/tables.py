@@ -28,6 +28,7 @@ from lakehouse.catalog.rest.pages import Page
 from lakehouse.catalog.rest.places import Places, paths_of_metadata, paths_of_properties
 from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, answer, bad_request
 from lakehouse.catalog.rest.swaps import Moved, Prepared, insert, publish
+from lakehouse.catalog.rest.updates import FORMAT_VERSION
 from lakehouse.models import IcebergTable, Namespace
 
 
@@ -110,6 +111,8 @@ def register(call: Call) -> Answer:
         raise bad_request(f"found no metadata file at {location}") from None
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise bad_request(f"{location} holds no metadata of a table: {exc}"[:300]) from None
+    if metadata.format_version > FORMAT_VERSION:
+        raise NotImplementedError(f"found format version {metadata.format_version}, wanted at most {FORMAT_VERSION}")
     places.check_all(paths_of_metadata(metadata), namespace=call.namespace)
     neighbours.check(identifier, metadata, location)
     _point_at(identifier, location, overwrite=request.overwrite)
@@ -121,7 +124,7 @@ def rename(call: Call) -> Answer:
     source, target = models.identifier_of(request.source), models.identifier_of(request.destination)
     call.check(source[:-1])
     call.check(target[:-1])
-    check_name(target[-1])
+    check_new(call, target)
     call.catalog.rename_table(source, target)
     return NOTHING
 
