@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+from pyiceberg.catalog.rest import CreateTableRequest
 from pyiceberg.exceptions import (
     CommitFailedException,
     NoSuchNamespaceError,
@@ -17,6 +18,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.serializers import Compressor
+from pyiceberg.table import StagedTable
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 
 from lakehouse.catalog import neighbours, pointers
@@ -56,6 +58,21 @@ def create(call: Call) -> Answer:
     location = request.location or default_location(places, identifier)
     location = places.check(location, namespace=call.namespace)
     places.check_all(paths_of_properties(request.properties), namespace=call.namespace)
+    staged = _staged(call, identifier, request, location)
+    _make_folders(location)
+    if request.stage_create:
+        return _loaded(call, None, staged.metadata.model_dump_json().encode())
+    # The metadata of who died over it is of this table, and not of one that nobody knows and may register.
+    uuid = pointers.uuid_to_make(*table_key(identifier))
+    staged.metadata = staged.metadata.model_copy(update={"table_uuid": uuid})
+    try:
+        publish(call.catalog, [Prepared(identifier, None, staged)])
+    except Moved:
+        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}") from None
+    return _loaded(call, staged.metadata_location, staged.metadata.model_dump_json().encode())
+
+
+def _staged(call: Call, identifier: tuple[str, ...], request: CreateTableRequest, location: str) -> StagedTable:
     try:
         staged = call.catalog._create_staged_table(
             identifier,
@@ -65,17 +82,10 @@ def create(call: Call) -> Answer:
             request.write_order or UNSORTED_SORT_ORDER,
             dict(request.properties),
         )
-        metadata = staged.metadata.model_dump_json().encode()
+        staged.metadata.model_dump_json()
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Problem(400, "ValidationException", f"the table cannot be made: {exc}"[:500]) from None
-    _make_folders(location)
-    if request.stage_create:
-        return _loaded(call, None, metadata)
-    try:
-        publish(call.catalog, [Prepared(identifier, None, staged)])
-    except Moved:
-        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}") from None
-    return _loaded(call, staged.metadata_location, metadata)
+    return staged
 
 
 def load(call: Call) -> Answer:
