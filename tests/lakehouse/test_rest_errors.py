@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import urllib.request
 from collections.abc import Iterator
@@ -290,3 +291,13 @@ def test_a_table_of_version_3_is_not_registered_either(lake: Site) -> None:
     third.write_text(json.dumps(json.loads(file.read_text()) | {"format-version": 3, "next-row-id": 0}))
     body = {"name": "third", "metadata-location": str(third)}
     assert lake.ask("POST", "namespaces/lake/register", body).error == (406, "UnsupportedOperationException")
+
+
+def test_a_metadata_file_that_is_torn_is_no_reason_to_come_back(lake: Site) -> None:
+    folder = Path(pointers()["t"]).parent
+    whole = gzip.compress(Path(pointers()["t"]).read_bytes())
+    for name, written in {"a": b"xx", "b": whole[:-20], "c": whole[:10] + b"\xff" * 20, "d": b""}.items():
+        file = folder / f"{name}.gz.metadata.json"
+        file.write_bytes(written)
+        body = {"name": name, "metadata-location": str(file)}
+        assert lake.ask("POST", "namespaces/lake/register", body).error == (400, "BadRequestException"), name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from gzip import BadGzipFile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, answer, ba
 from lakehouse.catalog.rest.swaps import Moved, Prepared, insert, publish
 from lakehouse.catalog.rest.updates import FORMAT_VERSION
 from lakehouse.models import IcebergTable, Namespace
+
+TORN = (EOFError, zlib.error, BadGzipFile)
+"""What comes of a file that is called `.gz.metadata.json` and is not whole."""
 
 
 def listed(call: Call) -> Answer:
@@ -119,7 +124,7 @@ def register(call: Call) -> Answer:
         metadata = call.catalog._read(location)
     except FileNotFoundError:
         raise bad_request(f"found no metadata file at {location}") from None
-    except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError, *TORN) as exc:
         raise bad_request(f"{location} holds no metadata of a table: {exc}"[:300]) from None
     if metadata.format_version > FORMAT_VERSION:
         raise NotImplementedError(f"found format version {metadata.format_version}, wanted at most {FORMAT_VERSION}")
