@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lakehouse.flush.names import COLUMNS_MAX, NAME_BYTES_MAX, is_possible
+from lakehouse.flush.names import COLUMNS_MAX, NAME_BYTES_MAX, in_files, is_possible
 
 SIMPLE = ("boolean", "long", "double", "string", "date", "timestamptz", "json")
 WANTED = f'one of {", ".join(SIMPLE)}, decimal(P,S), a list such as ["long"] or an object of fields'
@@ -121,6 +121,7 @@ def is_field(name: str) -> bool:
 
 def _check_names(fields: Mapping[str, Any], path: str, may_be: Any) -> None:
     seen: dict[str, str] = {}
+    in_use: dict[str, str] = {}
     for name in fields:
         if not may_be(name):
             raise ValueError(
@@ -129,3 +130,5 @@ def _check_names(fields: Mapping[str, Any], path: str, may_be: Any) -> None:
             )
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise ValueError(f"{path}{name}: found {other!r} too, wanted names that differ in more than case")
+        if (other := in_use.setdefault(in_files(name), name)) != name:
+            raise ValueError(f"{path}{name}: found {other!r} too, wanted names that are two in Avro as well")

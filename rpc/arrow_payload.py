@@ -3,7 +3,7 @@
 The document of an entry is its `after`, or the `before` of a DELETE, when that is an object. It goes into the Arrow
 stream of its table (rpc.columns with kind bit 2); anything else stays JSON text. A key becomes one column of a batch:
 text, number, boolean or time, what most of its values are. A value that does not fit exactly is kept as JSON in the
-column `_rest`, as are keys that begin with `_`. Text columns take objects and arrays as JSON text.
+column `_rest`, as are keys that no column of a lake may have. Text columns take objects and arrays as JSON text.
 
 `of_table` takes rows that are Arrow anyway and touches none: 1000 rows of 8 columns in 0.1 ms. `from_columns` reads
 JSON text, 6 us an entry. Needs pyarrow: pip install 'evodb[arrow]'.
@@ -31,6 +31,7 @@ from rpc.messages import UNSET, WalEntry, WalOperation
 __all__ = ["decode", "encode", "from_columns", "of_table"]
 
 DOUBLE_EXACT_MAX = 2**53
+KEY_BYTES_MAX = 255
 DIGITS_EXACT = 15
 """So many digits a double gives back."""
 Document: TypeAlias = dict[str, Any]
@@ -178,7 +179,7 @@ def _shredded(documents: list[Document]) -> Any:
     rest: dict[int, Document] = {}
     for key in dict.fromkeys(key for document in documents for key in document):
         values = [document.get(key) for document in documents]
-        is_possible = key[:1] not in ("", "_") and _is_unicode(key)
+        is_possible = _can_be_column(key)
         if is_possible and (column := _uniform(pa, values)) is not None:
             made[key] = column
             continue
@@ -196,6 +197,10 @@ def _shredded(documents: list[Document]) -> Any:
         texts = [_text(rest[row]) if row in rest else None for row in range(len(documents))]
         made[REST] = pa.array(texts, pa.string())
     return pa.table(made)
+
+
+def _can_be_column(key: str) -> bool:
+    return key[:1] not in ("", "_") and min(key) >= " " and _is_unicode(key) and len(key.encode()) <= KEY_BYTES_MAX
 
 
 def _uniform(pa: Any, values: list[Any]) -> Any | None:

@@ -34,13 +34,15 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
 from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
-from lakehouse.catalog import neighbours, pointers
+from lakehouse.catalog import neighbours, pointers, strange_properties
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.retention import forgotten
 from lakehouse.catalog.views import WithoutViews
 from lakehouse.models import IcebergTable, Namespace
+
+strange_properties.mend()
 
 __all__ = ["DjangoCatalog", "check_table_name", "namespace_key", "table_key"]
 

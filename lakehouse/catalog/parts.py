@@ -18,10 +18,11 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog import null_lists, plain_columns
+from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties
 
 null_lists.mend()
 plain_columns.mend()
+strange_properties.mend()
 
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
@@ -34,8 +35,9 @@ PAGE_BYTES = 2**20
 
 def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[str, str]) -> list[DataFile]:
     """Write the rows, which have the table's columns. `parquet` overrides the table's write properties for them."""
-    properties = {**metadata.properties, **parquet}
-    properties[ROW_GROUP] = str(_rows_in(ROW_GROUP_BYTES, rows, int(properties.get(ROW_GROUP, len(rows)))))
+    properties = strange_properties.meant({**metadata.properties, **parquet})
+    rows_max = table_properties.number(properties, ROW_GROUP, 1) or len(rows)
+    properties[ROW_GROUP] = str(_rows_in(ROW_GROUP_BYTES, rows, rows_max))
     properties |= paged(properties, rows)
     written_as = metadata.model_copy(update={"properties": properties})
     schema = pyarrow_to_schema(rows.schema, name_mapping=metadata.schema().name_mapping)
@@ -52,7 +54,8 @@ def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[
 
 def paged(properties: Mapping[str, str], rows: pa.Table) -> dict[str, str]:
     """The write property by which rows like these are cut into pages that a reader can hold."""
-    return {PAGE_ROWS: str(_rows_in(PAGE_BYTES, rows, int(properties.get(PAGE_ROWS, PAGE_ROWS_MAX))))}
+    rows_max = table_properties.number(properties, PAGE_ROWS, 1) or PAGE_ROWS_MAX
+    return {PAGE_ROWS: str(_rows_in(PAGE_BYTES, rows, rows_max))}
 
 
 def _rows_in(size_bytes: int, rows: pa.Table, wanted: int) -> int:

@@ -22,7 +22,7 @@ from pyiceberg.table.update import (
 )
 from pyiceberg.typedef import Identifier, Properties
 
-from lakehouse.catalog import retention
+from lakehouse.catalog import retention, strange_properties
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.catalog.pointers import Forgotten, uuid_to_make
 from lakehouse.clock import now_ms
@@ -87,14 +87,19 @@ class Staging(DjangoCatalog):
 
 
 class Change(Transaction):
-    """A transaction that makes its metadata once a change, and not whenever it is asked for."""
+    """A transaction that makes its metadata once a change, and not whenever it is asked for.
+
+    It writes by the properties that can be meant. The table keeps all of them.
+    """
 
     _known: tuple[int, TableMetadata] | None = None
 
     @property
     def table_metadata(self) -> TableMetadata:
         if self._known is None or self._known[0] != len(self._updates):
-            self._known = len(self._updates), _updated(self._table.metadata, self._updates)
+            made = _updated(self._table.metadata, self._updates)
+            properties = strange_properties.meant(made.properties)
+            self._known = len(self._updates), made.model_copy(update={"properties": properties})
         return self._known[1]
 
 

@@ -2,16 +2,19 @@
 
 A name is refused when it is empty, longer than 255 bytes, has control characters or half a surrogate pair, begins with
 `_` (ours), or differs from another column only in case, because most query engines could not tell the two apart. Case
-is what Unicode folds: `straße` and `STRASSE` differ in no more than that.
+is what Unicode folds: `straße` and `STRASSE` differ in no more than that. And within the files a column has a name that
+Avro allows, where `a b` is `a_x20b`; who is called that already is in the way.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 COLUMNS_MAX = 1000
 """Typed columns of one table; a child that writes values as keys must not widen it without end."""
 NAME_BYTES_MAX = 255
+_ORDINARY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def is_possible(name: str) -> bool:
@@ -24,6 +27,25 @@ def is_possible(name: str) -> bool:
         return False
 
 
+def in_files(name: str) -> str:
+    """What pyiceberg calls a column of this name in its files, case folded."""
+    if _ORDINARY.fullmatch(name) or not name:
+        return name.casefold()
+    first, others = name[0], name[1:]
+    begin = first if first.isalpha() or first == "_" else f"_{first}" if first.isdigit() else _escaped(first)
+    end = (sign if sign.isalnum() or sign == "_" else _escaped(sign) for sign in others)
+    return "".join([begin, *end]).casefold()
+
+
+def are_apart(names: Collection[str]) -> bool:
+    """Whether all of them can be columns of one table."""
+    return all(len({key(name) for name in names}) == len(names) for key in (str.casefold, in_files))
+
+
+def _escaped(sign: str) -> str:
+    return f"_x{ord(sign):X}"
+
+
 class Names:
     """The columns of one table, as they are taken one after the other.
 
@@ -33,6 +55,7 @@ class Names:
 
     def __init__(self, known: Iterable[str] = (), *, nested: Collection[str] = (), is_open: bool = True) -> None:
         self._taken = {name.casefold(): name for name in known}
+        self._in_files = {in_files(name) for name in self._taken.values()}
         self._nested = nested
         self._is_open = is_open
 
@@ -41,7 +64,9 @@ class Names:
         taken = self._taken.get(name.casefold())
         if taken is not None:
             return taken == name and is_possible(name)
-        return self._is_open and is_possible(name) and not (self._nested and self._is_path(name))
+        if not self._is_open or not is_possible(name) or in_files(name) in self._in_files:
+            return False
+        return not (self._nested and self._is_path(name))
 
     def has_room(self, name: str) -> bool:
         """Whether this key has a column, or one more is allowed."""
@@ -52,3 +77,4 @@ class Names:
 
     def take(self, name: str) -> None:
         self._taken[name.casefold()] = name
+        self._in_files.add(in_files(name))

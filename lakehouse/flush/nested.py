@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from lakehouse.declared import is_field
 from lakehouse.flush import moments, scalars
+from lakehouse.flush.names import in_files
 
 DEPTH_MAX = 8
 FIELDS_MAX = 200
@@ -112,13 +113,14 @@ _SCALARS: dict[type, Any] = {bool: _BOOL, int: _LONG, float: _DOUBLE, str: _TEXT
 def _fields(shape: Shape | None, known: Any | None, budget: Budget) -> list[Any]:
     seen = {} if shape is None else shape.fields
     made = {} if known is None else {one.name: type_of(seen.get(one.name), one.type, budget) for one in known}
-    taken = {name.casefold() for name in made}
+    taken = {key for name in made for key in (name.casefold(), in_files(name))}
     for name, inner in seen.items():
-        if name.casefold() not in taken and is_field(name) and budget.take():
+        keys = {name.casefold(), in_files(name)}
+        if taken.isdisjoint(keys) and is_field(name) and budget.take():
             kind = type_of(inner, None, budget)
             if kind is not None:
                 made[name] = kind
-                taken.add(name.casefold())
+                taken |= keys
     return [pa.field(name, kind) for name, kind in made.items()]
 
 

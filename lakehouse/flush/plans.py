@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.flush import exact, moments
-from lakehouse.flush.names import COLUMNS_MAX, Names
+from lakehouse.flush.names import COLUMNS_MAX, Names, are_apart
 from lakehouse.flush.structs import CHUNK_DOCUMENTS, Kind, Plan, Surprise
 from lakehouse.flush.widening import WIDER
 
@@ -64,7 +64,7 @@ class Survey:
         unknown = {key for key in self._seen if key not in self._types and names.is_free(key)}
         is_unfit = any(_UNFIT.search(key) for key in self._seen)
         too_many = len(self._seen) > FIELDS_MAX or len(self._types) + len(unknown) > COLUMNS_MAX
-        if not self._is_for_msgspec or is_unfit or too_many or len({key.casefold() for key in unknown}) < len(unknown):
+        if not self._is_for_msgspec or is_unfit or too_many or not are_apart(unknown):
             return None
         return tuple(
             (key, _kind(kinds, self._types.get(key)) if names.is_free(key) else Kind.REST)

@@ -34,7 +34,7 @@ class IcebergTable(models.Model):
 
 
 class TableToMake(models.Model):
-    """The UUID of a table that a flush or a refresh makes: the same for all who try, until that table is gone.
+    """The UUID of a table that a flush, a refresh or a client makes: the same for all who try, until it is gone.
 
     So the metadata of one who lost, or died, is of this table, and not of one that nobody knows and may register.
     """

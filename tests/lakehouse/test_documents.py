@@ -180,6 +180,16 @@ def test_of_keys_that_differ_in_case_only_the_first_or_known_one_is_the_column(p
 
 
 @BOTH_PATHS
+def test_of_keys_that_have_one_name_in_files_the_first_or_known_one_is_the_column(plans_max: int) -> None:
+    found = read('{"a b":1,"a_x20b":2}', '{"a_x20b":3}', plans_max=plans_max)
+    assert columns(found) == {"a b": ("int64", [1, None])}
+    assert rest(found) == [{"a_x20b": 2}, {"a_x20b": 3}]
+    found = read('{"a b":1,"a_x20b":2}', known={"a_x20b": pa.int64()}, plans_max=plans_max)
+    assert columns(found) == {"a_x20b": ("int64", [2])}
+    assert rest(found) == [{"a b": 1}]
+
+
+@BOTH_PATHS
 def test_keys_beyond_the_limit_of_columns_go_to_rest(plans_max: int) -> None:
     found = read(json.dumps({f"k{number}": number for number in range(1010)}), '{"k5":7,"late":1}', plans_max=plans_max)
     assert len(found.columns) == 1000

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyiceberg.schema import make_compatible_name
 
-from lakehouse.flush.names import COLUMNS_MAX, Names, is_possible
+from lakehouse.flush.names import COLUMNS_MAX, Names, in_files, is_possible
 
 
 @pytest.mark.parametrize("name", ["a", "A b", "ü", "a_", "x" * 255, "a.b", "'", "日" * 85])
@@ -33,3 +36,15 @@ def test_room_ends_at_the_limit_but_not_for_those_inside() -> None:
     names.take("last")
     assert not names.has_room("more")
     assert names.has_room("k0")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("aZ_0 .½²٣"), min_size=1))
+def test_the_name_in_files_is_the_one_that_pyiceberg_gives(name: str) -> None:
+    assert in_files(name) == make_compatible_name(name).casefold()
+
+
+def test_a_name_is_not_free_while_another_has_it_in_files() -> None:
+    names = Names(["a b"])
+    names.take("1x")
+    odd = ("a_x20b", "A_X20B", "a b", "a_x20c")
+    assert [names.is_free(name) for name in odd] == [False, False, True, True]

@@ -47,6 +47,12 @@ def test_an_object_is_a_struct_of_all_fields_that_any_has() -> None:
     assert rest(found) == [None] * 4
 
 
+def test_of_fields_that_have_one_name_in_files_the_first_is_there_and_the_other_in_rest() -> None:
+    found = read({"x y": 1}, {"x y": 1, "x_x20y": 2}, {"1": 3}, {"_1": 4})
+    assert found.columns["a"].type == pa.struct([("x y", pa.int64()), ("1", pa.int64())])
+    assert rest(found) == [None, {"x y": 1, "x_x20y": 2}, None, {"_1": 4}]
+
+
 def test_an_array_is_a_list_of_what_most_of_its_elements_are() -> None:
     found = read(["x", "y"], [], ["x", 1], [None])
     assert found.columns["a"].type == pa.list_(pa.field("element", pa.string()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,3 +267,37 @@ def test_a_snapshot_whose_turn_is_over_has_to_be_made_anew(lake: Site) -> None:
     on_a_branch[1]["ref-name"] = "b"
     stale = {"requirements": [main_is(1)], "updates": on_a_branch}
     assert lake.ask("POST", "namespaces/lake/tables/t", stale).error == (409, "CommitFailedException")
+
+
+def test_what_only_the_database_knows_it_cannot_take_is_no_reason_to_come_back(lake: Site) -> None:
+    for method, path, body in (
+        ("POST", "namespaces", {"namespace": ["x"], "properties": {"a": "\0"}}),
+        ("POST", "namespaces/lake/properties", {"updates": {"\0": "1"}}),
+        ("GET", "namespaces/lake/tables/t%00", None),
+    ):
+        assert lake.ask(method, path, body).status < 500, path
+
+
+def test_a_table_is_renamed_into_a_level_above_a_namespace_as_it_could_be_made_there(lake: Site) -> None:
+    lake.ask("POST", "namespaces", {"namespace": ["above", "below"]})
+    body = {"source": {"namespace": ["lake"], "name": "t"}, "destination": {"namespace": ["above"], "name": "t"}}
+    assert lake.ask("POST", "tables/rename", body).status == 204
+    assert lake.ask("HEAD", "namespaces/above/tables/t").status == 204
+
+
+def test_a_table_of_version_3_is_not_registered_either(lake: Site) -> None:
+    file = Path(pointers()["t"])
+    third = file.with_name("00001-third.metadata.json")
+    third.write_text(json.dumps(json.loads(file.read_text()) | {"format-version": 3, "next-row-id": 0}))
+    body = {"name": "third", "metadata-location": str(third)}
+    assert lake.ask("POST", "namespaces/lake/register", body).error == (406, "UnsupportedOperationException")
+
+
+def test_a_metadata_file_that_is_torn_is_no_reason_to_come_back(lake: Site) -> None:
+    folder = Path(pointers()["t"]).parent
+    whole = gzip.compress(Path(pointers()["t"]).read_bytes())
+    for name, written in {"a": b"xx", "b": whole[:-20], "c": whole[:10] + b"\xff" * 20, "d": b""}.items():
+        file = folder / f"{name}.gz.metadata.json"
+        file.write_bytes(written)
+        body = {"name": name, "metadata-location": str(file)}
+        assert lake.ask("POST", "namespaces/lake/register", body).error == (400, "BadRequestException"), name

@@ -166,3 +166,61 @@ def test_a_table_is_made_by_a_commit_that_says_the_least(lake: Site) -> None:
     found = heard.json["metadata"]
     assert (found["format-version"], found["location"]) == (2, f"{lake.settings.resolved_warehouse}/lake/new")
     assert lake.pyiceberg().load_table("lake.new").schema().column_names == ["id"]
+
+
+LONG = {"required": False, "type": "long"}
+UNSOUND: list[tuple[str, list[Any]]] = [
+    (
+        "two fields of one id",
+        [{"action": "add-schema", "schema": SCHEMA | {"fields": [*SCHEMA["fields"], {"id": 1, "name": "b", **LONG}]}}],
+    ),
+    (
+        "an id that is no int",
+        [{"action": "add-schema", "schema": SCHEMA | {"fields": [{"id": 2**31, "name": "b", **LONG}]}}],
+    ),
+    (
+        "a spec of a field that is nowhere",
+        [{"action": "add-spec", "spec": {"fields": [{"source-id": 7, "name": "x", "transform": "identity"}]}}],
+    ),
+    (
+        "a spec with one name twice",
+        [{"action": "add-spec", "spec": {"fields": [*SPEC["fields"], SPEC["fields"][0] | {"field-id": 1001}]}}],
+    ),
+    (
+        "an order of a field that is nowhere",
+        [
+            {
+                "action": "add-sort-order",
+                "sort-order": {"order-id": 1, "fields": [ORDER["fields"][0] | {"source-id": 7}]},
+            }
+        ],
+    ),
+    ("another table", [{"action": "assign-uuid", "uuid": "7bfc6ecb-43a1-4a1f-8d5b-1dd1b9c7e5a4"}]),
+]
+
+
+@pytest.mark.parametrize(("what", "updates"), UNSOUND)
+def test_what_nobody_could_read_afterwards_is_refused(lake: Site, what: str, updates: list[Any]) -> None:
+    before = lake.ask("GET", TABLE).json["metadata-location"]
+    assert lake.ask("POST", TABLE, {"updates": updates}).error == (400, "ValidationException"), what
+    assert lake.ask("GET", TABLE).json["metadata-location"] == before
+
+
+def test_a_table_of_which_main_is_a_tag_or_whose_numbers_end_would_take_no_flush(lake: Site) -> None:
+    metadata = lake.ask("GET", TABLE).json["metadata"]
+    tag = [*snapshot(1, metadata), {"action": "set-snapshot-ref", "ref-name": "main", "type": "tag", "snapshot-id": 1}]
+    for updates in (tag, snapshot(1, metadata, **{"sequence-number": 2**63 - 1})):
+        assert lake.ask("POST", TABLE, {"updates": updates}).error == (400, "ValidationException")
+
+
+def test_with_a_snapshot_its_statistics_of_partitions_are_removed(lake: Site) -> None:
+    metadata = lake.ask("GET", TABLE).json["metadata"]
+    path = f"{metadata['location']}/metadata/p.parquet"
+    file = {"snapshot-id": 1, "statistics-path": path, "file-size-in-bytes": 1}
+    found = commit(
+        lake,
+        *snapshot(1, metadata),
+        {"action": "set-partition-statistics", "partition-statistics": file},
+        {"action": "remove-snapshots", "snapshot-ids": [1]},
+    )
+    assert (found["snapshots"], found["partition-statistics"]) == ([], [])

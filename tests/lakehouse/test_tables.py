@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, SchemaMismatch, StoreUnavailable
+from lakehouse.flush import documents
+from lakehouse.flush.rules import Rules
 from lakehouse.models import IcebergTable
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -132,6 +135,17 @@ def test_names_of_columns_may_be_anything(catalog: DjangoCatalog) -> None:
     assert table.schema().column_names[2:] == names
     for name in names:
         assert sorted(read(catalog)[name].to_pylist(), key=str) == sorted([name, None], key=str)
+
+
+def test_a_child_whose_keys_have_one_name_in_files_stops_no_flush(catalog: DjangoCatalog) -> None:
+    texts = pa.array(['{"a b":1,"a_x20b":2,"s":{"1":1,"_1":2}}', '{"a_x20b":3,"s":{"1":3}}'])
+    read_as = documents.read(texts, None, Rules(is_nested=True))
+    commit(stage(catalog, rows(2, _rest=read_as.rest, **read_as.columns)))
+    found = read(catalog)
+    assert found["a b"].to_pylist() == [1, None]
+    assert found["s"].to_pylist() == [None, {"1": 3}]
+    kept = [json.loads(text) for text in found["_rest"].to_pylist()]
+    assert kept == [{"a_x20b": 2, "s": {"1": 1, "_1": 2}}, {"a_x20b": 3}]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,12 @@ def test_keys_that_may_not_be_columns_go_to_the_rest() -> None:
     assert rows(shred([streamed(table)], {})) == [{"a": 1, "_rest": '{"A":2,"_x":"y","":true,"b":0.10}'}]
 
 
+def test_what_is_under_a_key_that_can_be_no_column_is_no_text_of_it() -> None:
+    odd = {"k\0": [1, None], "x" * 10_240: {"a": 1}, "": [], "_y": {"b": 2}}
+    (found,) = rows(shred([typed(row(1, {"a": 1} | odd))], {}))
+    assert (found["a"], json.loads(found["_rest"])) == (1, odd)
+
+
 @pytest.mark.parametrize("rest", ["{", "[1]", "5", "", "null"])
 def test_a_rest_that_is_no_object_makes_a_letter_and_harms_no_other(rest: str) -> None:
     table = pa.table({"a": [1, 2], "_rest": [None, rest]})

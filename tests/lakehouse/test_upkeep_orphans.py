@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from django.core.management import call_command
 from django.db import transaction
 
 from lakehouse.catalog import tables
+from lakehouse.catalog.rest import operations, routes, swaps
+from lakehouse.catalog.rest.entrance import EVERYBODY
 from lakehouse.catalog.retention import HOUR_MS, Retention
 from lakehouse.catalog.upkeep import compaction, expiry, orphans
 from lakehouse.catalog.upkeep.orphans import Swept
@@ -20,6 +23,7 @@ from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.models import Flush, FlushState, TableToMake, TableUpkeep
 from tests.builders import parent
+from tests.lakehouse.rest_site import new_table
 from tests.lakehouse.test_tables import rows as some_rows
 from tests.lakehouse.upkeep_site import PARQUET, Lake
 
@@ -70,6 +74,30 @@ def test_what_a_first_flush_left_that_died_or_lost_is_swept_too(lake: Lake) -> N
         tables.swap([loser])
     swept = sweep(lake)
     assert (swept.stranger, swept.deleted) == ("", 8)
+    assert lake.files() == lake.reached()
+
+
+def test_what_a_client_left_that_made_a_table_and_died_is_swept_too(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create() -> int:
+        route = routes.find("POST", b"/v1/namespaces/lake/tables")
+        body = orjson.dumps(new_table("flights"))
+        done = operations.perform(route, settings=lake.settings, grant=EVERYBODY, query={}, headers={}, body=body)
+        return done.status
+
+    def dies(_: object) -> None:
+        raise SystemExit
+
+    lake.catalog.create_namespace("lake")
+    monkeypatch.setattr(swaps, "reach", dies)
+    monkeypatch.setattr(swaps, "_throw_away", lambda *_: None)
+    with pytest.raises(SystemExit):
+        create()
+    monkeypatch.undo()
+    assert create() == 200
+    swept = sweep(lake)
+    assert (swept.stranger, swept.deleted) == ("", 1)
     assert lake.files() == lake.reached()
 
 

@@ -16,6 +16,7 @@ from pyiceberg.table import CommitTableRequest, CommitTableResponse, StagedTable
 from pyiceberg.table.update import AssertCreate, TableUpdate
 
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.rest import soundness
 from lakehouse.catalog.rest import updates as rules
 from lakehouse.catalog.rest.calls import Call
 from lakehouse.catalog.rest.models import commit_table, commit_transaction, identifier_of
@@ -90,6 +91,7 @@ def _changed(call: Call, places: Places, change: CommitTableRequest, table: Tabl
     if table is None and not is_creation:
         raise NoSuchTableError(f"Table does not exist: {'.'.join(identifier)}")
     rules.check(change.requirements, metadata)
+    soundness.check(change.updates, metadata)
     own = table.metadata.location if table else ""
     places.check_all(paths_of_updates(change.updates), namespace=identifier[:-1], own=own)
     if table is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from django.db import DataError
 from django.db import Error as DatabaseError
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -33,9 +34,13 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (CommitStateUnknownException, 500, "CommitStateUnknownException"),
     (NotImplementedError, 406, "UnsupportedOperationException"),
     (ValidationError, 400, "ValidationException"),
+    (DataError, 400, "BadRequestException"),
     (ValueError, 400, "BadRequestException"),
 )
-"""The first row that fits. What is in none of them and below is a mistake of ours, and the log has it whole."""
+"""The first row that fits. What is in none of them and below is a mistake of ours, and the log has it whole.
+
+Of data that they do not take only databases know, as PostgreSQL takes no NUL; coming back would not help.
+"""
 
 
 def problem_of(exc: Exception) -> Problem:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+from gzip import BadGzipFile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import orjson
+from pyiceberg.catalog.rest import CreateTableRequest
 from pyiceberg.exceptions import (
     CommitFailedException,
     NoSuchNamespaceError,
@@ -17,6 +20,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.serializers import Compressor
+from pyiceberg.table import StagedTable
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 
 from lakehouse.catalog import neighbours, pointers
@@ -28,7 +32,11 @@ from lakehouse.catalog.rest.pages import Page
 from lakehouse.catalog.rest.places import Places, paths_of_metadata, paths_of_properties
 from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, answer, bad_request
 from lakehouse.catalog.rest.swaps import Moved, Prepared, insert, publish
+from lakehouse.catalog.rest.updates import FORMAT_VERSION
 from lakehouse.models import IcebergTable, Namespace
+
+TORN = (EOFError, zlib.error, BadGzipFile)
+"""What comes of a file that is called `.gz.metadata.json` and is not whole."""
 
 
 def listed(call: Call) -> Answer:
@@ -55,6 +63,21 @@ def create(call: Call) -> Answer:
     location = request.location or default_location(places, identifier)
     location = places.check(location, namespace=call.namespace)
     places.check_all(paths_of_properties(request.properties), namespace=call.namespace)
+    staged = _staged(call, identifier, request, location)
+    _make_folders(location)
+    if request.stage_create:
+        return _loaded(call, None, staged.metadata.model_dump_json().encode())
+    # The metadata of who died over it is of this table, and not of one that nobody knows and may register.
+    uuid = pointers.uuid_to_make(*table_key(identifier))
+    staged.metadata = staged.metadata.model_copy(update={"table_uuid": uuid})
+    try:
+        publish(call.catalog, [Prepared(identifier, None, staged)])
+    except Moved:
+        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}") from None
+    return _loaded(call, staged.metadata_location, staged.metadata.model_dump_json().encode())
+
+
+def _staged(call: Call, identifier: tuple[str, ...], request: CreateTableRequest, location: str) -> StagedTable:
     try:
         staged = call.catalog._create_staged_table(
             identifier,
@@ -64,17 +87,10 @@ def create(call: Call) -> Answer:
             request.write_order or UNSORTED_SORT_ORDER,
             dict(request.properties),
         )
-        metadata = staged.metadata.model_dump_json().encode()
+        staged.metadata.model_dump_json()
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Problem(400, "ValidationException", f"the table cannot be made: {exc}"[:500]) from None
-    _make_folders(location)
-    if request.stage_create:
-        return _loaded(call, None, metadata)
-    try:
-        publish(call.catalog, [Prepared(identifier, None, staged)])
-    except Moved:
-        raise TableAlreadyExistsError(f"Table already exists: {'.'.join(identifier)}") from None
-    return _loaded(call, staged.metadata_location, metadata)
+    return staged
 
 
 def load(call: Call) -> Answer:
@@ -108,8 +124,10 @@ def register(call: Call) -> Answer:
         metadata = call.catalog._read(location)
     except FileNotFoundError:
         raise bad_request(f"found no metadata file at {location}") from None
-    except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError, *TORN) as exc:
         raise bad_request(f"{location} holds no metadata of a table: {exc}"[:300]) from None
+    if metadata.format_version > FORMAT_VERSION:
+        raise NotImplementedError(f"found format version {metadata.format_version}, wanted at most {FORMAT_VERSION}")
     places.check_all(paths_of_metadata(metadata), namespace=call.namespace)
     neighbours.check(identifier, metadata, location)
     _point_at(identifier, location, overwrite=request.overwrite)
@@ -121,7 +139,7 @@ def rename(call: Call) -> Answer:
     source, target = models.identifier_of(request.source), models.identifier_of(request.destination)
     call.check(source[:-1])
     call.check(target[:-1])
-    check_name(target[-1])
+    check_new(call, target)
     call.catalog.rename_table(source, target)
     return NOTHING
 

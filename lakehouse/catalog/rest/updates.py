@@ -130,6 +130,10 @@ class _Settling:
             found = self._settled(update)
             if found is not None:
                 yield found
+            if isinstance(found, RemoveSnapshotsUpdate):  # pyiceberg removes their other statistics only
+                for number in self._partition_statistics & set(found.snapshot_ids):
+                    self._partition_statistics.remove(number)
+                    yield RemovePartitionStatisticsUpdate(snapshot_id=number)  # type: ignore[call-arg]
 
     def _settled(self, update: TableUpdate) -> TableUpdate | None:
         if isinstance(update, AddSchemaUpdate):

@@ -23,7 +23,7 @@ from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import memory
-from lakehouse.catalog import parts
+from lakehouse.catalog import parts, strange_properties
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
 from lakehouse.catalog.table_properties import number
@@ -117,7 +117,8 @@ class Writer:
 
     def _file(self, first: Any, others: Iterator[Any]) -> DataFile:
         output = self._io.new_output(self._place())
-        properties = {**self._metadata.properties, **parts.paged(self._metadata.properties, first)}
+        properties = strange_properties.meant(self._metadata.properties)
+        properties |= parts.paged(properties, first)
         writer: Any = self._model.create_writer(output, self._schema, properties)
         with writer:
             writer.write(first)
