@@ -11,11 +11,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 STAGE = "_evodb_restored"
 INTEGER_MAX = 2**63 - 1
+DIGITS_MAX = 4000
+"""Of a number that Python reads as one; a longer one is the text it was."""
+FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""Case as SQLite sees it in a name: `Ä` and `ä` are two columns."""
 KINDS = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 """What is declared for a column that holds nothing else (and null)."""
 
@@ -38,7 +43,7 @@ class Document(NamedTuple):
 
 def values_of(document: Document) -> dict[str, Value]:
     """The columns of a row with their values as SQLite has them."""
-    found = json.loads(document.text)
+    found = json.loads(document.text, parse_int=_integer)
     if not isinstance(found, dict):
         return {"value": _value(found)}
     named = json.loads(document.blobs) if document.blobs else []
@@ -83,7 +88,7 @@ class NotATable(Exception):
 
 def _refuse_clash(name: str, known: Mapping[str, int], table: str) -> None:
     for other in known:
-        if other.casefold() == name.casefold():
+        if other.translate(FOLDED) == name.translate(FOLDED):
             raise NotATable(f"{table} has the columns {other!r} and {name!r}, which are one to SQLite")
 
 
@@ -174,6 +179,10 @@ def _blob(value: Any) -> Value:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         return _value(value)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= DIGITS_MAX else digits
 
 
 def _value(value: Any) -> Value:

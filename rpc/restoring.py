@@ -16,6 +16,8 @@ from rpc.rebuilding import Connection, Document, quoted, rebuild
 
 KINDS = {"BIGINT": "INTEGER", "BOOLEAN": "INTEGER", "DOUBLE": "REAL", "VARCHAR": "TEXT"}
 BLOBS = "_blobs"
+WATERMARKS = "$watermarks"
+"""Of the journal, whatever tables the child has."""
 ROW_ID = "coalesce(_row_id, '')"
 NEWEST = "row_number() OVER (PARTITION BY _row_id ORDER BY _epoch DESC, _seq DESC) = 1"
 
@@ -52,11 +54,12 @@ class Restored:
 def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "lake", as_of: str = "") -> Restored:
     """Raises NothingThere, NotATable and what `ask` raises."""
     marks = ask(
-        f"SELECT table_name, epoch, seq, is_complete FROM {quoted(namespace)}.watermarks "  # noqa: S608 - quoted
+        f"SELECT table_name, epoch, seq, is_complete FROM {quoted(namespace)}.{quoted(WATERMARKS)} "  # noqa: S608 - quoted
         "WHERE child = $child ORDER BY table_name",
         {"child": child},
     ).rows
-    tables = [name for name, *_ in marks if name is not None]
+    # A child that writes by two parents has a mark of each.
+    tables = list(dict.fromkeys(name for name, *_ in marks if name is not None))
     if not tables:
         raise NothingThere(f"the lake has no rows of a child {child!r} in the namespace {namespace}")
     made = Restored()

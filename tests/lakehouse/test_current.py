@@ -131,6 +131,22 @@ def test_only_buckets_that_change_are_written_anew(street):
     assert street.now() == street.model()
 
 
+def test_a_table_with_a_column_called_source_is_not_written_anew_as_a_whole_with_every_change(street, caplog):
+    def put(number, row):
+        after = json.dumps(dict.fromkeys(("source", "key", "epoch", "seq", "last", "late"), number)).encode()
+        content = [RawEntry(number, NOW_MS, INSERT, b"orders", row.encode(), b"", after)]
+        accept([(source(street.home, "a", epoch=1), frame(number, content, source="a"))], now_ms=NOW_MS)
+        street.flush()
+
+    for number in range(1, 20):
+        put(number, f"r{number}")
+    assert street.refresh().buckets == 3
+    put(20, "r7")
+    assert street.refresh().buckets == 1
+    assert street.now("_source, _row_id, source")["a", "r7"] == 20
+    assert "is made anew" not in caplog.text
+
+
 def test_what_comes_late_changes_nothing_that_is_newer_and_brings_back_nothing_deleted(street):
     first = street.batch("a", 1, (1, INSERT, "x", 1), (2, INSERT, "y", 2), (3, INSERT, "z", 3))
     last = street.batch("a", 1, (4, DELETE, "x", None), (5, UPDATE, "y", 5))

@@ -75,8 +75,9 @@ async def later_than(moment_ms):
 def flush(folder):
     settings = Settings(data_dir=folder)
     flusher = Flusher("w", settings, chosen(settings), lambda: NOW_MS)
-    while flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL):
-        pass
+    for pk in Parent.objects.values_list("pk", flat=True):
+        while flusher.run(pk, trigger=FlushTrigger.MANUAL):
+            pass
 
 
 async def restored(server, path, *more):
@@ -156,6 +157,26 @@ async def test_a_restore_says_where_the_lake_is_not_complete(tmp_path, capsys):
 
 
 @pytest.mark.django_db(transaction=True)
+async def test_a_child_that_wrote_by_two_parents_and_has_a_table_called_watermarks_comes_back(tmp_path):
+    async with serving(data_dir=tmp_path) as server:
+        for number, url in enumerate((server.url, f"{server.url}/other"), start=1):
+            client = LakehouseRpcClient(url, "shop", outbox=tmp_path / f"outbox{number}.db", config=CONFIG)
+            await client.connect()
+            for table in ("orders", "watermarks"):
+                await client.send(
+                    {"op": "INSERT", "table": table, "row_id": str(number), "after": {"id": number, "child": "me"}}
+                )
+            await client.drain()
+            await client.close()
+        await in_thread(lambda: flush(tmp_path))
+        assert await restored(server, tmp_path / "out.db") == 0
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        for table in ("orders", "watermarks"):
+            found = database.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+            assert found == [(1, "me"), (2, "me")]
+
+
+@pytest.mark.django_db(transaction=True)
 async def test_who_may_not_query_restores_nothing(tmp_path, capsys):
     async with serving(data_dir=tmp_path, open=False) as server:
         _, key = await in_thread(lambda: access.new_key("shop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS))
@@ -206,9 +227,17 @@ def test_a_table_without_rows_has_the_columns_of_the_lake_and_one_without_column
     assert made() == (0, None, None)
 
 
-def test_columns_that_are_one_to_sqlite_are_an_error():
+def test_columns_that_are_one_to_sqlite_are_an_error_and_those_that_are_two_come_back():
     with pytest.raises(NotATable, match="'a' and 'A'"):
         made(Document("1", '{"a": 1, "A": 2}'))
+    _, _, rows = made(Document("x", '{"ä": 1, "Ä": 2, "straße": 3, "STRASSE": 4}'))
+    assert rows == [(1, 2, 3, 4)]
+
+
+def test_a_number_of_thousands_of_digits_comes_back_as_its_digits():
+    _, _, ((value, deep),) = made(Document("x", f'{{"n": {"7" * 5000}, "deep": [{"8" * 5000}]}}'))
+    assert value == "7" * 5000
+    assert "8" * 5000 in deep
 
 
 def test_a_document_that_is_no_object_is_a_value():
