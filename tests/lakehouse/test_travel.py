@@ -145,6 +145,18 @@ def test_a_bookmark_says_what_was_known_of_other_parents_too_when_its_own_commit
     assert values("--bookmark", "1") == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize("namespace", ["temp", "system"])
+def test_a_namespace_may_be_called_as_something_of_duckdbs(street, namespace):
+    home = Parent.objects.create(name="p", namespace=namespace)
+    street((1, INSERT, "a", 26, 0), shop=source(home))
+    args = ("as-of", "orders", "--namespace", namespace, "--parent", "p", "--bookmark", "1")
+    assert [row["v"] for row in travel(*args)] == [26]
+    out = io.StringIO()
+    sql = f"SELECT (FROM orders SELECT max(v)), (FROM {namespace}.orders SELECT max(v)), (FROM commits SELECT count(*))"
+    call_command("query", sql, "--namespace", namespace, "--format", "csv", stdout=out)
+    assert out.getvalue().splitlines()[1] == "26,26,1"
+
+
 def test_a_bookmark_of_a_parent_that_writes_elsewhere_is_an_error_and_not_the_table_of_now(story):
     Parent.objects.create(name="eu", namespace="eu")
     with pytest.raises(CommandError, match="the bookmarks of eu are of eu, where it writes; type --namespace eu"):
