@@ -34,11 +34,12 @@ class Connection(Protocol):
 
 
 class Document(NamedTuple):
-    """A row of the lake: its id, its JSON, and the columns whose text is bytes in base64."""
+    """A row of the lake: its id, its JSON, the columns whose text is bytes in base64, and JSON of more columns."""
 
     row_id: str
     text: str
     blobs: str | None = None
+    rest: str | None = None
 
 
 def values_of(document: Document) -> dict[str, Value]:
@@ -46,6 +47,8 @@ def values_of(document: Document) -> dict[str, Value]:
     found = json.loads(document.text, parse_int=_integer)
     if not isinstance(found, dict):
         return {"value": _value(found)}
+    if document.rest:
+        found |= json.loads(document.rest, parse_int=_integer)
     named = json.loads(document.blobs) if document.blobs else []
     blobs = set(named) if isinstance(named, list) else set()
     return {name: _blob(value) if name in blobs else _value(value) for name, value in found.items()}

@@ -134,7 +134,9 @@ class _Lake(NamedTuple):
         made = f"CAST(to_json(struct_pack({fields})) AS VARCHAR)" if typed else "'{}'"
         position = "AND (_epoch < $epoch OR (_epoch = $epoch AND _seq <= $sequence)) " if until else ""
         return (
-            f"SELECT {ROW_ID}, coalesce(_after, {made}), {BLOBS if BLOBS in columns else 'NULL'} "  # noqa: S608 - quoted
+            f"SELECT {ROW_ID}, coalesce(_after, {made}), {BLOBS if BLOBS in columns else 'NULL'}, "  # noqa: S608 - quoted
+            # What came as typed columns and fits none of the table's is there; of JSON all is in `_after`.
+            "CASE WHEN _after IS NULL THEN _rest END "
             f"FROM {self._name(table)} WHERE _source = $child AND (CAST($behind AS VARCHAR) IS NULL OR "
             f"{ROW_ID} > CAST($behind AS VARCHAR)) {position}QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY 1"
         )

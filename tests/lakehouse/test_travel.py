@@ -210,6 +210,7 @@ def test_the_journals_tables_are_read_in_sql_beside_the_lakes(story):
         (["changes", "orders", "--until", "9"], "the bookmark is 9"),
         (["as-of", "orders", "--as-of", "31.1.2026"], "^--as-of is '31.1.2026', wanted a time such as '2026-01-31"),
         (["history", "orders", "--row-id", "a", "--as-of", "never"], "^--as-of is 'never', wanted a time"),
+        (["as-of", "orders", "--as-of", "infinity"], "^--as-of is 'infinity', wanted a time"),
         (["as-of", "ordrs"], "in lake there is orders"),
         (["as-of", "orders", "--snapshot", "5"], "orders has no snapshot 5"),
     ],

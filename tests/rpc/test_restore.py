@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import os
 import random
 import sqlite3
 import time
@@ -27,6 +28,7 @@ from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import restore
 from rpc.rebuilding import Document, NotATable, rebuild
+from rpc.restoring import Restored
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
@@ -174,6 +176,50 @@ async def test_a_child_that_wrote_by_two_parents_and_has_a_table_called_watermar
         for table in ("orders", "watermarks"):
             found = database.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
             assert found == [(1, "me"), (2, "me")]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_typed_columns_come_back_with_what_did_not_fit_the_columns_of_the_table(tmp_path):
+    config = dataclasses.replace(CONFIG, encoding="arrow")
+    rows = [{"id": 1, "n": 1, "more": None}, {"id": 2, "n": "two", "more": [1, {"a": 2**70}]}]
+    async with serving(data_dir=tmp_path) as server:
+        client = LakehouseRpcClient(server.url, "shop", outbox=tmp_path / "outbox.db", config=config)
+        await client.connect()
+        for row in rows:
+            await client.send({"op": "INSERT", "table": "orders", "row_id": str(row["id"]), "after": row})
+            await client.drain()
+            await in_thread(lambda: flush(tmp_path))
+        await client.close()
+        assert await restored(server, tmp_path / "out.db") == 0
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        found = database.execute("SELECT id, n, more FROM orders ORDER BY id").fetchall()
+    assert found == [(1, 1, None), (2, "two", f'[1,{{"a":{2**70}}}]')]
+
+
+def test_what_a_restore_that_was_killed_left_behind_is_in_nobodys_way(tmp_path):
+    path = tmp_path / "out.db"
+    (tmp_path / f"out.db.{os.getpid()}.part").write_bytes(b"half a database")
+
+    def work(connection):
+        connection.execute("CREATE TABLE t (v)")
+        return Restored()
+
+    restore.into_file(path, work)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_a_file_that_is_made_while_a_restore_works_is_not_replaced(tmp_path):
+    path = tmp_path / "out.db"
+
+    def work(connection):
+        path.write_text("mine")
+        return Restored()
+
+    with pytest.raises(restore.RestoreError, match="was made by somebody else meanwhile"):
+        restore.into_file(path, work)
+    assert path.read_text() == "mine"
+    assert [one.name for one in tmp_path.iterdir()] == ["out.db"]
 
 
 @pytest.mark.django_db(transaction=True)
