@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from django.conf import settings as site
 from django.db.models import Count, F, Min, QuerySet, Sum
 
 from lakehouse.models import (
@@ -37,7 +38,7 @@ class Watermark(NamedTuple):
     parent: str
     child: str
     table_name: str | None
-    """None: the child has rows in no table yet."""
+    """None: the child has rows in no table."""
     epoch: int
     seq: int
     received_before_ms: int | None
@@ -220,4 +221,7 @@ def _hold_letters(namespace: str, standings: dict[int, _Standing]) -> None:
 
 def _tables(namespace: str) -> Iterator[tuple[int, str]]:
     rows = ChildTable.objects.filter(child__parent__namespace=namespace, entries__gt=0)
+    if not site.EVODB.catalog:  # Else nobody knows here which were dropped.
+        there = IcebergTable.objects.filter(namespace__name=namespace.replace(".", "\x1f"))
+        rows = rows.filter(table__in=there.values("name"))
     return rows.values_list("child_id", "table").distinct().iterator(1000)

@@ -28,8 +28,19 @@ from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import Batch, BatchPayload, Child, CurrentSource, CurrentTable, Flush, IcebergTable, Parent
+from lakehouse.models import (
+    Batch,
+    BatchPayload,
+    Child,
+    CurrentSource,
+    CurrentTable,
+    Flush,
+    IcebergTable,
+    Parent,
+    TableSchema,
+)
 from lakehouse.models.parents import PastFlushes
+from lakehouse.promotion import Promoter
 from lakehouse.query import duck, lake_tables
 from lakehouse.query.messages import Name
 from rpc.entries import RawEntry
@@ -145,6 +156,21 @@ def test_a_table_with_a_column_called_source_is_not_written_anew_as_a_whole_with
     assert street.refresh().buckets == 1
     assert street.now("_source, _row_id, source")["a", "r7"] == 20
     assert "is made anew" not in caplog.text
+
+
+def test_a_key_that_became_a_column_is_one_in_the_table_of_now_too(street, monkeypatch):
+    TableSchema.objects.create(parent=street.home, table="orders", mode="inbox", fields={"w": "long"})
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
+    street.refresh()
+    promoter = Promoter(street.catalog, street.settings, lambda: NOW_MS, lambda ms: None)
+    promoter.promote(street.home, "orders", "v", "long")
+    assert refreshing.wanted(NOW_MS) == [("lake", "orders")]
+    street.refresh()
+    assert street.now() == street.model() == {("a", "x"): 1, ("a", "y"): 2}
+    assert set(street.now("_source, _row_id, _rest").values()) == {None}
+    street.write("a", (3, UPDATE, "x", 3))
+    street.refresh()
+    assert street.now() == street.model()
 
 
 def test_what_comes_late_changes_nothing_that_is_newer_and_brings_back_nothing_deleted(street):

@@ -101,6 +101,13 @@ def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):
     assert verdicts(street)["b"] == "green"
 
 
+def test_a_child_is_erased_from_the_table_of_now_of_a_table_that_was_dropped(street):
+    street.catalog.drop_table(("lake", "orders"))
+    assert ("a", "y") in street.now()
+    erase("--child", "a")
+    assert street.now() == {("b", "w"): "kept-of-b-w"}
+
+
 def test_a_child_that_is_erased_from_one_table_leaves_its_dead_letters_of_the_others(street):
     for number, table in ((5, b"orders"), (6, b"items")):
         bad = RawEntry(number, NOW_MS, INSERT, table, b"i", b"", b"{nonsense-of-a")

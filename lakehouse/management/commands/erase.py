@@ -141,8 +141,10 @@ class Command(BaseCommand):
 
 
 def _tables(namespace: str) -> Sequence[str]:
-    rows = IcebergTable.objects.filter(namespace__name=namespace_key(namespace)).order_by("name")
-    return list(rows.values_list("name", flat=True))
+    """Of changes, and of now: of a table that was dropped there may still be that."""
+    names = (namespace_key(namespace), namespace_key(current_of(namespace)))
+    rows = IcebergTable.objects.filter(namespace__name__in=names).order_by("name")
+    return list(rows.values_list("name", flat=True).distinct())
 
 
 def _origin_of(namespace: str) -> str | None:
