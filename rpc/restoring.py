@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rpc.rebuilding import Connection, Document, quoted, rebuild
+from rpc.rebuilding import Connection, Document, NotATable, quoted, rebuild
 
 KINDS = {"BIGINT": "INTEGER", "BOOLEAN": "INTEGER", "DOUBLE": "REAL", "VARCHAR": "TEXT"}
 BLOBS = "_blobs"
@@ -62,6 +62,7 @@ def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "l
     tables = list(dict.fromkeys(name for name, *_ in marks if name is not None))
     if not tables:
         raise NothingThere(f"the lake has no rows of a child {child!r} in the namespace {namespace}")
+    _refuse_clash(tables)
     made = Restored()
     lake = _Lake(ask, child, namespace)
     if as_of:
@@ -74,6 +75,13 @@ def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "l
         shown = {name: KINDS.get(kind, "") for name, kind in columns.items() if not name.startswith("_")}
         made.tables[table] = rebuild(connection, table, lake.documents(table, columns, made.until), shown)
     return made
+
+
+def _refuse_clash(tables: list[str]) -> None:
+    known: dict[str, str] = {}
+    for table in tables:
+        if (other := known.setdefault(table.lower(), table)) != table:
+            raise NotATable(f"the child has the tables {other!r} and {table!r}, which are one to SQLite")
 
 
 def _warn_of_holes(made: Restored, marks: list[list[Any]]) -> None:

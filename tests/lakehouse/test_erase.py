@@ -108,6 +108,20 @@ def test_a_child_is_erased_from_the_table_of_now_of_a_table_that_was_dropped(str
     assert street.now() == {("b", "w"): "kept-of-b-w"}
 
 
+def test_tables_from_which_all_is_erased_are_kept_in_order_as_others_are(street):
+    for child in ("a", "b"):
+        erase("--child", child)
+        street.write("c", (1 if child == "a" else 2, INSERT, child, 1))
+        street.refresh()
+        erase("--child", "c")
+    out = io.StringIO()
+    call_command("lake", "compact", "--all", stdout=out, stderr=out)
+    assert "current.orders: 0 files became 0" in out.getvalue()
+    street.write("c", (3, INSERT, "x", "seven"))
+    street.refresh()
+    assert street.now() == {("c", "x"): "seven"}
+
+
 def test_a_child_that_is_erased_from_one_table_leaves_its_dead_letters_of_the_others(street):
     for number, table in ((5, b"orders"), (6, b"items")):
         bad = RawEntry(number, NOW_MS, INSERT, table, b"i", b"", b"{nonsense-of-a")

@@ -28,7 +28,8 @@ from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import restore
 from rpc.rebuilding import Document, NotATable, rebuild
-from rpc.restoring import Restored
+from rpc.restoring import Page, Restored
+from rpc.restoring import restore as rebuild_all
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
@@ -278,6 +279,14 @@ def test_columns_that_are_one_to_sqlite_are_an_error_and_those_that_are_two_come
         made(Document("1", '{"a": 1, "A": 2}'))
     _, _, rows = made(Document("x", '{"ä": 1, "Ä": 2, "straße": 3, "STRASSE": 4}'))
     assert rows == [(1, 2, 3, 4)]
+
+
+def test_tables_that_are_one_to_sqlite_are_named():
+    def ask(sql, values):
+        return Page([["Orders", 1, 1, True], ["orders", 1, 1, True]], False)
+
+    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(NotATable, match="'Orders' and 'orders'"):
+        rebuild_all(ask, database, "shop")
 
 
 def test_a_number_of_thousands_of_digits_comes_back_as_its_digits():
