@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import F
+
 from lakehouse import declared
 from lakehouse.catalog import foreign_tables, storage
 from lakehouse.catalog.catalog import DjangoCatalog
@@ -23,7 +25,7 @@ from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.conf import Settings
 from lakehouse.errors import CommitConflict, LakehouseError, SchemaMismatch
 from lakehouse.flush.rules import arrow_type
-from lakehouse.models import DriftField, DriftKind, Flush, FlushState, IcebergTable, Parent
+from lakehouse.models import CurrentTable, DriftField, DriftKind, Flush, FlushState, IcebergTable, Parent
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Promoter:
             found.update(said=str(exc))
             raise
         _settle(parent, table, key, moved)
+        _outdate(parent.namespace, table)
         log.info("%s.%s has a column %r: %s", parent.namespace, table, key, moved)
         return moved
 
@@ -124,3 +127,9 @@ def _settle(parent: Parent, table: str, key: str, moved: Moved) -> None:
         rows.update(kind=DriftKind.MISFIT, values=moved.left, said=str(moved))
     else:
         rows.delete()
+
+
+def _outdate(namespace: str, table: str) -> None:
+    """The table of now is made anew: no change says that values of its rows moved. A refresh that is at it loses."""
+    rows = CurrentTable.objects.filter(namespace=namespace, table=table)
+    rows.update(turn=F("turn") + 1, positions={}, version=0)

@@ -11,11 +11,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 STAGE = "_evodb_restored"
 INTEGER_MAX = 2**63 - 1
+DIGITS_MAX = 4000
+"""Of a number that Python reads as one; a longer one is the text it was."""
+FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""Case as SQLite sees it in a name: `Ä` and `ä` are two columns."""
 KINDS = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 """What is declared for a column that holds nothing else (and null)."""
 
@@ -29,18 +34,21 @@ class Connection(Protocol):
 
 
 class Document(NamedTuple):
-    """A row of the lake: its id, its JSON, and the columns whose text is bytes in base64."""
+    """A row of the lake: its id, its JSON, the columns whose text is bytes in base64, and JSON of more columns."""
 
     row_id: str
     text: str
     blobs: str | None = None
+    rest: str | None = None
 
 
 def values_of(document: Document) -> dict[str, Value]:
     """The columns of a row with their values as SQLite has them."""
-    found = json.loads(document.text)
+    found = json.loads(document.text, parse_int=_integer)
     if not isinstance(found, dict):
         return {"value": _value(found)}
+    if document.rest:
+        found |= json.loads(document.rest, parse_int=_integer)
     named = json.loads(document.blobs) if document.blobs else []
     blobs = set(named) if isinstance(named, list) else set()
     return {name: _blob(value) if name in blobs else _value(value) for name, value in found.items()}
@@ -83,7 +91,7 @@ class NotATable(Exception):
 
 def _refuse_clash(name: str, known: Mapping[str, int], table: str) -> None:
     for other in known:
-        if other.casefold() == name.casefold():
+        if other.translate(FOLDED) == name.translate(FOLDED):
             raise NotATable(f"{table} has the columns {other!r} and {name!r}, which are one to SQLite")
 
 
@@ -174,6 +182,10 @@ def _blob(value: Any) -> Value:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         return _value(value)
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= DIGITS_MAX else digits
 
 
 def _value(value: Any) -> Value:

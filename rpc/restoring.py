@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rpc.rebuilding import Connection, Document, quoted, rebuild
+from rpc.rebuilding import Connection, Document, NotATable, quoted, rebuild
 
 KINDS = {"BIGINT": "INTEGER", "BOOLEAN": "INTEGER", "DOUBLE": "REAL", "VARCHAR": "TEXT"}
 BLOBS = "_blobs"
+WATERMARKS = "$watermarks"
+"""Of the journal, whatever tables the child has."""
 ROW_ID = "coalesce(_row_id, '')"
 NEWEST = "row_number() OVER (PARTITION BY _row_id ORDER BY _epoch DESC, _seq DESC) = 1"
 
@@ -52,13 +54,15 @@ class Restored:
 def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "lake", as_of: str = "") -> Restored:
     """Raises NothingThere, NotATable and what `ask` raises."""
     marks = ask(
-        f"SELECT table_name, epoch, seq, is_complete FROM {quoted(namespace)}.watermarks "  # noqa: S608 - quoted
+        f"SELECT table_name, epoch, seq, is_complete FROM {quoted(namespace)}.{quoted(WATERMARKS)} "  # noqa: S608 - quoted
         "WHERE child = $child ORDER BY table_name",
         {"child": child},
     ).rows
-    tables = [name for name, *_ in marks if name is not None]
+    # A child that writes by two parents has a mark of each.
+    tables = list(dict.fromkeys(name for name, *_ in marks if name is not None))
     if not tables:
         raise NothingThere(f"the lake has no rows of a child {child!r} in the namespace {namespace}")
+    _refuse_clash(tables)
     made = Restored()
     lake = _Lake(ask, child, namespace)
     if as_of:
@@ -71,6 +75,13 @@ def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "l
         shown = {name: KINDS.get(kind, "") for name, kind in columns.items() if not name.startswith("_")}
         made.tables[table] = rebuild(connection, table, lake.documents(table, columns, made.until), shown)
     return made
+
+
+def _refuse_clash(tables: list[str]) -> None:
+    known: dict[str, str] = {}
+    for table in tables:
+        if (other := known.setdefault(table.lower(), table)) != table:
+            raise NotATable(f"the child has the tables {other!r} and {table!r}, which are one to SQLite")
 
 
 def _warn_of_holes(made: Restored, marks: list[list[Any]]) -> None:
@@ -131,7 +142,9 @@ class _Lake(NamedTuple):
         made = f"CAST(to_json(struct_pack({fields})) AS VARCHAR)" if typed else "'{}'"
         position = "AND (_epoch < $epoch OR (_epoch = $epoch AND _seq <= $sequence)) " if until else ""
         return (
-            f"SELECT {ROW_ID}, coalesce(_after, {made}), {BLOBS if BLOBS in columns else 'NULL'} "  # noqa: S608 - quoted
+            f"SELECT {ROW_ID}, coalesce(_after, {made}), {BLOBS if BLOBS in columns else 'NULL'}, "  # noqa: S608 - quoted
+            # What came as typed columns and fits none of the table's is there; of JSON all is in `_after`.
+            "CASE WHEN _after IS NULL THEN _rest END "
             f"FROM {self._name(table)} WHERE _source = $child AND (CAST($behind AS VARCHAR) IS NULL OR "
             f"{ROW_ID} > CAST($behind AS VARCHAR)) {position}QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY 1"
         )

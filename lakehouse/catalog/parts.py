@@ -18,11 +18,12 @@ from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties
+from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties, text_bounds
 
 null_lists.mend()
 plain_columns.mend()
 strange_properties.mend()
+text_bounds.mend()
 
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20

@@ -58,7 +58,7 @@ class Pull:
             )
         run(
             f"CREATE OR REPLACE TEMP TABLE late AS SELECT {KEY} AS key FROM fresh "  # noqa: S608 - ours
-            "JOIN applied ON _source = source "
+            "JOIN applied ON fresh._source = applied.source "
             "WHERE {'epoch': _epoch, 'seq': _seq} <= {'epoch': applied.epoch, 'seq': applied.seq}"
         )
         ((late,),) = run("SELECT count(*) FROM late").fetchall()

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from django.db.models import Count, F, Min, Sum
+from django.conf import settings as site
+from django.db.models import Count, F, Min, QuerySet, Sum
 
 from lakehouse.models import (
     Batch,
@@ -37,7 +38,7 @@ class Watermark(NamedTuple):
     parent: str
     child: str
     table_name: str | None
-    """None: the child has rows in no table yet."""
+    """None: the child has rows in no table."""
     epoch: int
     seq: int
     received_before_ms: int | None
@@ -136,9 +137,18 @@ def watermarks(namespace: str) -> list[Watermark]:
 
 def commits(namespace: str) -> list[Commit]:
     """The commits of the parents of this namespace that are remembered, the newest first."""
-    done = Flush.objects.filter(parent__namespace=namespace, state=FlushState.COMMITTED, commit_number__isnull=False)
     fields = ("parent__name", "commit_number", "pk", "finished_ms", "rows")
-    return [Commit._make(row) for row in done.order_by("-finished_ms", "-pk").values_list(*fields)[:COMMITS_MAX]]
+    return [Commit._make(row) for row in _newest(namespace).values_list(*fields)[:COMMITS_MAX]]
+
+
+def tells_all_after(parent: Parent, bookmark: int) -> bool:
+    """Whether `commits` has every commit of the namespace that came behind this one of the parent."""
+    untold = _newest(parent.namespace).values_list("finished_ms", "pk")[COMMITS_MAX : COMMITS_MAX + 1].first()
+    if untold is None:
+        return True
+    # The next one does as well: what lies between them may be counted to either.
+    own = Flush.objects.filter(parent=parent, commit_number__in=(bookmark, bookmark + 1))
+    return any(place > untold for place in own.values_list("finished_ms", "pk"))
 
 
 def currencies(namespace: str) -> list[Currency]:
@@ -155,6 +165,11 @@ def currencies(namespace: str) -> list[Currency]:
             bookmark = newest[pk] if version == versions.get(table) else positions.get(str(pk), 0)
             found.append(Currency(name, table, bookmark, newest[pk], bookmark == newest[pk], refreshed_ms))
     return found
+
+
+def _newest(namespace: str) -> QuerySet[Flush]:
+    done = Flush.objects.filter(parent__namespace=namespace, state=FlushState.COMMITTED, commit_number__isnull=False)
+    return done.order_by("-finished_ms", "-pk")
 
 
 def _children(namespace: str) -> dict[int, _Standing]:
@@ -206,4 +221,7 @@ def _hold_letters(namespace: str, standings: dict[int, _Standing]) -> None:
 
 def _tables(namespace: str) -> Iterator[tuple[int, str]]:
     rows = ChildTable.objects.filter(child__parent__namespace=namespace, entries__gt=0)
+    if not site.EVODB.catalog:  # Else nobody knows here which were dropped.
+        there = IcebergTable.objects.filter(namespace__name=namespace.replace(".", "\x1f"))
+        rows = rows.filter(table__in=there.values("name"))
     return rows.values_list("child_id", "table").distinct().iterator(1000)

@@ -70,7 +70,7 @@ def about(as_of: str) -> Iterator[None]:
     try:
         yield
     except CommandError as exc:
-        if as_of and "Conversion Error" in str(exc):
+        if as_of and any(complaint in str(exc) for complaint in ("Conversion Error", "infinite timestamps")):
             wanted = "a time such as '2026-01-31 12:00:00', in UTC or with its zone"
             raise CommandError(f"--as-of is {as_of[:100]!r}, wanted {wanted}") from None
         raise

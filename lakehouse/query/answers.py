@@ -38,11 +38,12 @@ def read(
     """Raises duckdb.Error for what is wrong with the query."""
     types = [(name, kind) for name, kind, *_ in _described(connection, sql, parameters)]
     columns = [Column(name, str(kind)) for name, kind in types]
-    if form == ARROW:
-        return Rows(columns, *_arrow(connection.execute(sql, parameters), rows_max, bytes_max))
     kinds = [kind for _, kind in types]
     if not sql.startswith("EXPLAIN"):
-        sql = cells.select(sql, kinds)
+        sql = cells.select(sql, kinds, is_arrow=form == ARROW)
+    if form == ARROW:
+        names = [column.name for column in columns]
+        return Rows(columns, *_arrow(connection.execute(sql, parameters), names, rows_max, bytes_max))
     converters = [cells.converter(kind) for kind in kinds]
     lines, begin, end, between = _as_csv(columns) if form == CSV else (orjson.dumps, b"[", b"]", b",")
     found = _values(connection.execute(sql, parameters), converters)
@@ -83,22 +84,25 @@ def _as_csv(columns: Sequence[Column]) -> tuple[Callable[[Any], bytes], bytes, b
     def line(values: Sequence[Any]) -> bytes:
         text.seek(0)
         text.truncate()
-        writer.writerow([orjson.dumps(one).decode() if isinstance(one, list | dict) else one for one in values])
+        writer.writerow([orjson.dumps(one).decode() if isinstance(one, list | dict | bool) else one for one in values])
         return text.getvalue().encode(errors="replace")
 
     return line, line([column.name for column in columns]), b"", b""
 
 
-def _arrow(found: duckdb.DuckDBPyConnection, rows_max: int, bytes_max: int) -> tuple[int, str, bytes]:
+def _arrow(
+    found: duckdb.DuckDBPyConnection, names: Sequence[str], rows_max: int, bytes_max: int
+) -> tuple[int, str, bytes]:
     import pyarrow as pa
 
     reader = found.to_arrow_reader(ROWS_AT_ONCE)
     sink, rows, size, cut_at = io.BytesIO(), 0, 0, ""
-    with pa.ipc.new_stream(sink, reader.schema) as stream:
+    schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
+    with pa.ipc.new_stream(sink, schema) as stream:
         for batch in reader:
-            whole, room = batch, rows_max - rows
-            if len(batch) > room:
-                whole, cut_at = batch.slice(0, room), "rows"
+            whole, room = pa.RecordBatch.from_arrays(batch.columns, schema=schema), rows_max - rows
+            if len(whole) > room:
+                whole, cut_at = whole.slice(0, room), "rows"
             if size + whole.nbytes > bytes_max:
                 whole, cut_at = whole.slice(0, _fitting(whole, bytes_max - size)), "bytes"
             if len(whole):

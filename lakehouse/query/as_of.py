@@ -25,6 +25,8 @@ TYPES = {b"TIMESTAMP", b"TIMESTAMPTZ", b"DATE"}
 STRING = re.compile(rb"'(?:[^']|'')*'\Z")
 NUMBER = re.compile(rb"[0-9]{1,20}\Z")
 NAME = re.compile(rb'(?:[\w\x80-\xff]+|"(?:[^"]|"")*")\Z')
+WORD = re.compile(rb"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?:(?!--|/\*).)+""", re.DOTALL)
+"""Up to the comment that may follow, which is no token."""
 
 
 class Token(NamedTuple):
@@ -38,7 +40,7 @@ def in_duckdbs_words(sql: str, tokens: Sequence[Token]) -> str:
         return sql
     data = sql.encode()
     ends = [*(after.start for _, after in pairwise(tokens)), len(data)]
-    texts = [data[token.start : end].strip() for token, end in zip(tokens, ends, strict=True)]
+    texts = [_text(data[token.start : end]) for token, end in zip(tokens, ends, strict=True)]
     written, copied, at = [], 0, 0
     while at < len(texts):
         found = _clause(texts, tokens, at)
@@ -50,6 +52,11 @@ def in_duckdbs_words(sql: str, tokens: Sequence[Token]) -> str:
         written += [data[copied : tokens[at].start], clause, b" "]
         copied, at = end, after
     return b"".join([*written, data[copied:]]).decode()
+
+
+def _text(token: bytes) -> bytes:
+    found = WORD.match(token)
+    return found[0].strip() if found else token.strip()
 
 
 def _clause(texts: Sequence[bytes], tokens: Sequence[Token], at: int) -> tuple[bytes, int] | None:

@@ -18,18 +18,21 @@ NATIVE = {
     *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint", "float", "double", "varchar", "blob"),
 }
 TIMES = {"timestamp", "timestamp with time zone", "timestamp_s", "timestamp_ms", "timestamp_ns"}
+NOT_IN_ARROW = {"uhugeint", "bignum", "bit", "time with time zone", "variant"}
+"""Arrow has no such type, or DuckDB puts something else into it."""
 SAFE_INTEGER = 2**53 - 1
 """Beyond it readers of JSON round, so an integer is text."""
 
 Convert = Callable[[Any], Any]
 
 
-def select(sql: str, types: Sequence[Any]) -> str:
+def select(sql: str, types: Sequence[Any], *, is_arrow: bool = False) -> str:
     """The query with every column as a type that comes out exactly."""
     names = [f"c{at}" for at in range(len(types))]
+    wanted = [_cast(one, _is_in_arrow if is_arrow else _is_native) for one in types]
     casts = [
         name if cast == str(one) else f"CAST({name} AS {cast})"
-        for name, one, cast in zip(names, types, map(_cast, types), strict=True)
+        for name, one, cast in zip(names, types, wanted, strict=True)
     ]
     return f"SELECT {', '.join(casts)} FROM (\n{sql}\n) AS answer({', '.join(names)})"  # noqa: S608 - checked before
 
@@ -40,18 +43,24 @@ def converter(kind: Any) -> Convert:
     return lambda value: None if value is None else inner(value)
 
 
-def _cast(kind: Any) -> str:
-    if kind.id in NATIVE:
-        return str(kind)
+def _is_native(kind: Any) -> bool:
+    return kind.id in NATIVE
+
+
+def _is_in_arrow(kind: Any) -> bool:
+    return kind.id not in NOT_IN_ARROW
+
+
+def _cast(kind: Any, stays: Callable[[Any], bool]) -> str:
     if kind.id in ("list", "array"):
         child, *size = kind.children
-        return f"{_cast(child[1])}[{size[0][1] if size else ''}]"
+        return f"{_cast(child[1], stays)}[{size[0][1] if size else ''}]"
     if kind.id == "struct" and all(name for name, _ in kind.children):
-        return "STRUCT(" + ", ".join(f"{identifier(name)} {_cast(one)}" for name, one in kind.children) + ")"
+        return "STRUCT(" + ", ".join(f"{identifier(name)} {_cast(one, stays)}" for name, one in kind.children) + ")"
     if kind.id == "map":
         (_, key), (_, value) = kind.children
-        return f"MAP({_cast(key)}, {_cast(value)})"
-    return "VARCHAR"
+        return f"MAP({_cast(key, stays)}, {_cast(value, stays)})"
+    return str(kind) if stays(kind) else "VARCHAR"
 
 
 def _converter(kind: Any) -> Convert:

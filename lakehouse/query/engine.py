@@ -165,7 +165,7 @@ class Engine:
         pids.append((await self._heard(reader, Hello)).pid)
         folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="evodb-query-")
         try:
-            writer.write(messages.framed(self._job(query, folder)))
+            writer.write(_framed(self._job(query, folder)))
             wanted = await self._heard(reader, Wanted)
             places = await find(wanted.names) if wanted.names else []
             writer.write(messages.framed(places))
@@ -226,6 +226,17 @@ class Engine:
         if self._idle is not None:
             self._idle.cancel()
         self._forks.stop()
+
+
+def _framed(job: Job) -> bytes:
+    """Raises InvalidQuery for what no process can be told."""
+    try:
+        return messages.framed(job)
+    except OverflowError:
+        wanted = "-9223372036854775808 to 18446744073709551615; a larger one goes as text, and CAST(? AS HUGEINT)"
+        raise InvalidQuery(f"a parameter is a number that does not fit, wanted {wanted}") from None
+    except UnicodeEncodeError:
+        raise InvalidQuery("the query, its namespace, time or a parameter has half a character in it (UTF-8)") from None
 
 
 def _is_cancelled() -> bool:

@@ -72,6 +72,7 @@ def serve(control: socket.socket, serve_query: Serve) -> None:
                 if key.fileobj is woken:
                     woken.recv(4096)
                 elif not _obey(control, children, serve_query):
+                    signal.set_wakeup_fd(-1)  # nobody reads there any more
                     _end(children)
                     return
             _reap(children)

@@ -1,7 +1,7 @@
 """Tables of a query that are no files: what the journal knows about a namespace, as it is when the query begins.
 
 They come to the process of a query as rows, for it knows no database. A table of the lake with the same name goes
-before.
+before, but for one with the sign of ours in front of its name, which no child can give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lakehouse.journal import progress
 from lakehouse.query.messages import Rows
 
 WATERMARKS, COMMITS = "watermarks", "commits"
-NAMES = (WATERMARKS, COMMITS)
+OWN = "$"
+NAMES = (WATERMARKS, COMMITS, OWN + WATERMARKS, OWN + COMMITS)
 
 _WATERMARK = {
     "parent": "VARCHAR",
@@ -64,7 +65,7 @@ def rows(name: str, namespace: str) -> Rows:
     """Within the transaction in which the pointers of the query's tables are read."""
     kinds: dict[str, str]
     found: list[progress.Watermark] | list[progress.Commit] | list[progress.Currency]
-    origin = changes_of(namespace)
+    name, origin = name.removeprefix(OWN), changes_of(namespace)
     if name == WATERMARKS and origin is not None:
         kinds, found = _CURRENCY, progress.currencies(origin)
     elif name == WATERMARKS:

@@ -43,10 +43,11 @@ def _may_read(allows: Callable[[str], bool], namespace: str) -> bool:
 
 def _place(name: Name, allows: Callable[[str], bool]) -> Place:
     """As SQL has it, case does not count, unless two tables differ in nothing else."""
-    if site.EVODB.catalog:
-        if (told := _of_journal(name, allows)) is None:
+    if site.EVODB.catalog or name.table.startswith(journal_tables.OWN):
+        if (told := _of_journal(name, allows)) is not None:
+            return told
+        if site.EVODB.catalog:
             raise InvalidQuery(elsewhere(site.EVODB.catalog))
-        return told
     rows = IcebergTable.objects.filter(
         namespace__name__iexact=name.namespace.replace(".", SEPARATOR), name__iexact=name.table
     ).select_related("namespace")

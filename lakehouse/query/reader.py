@@ -123,6 +123,8 @@ def _worded(sql: str) -> str:
 
 def _explained(sql: str) -> tuple[str, str]:
     """EXPLAIN apart from the query it is about, which is checked like any other."""
+    for start, _ in duckdb.tokenize(sql)[:1]:
+        sql = sql.encode()[start:].decode()  # behind a comment
     words = sql.split(None, 2)
     for prefix in EXPLAIN:
         count = len(prefix.split())

@@ -49,7 +49,8 @@ class Reference:
     def rename(self, namespace: str, table: str) -> None:
         """Let the query name another table here and see no difference."""
         self.node.update(
-            alias=self.node["alias"] or self.table,
+            # Without an alias columns may be called by their namespace, too.
+            alias=self.node["alias"] or ("" if table == self.table else self.table),
             catalog_name="",
             schema_name=namespace,
             table_name=table,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lakehouse.query.journal_tables import COMMITS
+from lakehouse.query.journal_tables import COMMITS, OWN
 from lakehouse.query.quoting import identifier
 
 NEWEST = "row_number() OVER (PARTITION BY _source, _row_id ORDER BY _epoch DESC, _seq DESC) = 1"
@@ -53,26 +53,15 @@ class Rows:
 
 def history(rows: Rows, moment: Moment = NOW) -> Asked:
     """Every change of these rows, child by child in the order they were made."""
-    told, parameters = _told(rows, moment)
-    until = " WHERE _ts <= CAST($time AS TIMESTAMPTZ)" if moment.time else ""
-    return Asked(f"SELECT * FROM ({told}){until} ORDER BY _source, _epoch, _seq", parameters)  # noqa: S608 - quoted
+    made, parameters = _made(rows, moment)
+    return Asked(f"SELECT * FROM ({made}) ORDER BY _source, _epoch, _seq", parameters)  # noqa: S608 - quoted
 
 
 def as_of(rows: Rows, moment: Moment = NOW) -> Asked:
     """The rows that were there, each as its last change left it."""
-    told, parameters = _told(rows, moment)
-    if not moment.time:
-        return Asked(
-            f"SELECT {SHOWN} FROM ({told}) QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY _source, _row_id",  # noqa: S608
-            parameters,
-        )
-    # Where a child stood is told by all of its rows, not by those that are asked for.
-    standing, _ = _told(Rows(namespace=rows.namespace, table=rows.table, child=rows.child), moment)
+    made, parameters = _made(rows, moment)
     return Asked(
-        f"WITH stood AS (SELECT _source, max({POSITION}) AS last FROM ({standing}) "  # noqa: S608 - quoted
-        f"WHERE _ts <= CAST($time AS TIMESTAMPTZ) GROUP BY _source) "
-        f"SELECT {SHOWN} FROM (SELECT told.* FROM ({told}) AS told JOIN stood USING (_source) "
-        f"WHERE {POSITION} <= last) QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY _source, _row_id",
+        f"SELECT {SHOWN} FROM ({made}) QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY _source, _row_id",  # noqa: S608
         parameters,
     )
 
@@ -80,13 +69,31 @@ def as_of(rows: Rows, moment: Moment = NOW) -> Asked:
 def changes(rows: Rows, *, parent: str, after: int, until: int) -> Asked:
     """What the commits of a parent behind one bookmark and up to another brought, in the order of the commits."""
     where, parameters = _where(rows)
-    commits = f"{identifier(rows.namespace)}.{COMMITS}"
+    commits = f"{identifier(rows.namespace)}.{identifier(OWN + COMMITS)}"
     sql = (
         f"SELECT c.bookmark, r.* FROM (SELECT * FROM {rows.name}{where}) AS r JOIN {commits} AS c "  # noqa: S608 - quoted
         "ON r._flush = c.flush WHERE c.parent = $parent AND c.bookmark > $after AND c.bookmark <= $until "
         "ORDER BY c.bookmark, _source, _epoch, _seq"
     )
     return Asked(sql, parameters | {"parent": parent, "after": after, "until": until})
+
+
+def _made(rows: Rows, moment: Moment) -> tuple[str, dict[str, Any]]:
+    """The changes we knew of that their child had made by then."""
+    told, parameters = _told(rows, moment)
+    if not moment.time:
+        return told, parameters
+    # Where a child stood is told by all of its rows, not by those that are asked for.
+    standing, _ = _told(Rows(namespace=rows.namespace, table=rows.table, child=rows.child), moment)
+    stood = (
+        f"SELECT _source, max({POSITION}) AS _last FROM ({standing}) "  # noqa: S608 - quoted
+        "WHERE _ts <= CAST($time AS TIMESTAMPTZ) GROUP BY _source"
+    )
+    # Names that no column of a child can have.
+    return (
+        f"SELECT _told.* FROM ({told}) AS _told JOIN ({stood}) AS _stood USING (_source) "  # noqa: S608 - as above
+        f"WHERE {POSITION} <= _last"
+    ), parameters
 
 
 def _told(rows: Rows, moment: Moment) -> tuple[str, dict[str, Any]]:
@@ -97,12 +104,13 @@ def _told(rows: Rows, moment: Moment) -> tuple[str, dict[str, Any]]:
         parameters["time"] = moment.time
     if moment.bookmark is None:
         return f"SELECT * FROM {rows.name}{at}{where}", parameters  # noqa: S608 - quoted
-    commits = f"{identifier(rows.namespace)}.{COMMITS}"
+    commits = f"{identifier(rows.namespace)}.{identifier(OWN + COMMITS)}"
     parameters |= {"parent": moment.parent, "bookmark": moment.bookmark}
+    # A bookmark that the journal knows no commit of (0, or the last one it forgot) is just before the next.
     later = (
         f"SELECT flush FROM {commits} WHERE CASE WHEN parent = $parent THEN bookmark > $bookmark "  # noqa: S608 - quoted
-        f"ELSE committed_at > (SELECT max(committed_at) FROM {commits} "
-        "WHERE parent = $parent AND bookmark <= $bookmark) END"
+        "ELSE committed_at > (SELECT coalesce(max(committed_at) FILTER (bookmark <= $bookmark), "
+        f"min(committed_at) - INTERVAL 1 MILLISECOND) FROM {commits} WHERE parent = $parent) END"
     )
     unknown = f"(_flush IS NULL OR _flush NOT IN ({later}))"
     return f"SELECT * FROM {rows.name}{at}{where}{' AND ' if where else ' WHERE '}{unknown}", parameters  # noqa: S608

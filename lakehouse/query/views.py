@@ -16,6 +16,10 @@ from lakehouse.query.quoting import identifier, quoted
 from lakehouse.query.statement import Reference
 
 MOMENT = "TIMESTAMPTZ"
+TAKEN = {"memory", "temp", "system", "pg_catalog", "information_schema"}
+"""Namespaces whose names mean something else to DuckDB."""
+DIGITS_MAX = 20
+"""Of a snapshot's id, and more."""
 
 
 @dataclass(slots=True)
@@ -38,8 +42,8 @@ def open_tables(
     opened, views = Opened(), _Views(connection)
     metadata: dict[str, dict[str, Any]] = {}
     found = {(one.namespace, one.table): one for one in places}
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(namespace)}")
-    connection.execute(f"USE memory.{identifier(namespace)}")
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(_schema(namespace))}")
+    connection.execute(f"USE memory.{identifier(_schema(namespace))}")
     for one in named:
         wanted = (one.namespace or namespace, one.table)
         location, rows = found[wanted].metadata_location, found[wanted].rows
@@ -65,10 +69,10 @@ class _Views:
 
     def open(self, wanted: tuple[str, str], location: str, snapshot_id: int | None) -> tuple[str, str]:
         content = (location, snapshot_id)
-        view, number = wanted, 1
+        view, number = (_schema(wanted[0]), wanted[1]), 1
         while (there := self._taken.get(_folded(view), content)) != content:
             number += 1
-            view = (wanted[0], f"{wanted[1]}@{number}")
+            view = (view[0], f"{wanted[1]}@{number}")
         if _folded(view) not in self._taken:
             self._taken[_folded(view)] = content
             snapshot = "" if snapshot_id is None else f", snapshot_from_id => {snapshot_id}::UBIGINT"
@@ -81,21 +85,22 @@ class _Views:
         return view
 
     def fill(self, wanted: tuple[str, str], rows: Rows) -> tuple[str, str]:
-        if _folded(wanted) not in self._taken:
-            self._taken[_folded(wanted)] = ("", None)
+        view = _schema(wanted[0]), wanted[1]
+        if _folded(view) not in self._taken:
+            self._taken[_folded(view)] = ("", None)
             shape = json.dumps([{name: "BIGINT" if kind == MOMENT else kind for name, kind in rows.columns.items()}])
             columns = [
                 f"make_timestamptz({name} * 1000) AS {name}" if kind == MOMENT else name
                 for name, kind in ((identifier(name), kind) for name, kind in rows.columns.items())
             ]
-            namespace, table = map(identifier, wanted)
+            namespace, table = map(identifier, view)
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {namespace}")
             self._connection.execute(
                 f"CREATE TABLE {namespace}.{table} AS SELECT {', '.join(columns)} "  # noqa: S608 - names of ours
                 f"FROM (SELECT unnest(from_json($1::VARCHAR, {quoted(shape)}), max_depth := 2))",
                 [rows.json],
             )
-        return wanted
+        return view
 
 
 def _current(one: Reference, rows: Rows, as_of: str) -> Rows:
@@ -119,13 +124,18 @@ def _snapshot(
     ((value,),) = connection.execute(f"SELECT CAST(CAST(({sql}) AS {kind}) AS VARCHAR)").fetchall()
     if kind == "TIMESTAMPTZ":
         return snapshots.as_of(metadata, _moment_ms(connection, str(value)), table=one.table, moment=str(value))
-    if not str(value).isdecimal():
-        raise InvalidQuery(f"the version of {one.table} is {value!r}, wanted the id of a snapshot, which is a number")
+    if not _is_number(str(value)):
+        told = str(value)[:100]
+        raise InvalidQuery(f"the version of {one.table} is {told!r}, wanted the id of a snapshot, which is a number")
     return snapshots.by_id(metadata, int(value), table=one.table)
 
 
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= DIGITS_MAX
+
+
 def _by_text(connection: duckdb.DuckDBPyConnection, text: str, metadata: dict[str, Any], table: str) -> int:
-    if text.isdecimal():
+    if _is_number(text):
         return snapshots.by_id(metadata, int(text), table=table)
     return snapshots.as_of(metadata, _moment_ms(connection, text), table=table, moment=text)
 
@@ -134,9 +144,11 @@ def _moment_ms(connection: duckdb.DuckDBPyConnection, text: str) -> int:
     try:
         ((found,),) = connection.execute("SELECT epoch_ms(CAST(? AS TIMESTAMPTZ))", [text]).fetchall()
     except duckdb.Error:
+        found = None
+    if found is None:  # infinity has no number
         raise InvalidQuery(
             f"as of {text[:100]!r} is no time, wanted one such as 2026-01-31 12:00:00+00, or the id of a snapshot"
-        ) from None
+        )
     return int(found)
 
 
@@ -166,6 +178,10 @@ def _read(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any
         raise OSError(f"{location} is not there")
     found: dict[str, Any] = json.loads(rows[0][0])
     return found
+
+
+def _schema(namespace: str) -> str:
+    return f"{namespace}@" if namespace.lower() in TAKEN else namespace
 
 
 def _folded(view: tuple[str, str]) -> tuple[str, str]:

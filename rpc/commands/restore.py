@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
 def into_file(path: Path, work: Callable[[sqlite3.Connection], Restored]) -> Restored:
     """The file is there when all of it is, or not at all. Raises RestoreError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)  # of one that was killed
     try:
         with closing(sqlite3.connect(part, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = OFF")
@@ -88,6 +89,8 @@ def into_file(path: Path, work: Callable[[sqlite3.Connection], Restored]) -> Res
             connection.execute("COMMIT")
         with part.open("rb+") as file:
             os.fsync(file.fileno())
+        if path.exists():
+            raise RestoreError(f"{path} was made by somebody else meanwhile; type the path of a file to be made")
         part.rename(path)
     except (NothingThere, NotATable, sqlite3.Error) as exc:
         raise RestoreError(str(exc)) from None

@@ -28,8 +28,19 @@ from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import Batch, BatchPayload, Child, CurrentSource, CurrentTable, Flush, IcebergTable, Parent
+from lakehouse.models import (
+    Batch,
+    BatchPayload,
+    Child,
+    CurrentSource,
+    CurrentTable,
+    Flush,
+    IcebergTable,
+    Parent,
+    TableSchema,
+)
 from lakehouse.models.parents import PastFlushes
+from lakehouse.promotion import Promoter
 from lakehouse.query import duck, lake_tables
 from lakehouse.query.messages import Name
 from rpc.entries import RawEntry
@@ -128,6 +139,37 @@ def test_only_buckets_that_change_are_written_anew(street):
     street.write("a", (60, UPDATE, "r7", 70))
     assert street.refresh().buckets == 1
     assert len(files(street) & before) == 2
+    assert street.now() == street.model()
+
+
+def test_a_table_with_a_column_called_source_is_not_written_anew_as_a_whole_with_every_change(street, caplog):
+    def put(number, row):
+        after = json.dumps(dict.fromkeys(("source", "key", "epoch", "seq", "last", "late"), number)).encode()
+        content = [RawEntry(number, NOW_MS, INSERT, b"orders", row.encode(), b"", after)]
+        accept([(source(street.home, "a", epoch=1), frame(number, content, source="a"))], now_ms=NOW_MS)
+        street.flush()
+
+    for number in range(1, 20):
+        put(number, f"r{number}")
+    assert street.refresh().buckets == 3
+    put(20, "r7")
+    assert street.refresh().buckets == 1
+    assert street.now("_source, _row_id, source")["a", "r7"] == 20
+    assert "is made anew" not in caplog.text
+
+
+def test_a_key_that_became_a_column_is_one_in_the_table_of_now_too(street, monkeypatch):
+    TableSchema.objects.create(parent=street.home, table="orders", mode="inbox", fields={"w": "long"})
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
+    street.refresh()
+    promoter = Promoter(street.catalog, street.settings, lambda: NOW_MS, lambda ms: None)
+    promoter.promote(street.home, "orders", "v", "long")
+    assert refreshing.wanted(NOW_MS) == [("lake", "orders")]
+    street.refresh()
+    assert street.now() == street.model() == {("a", "x"): 1, ("a", "y"): 2}
+    assert set(street.now("_source, _row_id, _rest").values()) == {None}
+    street.write("a", (3, UPDATE, "x", 3))
+    street.refresh()
     assert street.now() == street.model()
 
 

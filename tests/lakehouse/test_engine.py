@@ -107,6 +107,45 @@ async def test_two_columns_may_have_one_name(asked):
     assert await asked.rows("SELECT 1 AS a, 2 AS a") == [[1, 2]]
 
 
+async def test_columns_of_one_name_are_told_apart_in_arrow_and_csv_as_well(asked):
+    answer = await asked.answer("SELECT 1 AS a, 2 AS a", format="arrow")
+    assert pa.ipc.open_stream(answer.body).read_all().to_pylist() == [{"a": 1, "a_1": 2}]
+    assert (await asked.answer("SELECT 1 AS a, 2 AS a", format="csv")).body == b"a,a_1\n1,2\n"
+
+
+async def test_what_arrow_has_no_type_for_comes_as_text_and_not_as_another_value(asked):
+    values = {
+        "340282366920938463463374607431768211455::UHUGEINT": "340282366920938463463374607431768211455",
+        "'101'::BIT": "101",
+        "TIMETZ '10:00:00+02'": "10:00:00+02",
+        "'12345678901234567890123456789012345678901234'::BIGNUM": "12345678901234567890123456789012345678901234",
+        "'{\"a\":1}'::VARIANT": '{"a":1}',
+        "[{'n': 5::UHUGEINT}]": [{"n": "5"}],
+        "7::HUGEINT": 7,
+    }
+    sql = ", ".join(f"{expression} AS v{at}" for at, expression in enumerate(values))
+    answer = await asked.answer(f"SELECT {sql}", format="arrow")
+    (row,) = pa.ipc.open_stream(answer.body).read_all().to_pylist()
+    assert list(row.values()) == list(values.values())
+
+
+async def test_true_is_true_in_csv_as_in_json(asked):
+    assert (await asked.answer("SELECT true, false, NULL", format="csv")).body.splitlines()[1] == b"true,false,"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"sql": "SELECT ?", "parameters": [2**64]}, "a parameter is a number that does not fit"),
+        ({"sql": "SELECT ?", "parameters": ["\ud800"]}, "half a character"),
+        ({"sql": "SELECT '\udcff'"}, "half a character"),
+    ],
+)
+async def test_what_cannot_be_told_to_a_process_is_the_callers_to_mend(asked, query, said):
+    with pytest.raises(InvalidQuery, match=said):
+        await asked.answer(**query)
+
+
 async def test_parameters_are_bound_and_never_become_sql(asked):
     assert await asked.rows("SELECT ?, $2", parameters=["'; DROP TABLE x", None]) == [["'; DROP TABLE x", None]]
     found = await asked.value("SELECT count(*) FROM orders WHERE city = $city", parameters={"city": "city-1"})
@@ -117,7 +156,8 @@ async def test_describe_summarize_and_explain_are_answered(asked):
     described = await asked.rows("DESCRIBE orders")
     assert [row[:2] for row in described][-1] == ["late", "DOUBLE"]
     assert len(await asked.rows("SUMMARIZE items")) == 3
-    assert "ICEBERG_SCAN" in (await asked.rows("EXPLAIN SELECT * FROM orders"))[0][1]
+    for sql in ("EXPLAIN SELECT * FROM orders", "-- how?\nEXPLAIN /* it */ SELECT * FROM orders -- all"):
+        assert "ICEBERG_SCAN" in (await asked.rows(sql))[0][1]
 
 
 async def test_files_of_other_days_are_not_opened(asked):

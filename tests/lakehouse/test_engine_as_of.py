@@ -41,6 +41,10 @@ def third(lake):
         "orders FOR VERSION AS OF {id}",
         "orders VERSION AS OF {id} WHERE city <> 'AS OF 1'",
         '"orders" as of \'{moment}\' "o"',
+        "orders AS OF '{moment}' -- then",
+        "orders AS /* of */ OF -- that\n'{moment}' /* moment */ o",
+        "orders FOR VERSION AS OF {id} -- the third\n AS o WHERE o._seq >= 0",
+        "lake.orders AS OF {id} WHERE lake.orders._seq >= 0",
     ],
 )
 async def test_a_table_is_read_as_it_was(asked, third, table):
@@ -107,6 +111,10 @@ async def test_before_the_first_snapshot_there_is_nothing_to_tell(asked):
         ("SELECT * FROM orders AT (VERSION => 'x')", "", "wanted the id of a snapshot"),
         ("SELECT * FROM orders AT (TIMESTAMP => 'x')", "", "Conversion Error"),
         ("SELECT * FROM orders AT (TIMESTAMP => NULL)", "", "no time"),
+        ("SELECT * FROM orders AT (TIMESTAMP => 'infinity')", "", "'infinity' is no time"),
+        ("SELECT * FROM orders", "-infinity", "'-infinity' is no time"),
+        ("SELECT * FROM orders", "7" * 5000, "77' is no time"),
+        (f"SELECT * FROM orders AT (VERSION => '{'7' * 5000}')", "", "wanted the id of a snapshot"),
         ("SELECT * FROM orders AT (TIMESTAMP => ?)", "", "a value of your own goes into asOf"),
         ("SELECT * FROM orders AT (TIMESTAMP => _ts)", "", "AT (...) has column_ref"),
         ("WITH x AS (SELECT 1) SELECT * FROM x AT (VERSION => 1)", "", "there is no table x"),

@@ -14,10 +14,11 @@ from django.core.management import CommandError, call_command
 from lakehouse.catalog import pointers
 from lakehouse.catalog.upkeep import expiry
 from lakehouse.journal.accept import accept
-from lakehouse.models import DeadLetter, IcebergTable
+from lakehouse.models import DeadLetter, DriftField, IcebergTable, TableSchema
 from lakehouse.query import duck
 from lakehouse.query import verify as verifying
 from lakehouse.query.verify import Wanted
+from lakehouse.subscriptions.models import Delivery, Subscription
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, source
 from tests.lakehouse.test_current import DELETE, INSERT, UPDATE, Street
@@ -100,6 +101,51 @@ def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):
     assert verdicts(street)["b"] == "green"
 
 
+def test_a_child_is_erased_from_the_table_of_now_of_a_table_that_was_dropped(street):
+    street.catalog.drop_table(("lake", "orders"))
+    assert ("a", "y") in street.now()
+    erase("--child", "a")
+    assert street.now() == {("b", "w"): "kept-of-b-w"}
+
+
+def test_tables_from_which_all_is_erased_are_kept_in_order_as_others_are(street):
+    for child in ("a", "b"):
+        erase("--child", child)
+        street.write("c", (1 if child == "a" else 2, INSERT, child, 1))
+        street.refresh()
+        erase("--child", "c")
+    out = io.StringIO()
+    call_command("lake", "compact", "--all", stdout=out, stderr=out)
+    assert "current.orders: 0 files became 0" in out.getvalue()
+    street.write("c", (3, INSERT, "x", "seven"))
+    street.refresh()
+    assert street.now() == {("c", "x"): "seven"}
+
+
+def test_a_child_that_is_erased_from_one_table_leaves_its_dead_letters_of_the_others(street):
+    for number, table in ((5, b"orders"), (6, b"items")):
+        bad = RawEntry(number, NOW_MS, INSERT, table, b"i", b"", b"{nonsense-of-a")
+        send(street, number, bad, RawEntry(number + 10, NOW_MS, INSERT, table, b"j", b"", b"{}"))
+    _, told = erase("--table", "orders", "--row-id", "x")
+    assert "1 dead letters of orders may have the row and stay" in told
+    said, _ = erase("--table", "orders", "--child", "a")
+    assert "1 dead letters purged" in said
+    assert [letter.table for letter in DeadLetter.objects.all()] == ["items"]
+
+
+def test_what_is_erased_is_no_example_in_the_inbox_and_messages_that_may_have_it_are_told(street):
+    schema = {"parent": street.home, "table": "orders", "mode": "inbox", "fields": {"v": "string"}}
+    TableSchema.objects.create(**schema)
+    send(street, 5, RawEntry(5, NOW_MS, INSERT, b"orders", b"x", b"", b'{"new": "secret-example"}'))
+    assert "secret-example" in DriftField.objects.get().example
+    to = Subscription.objects.create(parent=street.home, name="s", pattern="**", target_kind="celery", target="t")
+    Delivery.objects.create(subscription=to, commit_number=1, events=b"[{}]")
+    Delivery.objects.create(subscription=to, commit_number=1, events=b"", state="delivered")
+    _, told = erase("--table", "orders", "--row-id", "x")
+    assert DriftField.objects.get().example == ""
+    assert "1 messages to subscribers may have such rows and stay" in told
+
+
 @pytest.mark.parametrize("step", ["forget", "delete"])
 def test_an_erasure_that_died_is_typed_again_and_ends(street, monkeypatch, step):
     def dies(*args, **kwargs):
@@ -169,6 +215,8 @@ def test_erasing_what_is_not_there_changes_nothing(street):
         ([], "nothing says which rows"),
         (["--row-id", "x"], "type --table NAME"),
         (["--table", "ordrs", "--row-id", "x"], r"there is no table lake\.ordrs; there are orders"),
+        (["--child", "a", "--namespace", "lakes"], "there are no tables in lakes; there are some in lake"),
+        (["--child", "a", "--namespace", "current"], "current has the tables of now of lake; type --namespace lake"),
     ],
 )
 def test_what_cannot_be_meant_says_what_to_type(street, args, said):

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import json
 import threading
 import time
 from collections import Counter
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.db import connection
 
-from lakehouse.catalog import pointers, tables
+from lakehouse.catalog import pointers, tables, text_bounds
 from lakehouse.catalog.lakes import chosen
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.flush import claim
@@ -58,6 +59,24 @@ def test_what_was_journalled_is_in_the_table_and_the_buffer_is_empty(flusher, la
     assert not BatchPayload.objects.exists()
     assert FlushTable.objects.get().rows == 5
     assert Flush.objects.get().state == "committed"
+
+
+@pytest.mark.parametrize("text", ["\ud7ff" * 20, "a" * 15 + "\ud7ff!", "\U0010ffff" * 20])
+def test_a_text_whose_next_one_is_half_a_character_holds_up_no_flush(flusher, lake_settings, text):
+    """Of long texts a file keeps a bound above them, which is a text, too."""
+    shop = source(parent())
+    content = RawEntry(1, NOW_MS, 0, b"orders", text.encode(), b"", json.dumps({"name": text}).encode())
+    put(shop, frame(1, [content]))
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 1
+    location = IcebergTable.objects.get().metadata_location
+    with duck.connect(lake_settings) as connection:
+        sql = f"SELECT _row_id FROM {duck.scan(location)} WHERE name = ? AND _row_id >= ?"
+        assert connection.execute(sql, [text, text]).fetchall() == [(text,)]
+
+
+def test_pyiceberg_still_bounds_a_text_with_half_a_character():
+    """When this fails, lakehouse.catalog.text_bounds is not needed any more."""
+    assert text_bounds.original("\ud7ff" * 20, 16) == "\ud7ff" * 15 + "\ud800"
 
 
 def test_frames_that_come_twice_and_in_any_order_are_each_there_once(flusher, lake_settings):

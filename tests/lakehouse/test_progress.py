@@ -51,6 +51,14 @@ def test_what_is_flushed_is_complete_up_to_the_last_entry_of_the_child_in_every_
     assert (first.parent, first.child, first.received_before_ms) == ("default", "shop-1", NOW_MS)
 
 
+def test_of_a_table_that_was_dropped_nothing_is_said_to_be_complete(flusher):
+    shop = source(parent())
+    put(shop, frame(1, [*run(1, 3), entry(4, table="items")]))
+    flush(flusher, shop)
+    flusher.lake.catalog.drop_table(("lake", "items"))
+    assert marks() == {"orders": (1, 4, True)}
+
+
 def test_what_waits_in_the_journal_holds_the_mark_back(flusher):
     shop = source(parent())
     assert marks() == {None: (0, -1, True)}

@@ -15,8 +15,9 @@ from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.journal import progress
 from lakehouse.journal.accept import accept
-from lakehouse.models import Parent
+from lakehouse.models import Batch, Flush, Parent
 from lakehouse.models.parents import PastFlushes
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, parent, source
@@ -35,21 +36,21 @@ def street(tmp_path, monkeypatch):
     flusher = Flusher("worker-1", settings, chosen(settings), lambda: NOW_MS)
     shop, numbers = source(parent()), count(1)
 
-    def write(*changes):
-        """Each: sequence, operation, row id, value, minute."""
+    def write(*changes, table="orders", shop=shop, now_ms=NOW_MS):
+        """Each: sequence, operation, row id, value (or the whole document), minute."""
         content = [
             RawEntry(
                 sequence,
                 NOW_MS + minute * MINUTE_MS,
                 operation,
-                b"orders",
+                table.encode(),
                 row.encode(),
                 b"" if operation == INSERT else b'{"v":0}',
-                b"" if operation == DELETE else json.dumps({"v": value}).encode(),
+                b"" if operation == DELETE else json.dumps(value if isinstance(value, dict) else {"v": value}).encode(),
             )
             for sequence, operation, row, value, minute in changes
         ]
-        accept([(shop, frame(next(numbers), content))], now_ms=NOW_MS)
+        accept([(shop, frame(next(numbers), content))], now_ms=now_ms)
         return flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).commit_number
 
     return write
@@ -103,6 +104,73 @@ def test_a_clock_that_went_back_takes_nothing_out_of_the_middle(street):
     assert values("--as-of", "2023-11-14 22:15:00", "--row-id", "b") == {"b": 2}
 
 
+def test_the_history_of_a_row_lacks_nothing_in_the_middle_when_the_clock_went_back(street):
+    street((1, INSERT, "a", 1, 0), (2, INSERT, "b", 2, 60), (3, INSERT, "c", 3, 1), (4, UPDATE, "b", 4, 2))
+    found = travel("history", "orders", "--row-id", "b", "--as-of", "2023-11-14 22:15:00")
+    assert [row["_seq"] for row in found] == [2]
+
+
+def test_a_table_has_a_past_whatever_its_columns_are_called(street):
+    names = ("last", "stood", "told", "bookmark", "flush", "parent", "committed_at", "epoch", "seq", "commits")
+    street((1, INSERT, "a", dict.fromkeys(names, 7), 0))
+    for args in (["--as-of", "2030-01-01"], ["--bookmark", "1"], ["--as-of", "2030-01-01", "--bookmark", "1"]):
+        (row,) = travel("as-of", "orders", *args)
+        assert [row[name] for name in names] == [7] * len(names)
+    (row,) = travel("changes", "orders")
+    assert (row["bookmark"], row["bookmark_1"]) == (1, 7)
+
+
+def test_children_that_have_tables_called_watermarks_and_commits_take_away_nobodys_past(street):
+    street((1, INSERT, "a", 1, 0))
+    street((2, INSERT, "a", 2, 0), table="commits")
+    street((3, INSERT, "a", 3, 0), table="watermarks")
+    street((4, UPDATE, "a", 4, 0))
+    assert values("--bookmark", "1") == {"a": 1}
+    assert [row["bookmark"] for row in travel("changes", "orders", "--after", "1")] == [4]
+    assert [row["v"] for row in travel("as-of", "commits")] == [2]
+    out = io.StringIO()
+    call_command("query", 'SELECT table_name FROM "$watermarks" ORDER BY 1', "--format", "csv", stdout=out)
+    assert out.getvalue().split() == ["table_name", "commits", "orders", "watermarks"]
+
+
+def test_a_bookmark_says_what_was_known_of_other_parents_too_when_its_own_commit_is_no_longer_told(story, street):
+    """Of bookmark 0 there never was a commit."""
+    other = source(parent("other"), "shop-2")
+    street((1, INSERT, "z", 26, 0), shop=other)
+    Flush.objects.filter(parent=other.parent_id).update(finished_ms=NOW_MS + 1)
+    assert values("--bookmark", "0") == {}
+    Batch.objects.filter(flush__commit_number=1, parent__name="default").delete()
+    Flush.objects.filter(commit_number=1, parent__name="default").delete()
+    PastFlushes.objects.create(parent=Parent.objects.get(name="default"), commit_number=1)
+    assert values("--bookmark", "1") == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("namespace", ["temp", "system"])
+def test_a_namespace_may_be_called_as_something_of_duckdbs(street, namespace):
+    home = Parent.objects.create(name="p", namespace=namespace)
+    street((1, INSERT, "a", 26, 0), shop=source(home))
+    args = ("as-of", "orders", "--namespace", namespace, "--parent", "p", "--bookmark", "1")
+    assert [row["v"] for row in travel(*args)] == [26]
+    out = io.StringIO()
+    sql = f"SELECT (FROM orders SELECT max(v)), (FROM {namespace}.orders SELECT max(v)), (FROM commits SELECT count(*))"
+    call_command("query", sql, "--namespace", namespace, "--format", "csv", stdout=out)
+    assert out.getvalue().splitlines()[1] == "26,26,1"
+
+
+def test_a_bookmark_of_a_parent_that_writes_elsewhere_is_an_error_and_not_the_table_of_now(story):
+    Parent.objects.create(name="eu", namespace="eu")
+    with pytest.raises(CommandError, match="the bookmarks of eu are of eu, where it writes; type --namespace eu"):
+        travel("as-of", "orders", "--parent", "eu", "--bookmark", "0")
+
+
+def test_a_bookmark_behind_more_commits_than_are_told_is_an_error_and_not_the_table_of_now(story, monkeypatch):
+    monkeypatch.setattr(progress, "COMMITS_MAX", 1)
+    assert values("--bookmark", "2") == {"a": 6}
+    for asked in (["as-of", "orders", "--bookmark", "1"], ["changes", "orders", "--after", "1"]):
+        with pytest.raises(CommandError, match="the bookmark is 1, and lake had more than 1 commits since"):
+            travel(*asked)
+
+
 def test_a_table_as_of_a_snapshot_is_what_that_snapshot_had(story):
     (first, *_), *_ = _snapshots()
     assert values("--snapshot", str(first)) == {"a": 1, "b": 2}
@@ -142,6 +210,7 @@ def test_the_journals_tables_are_read_in_sql_beside_the_lakes(story):
         (["changes", "orders", "--until", "9"], "the bookmark is 9"),
         (["as-of", "orders", "--as-of", "31.1.2026"], "^--as-of is '31.1.2026', wanted a time such as '2026-01-31"),
         (["history", "orders", "--row-id", "a", "--as-of", "never"], "^--as-of is 'never', wanted a time"),
+        (["as-of", "orders", "--as-of", "infinity"], "^--as-of is 'infinity', wanted a time"),
         (["as-of", "ordrs"], "in lake there is orders"),
         (["as-of", "orders", "--snapshot", "5"], "orders has no snapshot 5"),
     ],

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import os
 import random
 import sqlite3
 import time
@@ -27,6 +28,8 @@ from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import restore
 from rpc.rebuilding import Document, NotATable, rebuild
+from rpc.restoring import Page, Restored
+from rpc.restoring import restore as rebuild_all
 from tests.builders import NOW_MS
 from tests.lakehouse.test_intake import in_thread
 from tests.server import serving
@@ -75,8 +78,9 @@ async def later_than(moment_ms):
 def flush(folder):
     settings = Settings(data_dir=folder)
     flusher = Flusher("w", settings, chosen(settings), lambda: NOW_MS)
-    while flusher.run(Parent.objects.get().pk, trigger=FlushTrigger.MANUAL):
-        pass
+    for pk in Parent.objects.values_list("pk", flat=True):
+        while flusher.run(pk, trigger=FlushTrigger.MANUAL):
+            pass
 
 
 async def restored(server, path, *more):
@@ -156,6 +160,70 @@ async def test_a_restore_says_where_the_lake_is_not_complete(tmp_path, capsys):
 
 
 @pytest.mark.django_db(transaction=True)
+async def test_a_child_that_wrote_by_two_parents_and_has_a_table_called_watermarks_comes_back(tmp_path):
+    async with serving(data_dir=tmp_path) as server:
+        for number, url in enumerate((server.url, f"{server.url}/other"), start=1):
+            client = LakehouseRpcClient(url, "shop", outbox=tmp_path / f"outbox{number}.db", config=CONFIG)
+            await client.connect()
+            for table in ("orders", "watermarks"):
+                await client.send(
+                    {"op": "INSERT", "table": table, "row_id": str(number), "after": {"id": number, "child": "me"}}
+                )
+            await client.drain()
+            await client.close()
+        await in_thread(lambda: flush(tmp_path))
+        assert await restored(server, tmp_path / "out.db") == 0
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        for table in ("orders", "watermarks"):
+            found = database.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+            assert found == [(1, "me"), (2, "me")]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_typed_columns_come_back_with_what_did_not_fit_the_columns_of_the_table(tmp_path):
+    config = dataclasses.replace(CONFIG, encoding="arrow")
+    rows = [{"id": 1, "n": 1, "more": None}, {"id": 2, "n": "two", "more": [1, {"a": 2**70}]}]
+    async with serving(data_dir=tmp_path) as server:
+        client = LakehouseRpcClient(server.url, "shop", outbox=tmp_path / "outbox.db", config=config)
+        await client.connect()
+        for row in rows:
+            await client.send({"op": "INSERT", "table": "orders", "row_id": str(row["id"]), "after": row})
+            await client.drain()
+            await in_thread(lambda: flush(tmp_path))
+        await client.close()
+        assert await restored(server, tmp_path / "out.db") == 0
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        found = database.execute("SELECT id, n, more FROM orders ORDER BY id").fetchall()
+    assert found == [(1, 1, None), (2, "two", f'[1,{{"a":{2**70}}}]')]
+
+
+def test_what_a_restore_that_was_killed_left_behind_is_in_nobodys_way(tmp_path):
+    path = tmp_path / "out.db"
+    (tmp_path / f"out.db.{os.getpid()}.part").write_bytes(b"half a database")
+
+    def work(connection):
+        connection.execute("CREATE TABLE t (v)")
+        return Restored()
+
+    restore.into_file(path, work)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_a_file_that_is_made_while_a_restore_works_is_not_replaced(tmp_path):
+    path = tmp_path / "out.db"
+
+    def work(connection):
+        path.write_text("mine")
+        return Restored()
+
+    with pytest.raises(restore.RestoreError, match="was made by somebody else meanwhile"):
+        restore.into_file(path, work)
+    assert path.read_text() == "mine"
+    assert [one.name for one in tmp_path.iterdir()] == ["out.db"]
+
+
+@pytest.mark.django_db(transaction=True)
 async def test_who_may_not_query_restores_nothing(tmp_path, capsys):
     async with serving(data_dir=tmp_path, open=False) as server:
         _, key = await in_thread(lambda: access.new_key("shop", scopes=["ingest"], source_pattern="*", now_ms=NOW_MS))
@@ -206,9 +274,25 @@ def test_a_table_without_rows_has_the_columns_of_the_lake_and_one_without_column
     assert made() == (0, None, None)
 
 
-def test_columns_that_are_one_to_sqlite_are_an_error():
+def test_columns_that_are_one_to_sqlite_are_an_error_and_those_that_are_two_come_back():
     with pytest.raises(NotATable, match="'a' and 'A'"):
         made(Document("1", '{"a": 1, "A": 2}'))
+    _, _, rows = made(Document("x", '{"ä": 1, "Ä": 2, "straße": 3, "STRASSE": 4}'))
+    assert rows == [(1, 2, 3, 4)]
+
+
+def test_tables_that_are_one_to_sqlite_are_named():
+    def ask(sql, values):
+        return Page([["Orders", 1, 1, True], ["orders", 1, 1, True]], False)
+
+    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(NotATable, match="'Orders' and 'orders'"):
+        rebuild_all(ask, database, "shop")
+
+
+def test_a_number_of_thousands_of_digits_comes_back_as_its_digits():
+    _, _, ((value, deep),) = made(Document("x", f'{{"n": {"7" * 5000}, "deep": [{"8" * 5000}]}}'))
+    assert value == "7" * 5000
+    assert "8" * 5000 in deep
 
 
 def test_a_document_that_is_no_object_is_a_value():

@@ -131,4 +131,6 @@ class ManifestMerge(Replacement):
         return _ManifestMergeManager(self._target_bytes, 2, True, self)
 
     def _current_of(self, *, is_data: bool) -> list[ManifestFile]:
-        return [one for one in self._current() if (one.content is ManifestContent.DATA) is is_data]
+        """Without those that name deleted files only: of them pyiceberg would make an empty one, and refuses to."""
+        found = [one for one in self._current() if (one.content is ManifestContent.DATA) is is_data]
+        return [one for one in found if one.has_added_files() or one.has_existing_files()]

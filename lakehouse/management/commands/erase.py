@@ -11,19 +11,21 @@ from django.core.management.base import CommandError
 from django.db.models import F
 
 from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
+from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import erasing, lease, rounds
 from lakehouse.catalog.upkeep.erasing import Erased, Notes
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
-from lakehouse.current.names import current_of
+from lakehouse.current.names import changes_of, current_of
 from lakehouse.errors import LakehouseError
 from lakehouse.flush import claim, digests, letters
 from lakehouse.flush.digests import ChildSum
 from lakehouse.journal import child_tables
 from lakehouse.management.operation import Operation
-from lakehouse.models import Batch, BatchState, CurrentTable, DeadLetter, IcebergTable, Parent
+from lakehouse.models import Batch, BatchState, CurrentTable, DeadLetter, DriftField, IcebergTable, Parent
 from lakehouse.query.engine import DEFAULT_NAMESPACE
+from lakehouse.subscriptions.models import Delivery
 
 
 class Command(Operation):
@@ -50,9 +52,9 @@ class Command(Operation):
                 self._erase_from_now(catalog, namespace, name, values),
             ):
                 rows, removed = rows + found.rows, removed + len(found.removed)
-        if child is not None and table is None:
-            purged = letters.purge(DeadLetter.objects.filter(child__parent__namespace=namespace, child__name=child))
-            self.stdout.write(f"{purged} dead letters purged")
+        self._clear_examples(namespace, table)
+        self._look_at_letters(namespace, table, row_id, child)
+        self._tell_of_messages(namespace)
         self.stdout.write(f"{rows} rows erased, {removed} files removed")
 
     def _check(self, table: str | None, row_id: str | None, child: str | None, namespace: str) -> None:
@@ -63,7 +65,11 @@ class Command(Operation):
             raise CommandError("nothing says which rows; type --row-id ID with --table NAME, or --child NAME")
         if row_id is not None and table is None:
             raise CommandError("a row id means a row of one table; type --table NAME")
+        if origin := _origin_of(namespace):
+            raise CommandError(f"{namespace} has the tables of now of {origin}; type --namespace {origin}, they follow")
         known = _tables(namespace)
+        if not known:
+            raise CommandError(f"there are no tables in {namespace}; there are some in {_namespaces() or 'none'}")
         if table is not None and table not in known:
             raise CommandError(f"there is no table {namespace}.{table}; there are {', '.join(known[:10]) or 'none'}")
         left = Batch.objects.filter(parent__namespace=namespace).exclude(state=BatchState.PERSISTED)
@@ -75,6 +81,27 @@ class Command(Operation):
             )
         for parent_id in Parent.objects.filter(namespace=namespace).values_list("pk", flat=True):
             claim.forget_payloads(parent_id)
+
+    def _clear_examples(self, namespace: str, table: str | None) -> None:
+        """Of the inbox of drift, which come anew with the next values."""
+        found = DriftField.objects.filter(parent__namespace=namespace)
+        (found if table is None else found.filter(table=table)).update(example="")
+
+    def _look_at_letters(self, namespace: str, table: str | None, row_id: str | None, child: str | None) -> None:
+        """Those of a child go; of a row id nobody looks into them."""
+        found = DeadLetter.objects.filter(child__parent__namespace=namespace)
+        found = found if child is None else found.filter(child__name=child)
+        found = found if table is None else found.filter(table=table)
+        if row_id is None:
+            self.stdout.write(f"{letters.purge(found)} dead letters purged")
+        elif left := found.count():
+            self.stderr.write(f"{left} dead letters of {table} may have the row and stay; look at manage.py replay")
+
+    def _tell_of_messages(self, namespace: str) -> None:
+        """What was put together for subscribers is on its way to them, and not in the lake."""
+        found = Delivery.objects.filter(subscription__parent__namespace=namespace).exclude(events=b"")
+        if left := found.count():
+            self.stderr.write(f"{left} messages to subscribers may have such rows and stay until they are delivered")
 
     def _erase_from_now(self, catalog: DjangoCatalog, namespace: str, table: str, values: dict[str, str]) -> Erased:
         """After the changes. A refresh that has read them before finds its turn over."""
@@ -115,8 +142,21 @@ class Command(Operation):
 
 
 def _tables(namespace: str) -> Sequence[str]:
-    rows = IcebergTable.objects.filter(namespace__name=namespace_key(namespace)).order_by("name")
-    return list(rows.values_list("name", flat=True))
+    """Of changes, and of now: of a table that was dropped there may still be that."""
+    names = (namespace_key(namespace), namespace_key(current_of(namespace)))
+    rows = IcebergTable.objects.filter(namespace__name__in=names).order_by("name")
+    return list(rows.values_list("name", flat=True).distinct())
+
+
+def _origin_of(namespace: str) -> str | None:
+    """Whose tables of now are here; None where somebody writes."""
+    is_written = Parent.objects.filter(namespace=namespace).exists()
+    return None if is_written else changes_of(namespace)
+
+
+def _namespaces() -> str:
+    rows = IcebergTable.objects.order_by("namespace__name").values_list("namespace__name", flat=True).distinct()
+    return ", ".join(name.replace(SEPARATOR, ".") for name in rows[:10] if changes_of(name) is None)
 
 
 class _Nothing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
@@ -35,13 +36,16 @@ class Command(Operation):
             raise CommandError(f"{path} exists already; type the path of a file to be made")
         if not path.absolute().parent.is_dir():
             raise CommandError(f"there is no folder {path.absolute().parent}; make it, or type another path")
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.unlink(missing_ok=True)  # of one that was killed
         try:
             with closing(sqlite3.connect(part, check_same_thread=False)) as connection, asking.about(as_of):
                 made: Restored = asking.several(
                     lambda ask: restore(_pages(ask), connection, child, namespace=namespace, as_of=as_of)
                 )
                 connection.commit()
+            if path.exists():
+                raise CommandError(f"{path} was made by somebody else meanwhile; type the path of a file to be made")
             part.rename(path)
         except (NothingThere, NotATable, sqlite3.Error) as exc:
             raise CommandError(str(exc)) from None

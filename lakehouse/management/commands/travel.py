@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from lakehouse.journal import progress
 from lakehouse.management import asking
 from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
@@ -58,7 +59,7 @@ class Command(Operation):
         if action == "history" and rows.row_id is None:
             raise CommandError("history is of one row; type --row-id ID")
         if options["bookmark"] is not None:
-            _check(options["parent"], options["bookmark"])
+            _check(rows, options["parent"], options["bookmark"])
         moment = Moment(
             time=options["as_of"],
             snapshot=options["snapshot"],
@@ -68,18 +69,23 @@ class Command(Operation):
         return time_travel.history(rows, moment) if action == "history" else time_travel.as_of(rows, moment)
 
     def _changes(self, rows: Rows, options: dict[str, Any]) -> Asked:
-        newest = _check(options["parent"], options["after"])
+        newest = _check(rows, options["parent"], options["after"])
         until = newest if options["until"] is None else options["until"]
-        _check(options["parent"], until)
+        _check(rows, options["parent"], until)
         return time_travel.changes(rows, parent=options["parent"], after=options["after"], until=until)
 
 
-def _check(name: str, bookmark: int) -> int:
+def _check(rows: Rows, name: str, bookmark: int) -> int:
     """The newest bookmark of this parent. Raises CommandError where a bookmark cannot be told from its neighbours."""
     parent = Parent.objects.filter(name=name).first()
     if parent is None:
         known = ", ".join(Parent.objects.order_by("name").values_list("name", flat=True)[:10]) or "none"
         raise CommandError(f"there is no parent {name!r}; type --parent NAME, known are {known}")
+    if parent.namespace.lower() != rows.namespace.lower():
+        raise CommandError(
+            f"the bookmarks of {name} are of {parent.namespace}, where it writes; type --namespace {parent.namespace}, "
+            f"or --parent with one that writes into {rows.namespace}"
+        )
     if not 0 <= bookmark <= parent.commit_number:
         raise CommandError(f"the bookmark is {bookmark}, wanted 0 to {parent.commit_number}, the newest of {name}")
     past = PastFlushes.objects.filter(parent=parent).values_list("commit_number", flat=True).first() or 0
@@ -87,5 +93,10 @@ def _check(name: str, bookmark: int) -> int:
         raise CommandError(
             f"the bookmark is {bookmark}, and commits up to {past} are forgotten (EVODB_HISTORY_DAYS); wanted {past} "
             f"to {parent.commit_number}, or a time (--as-of)"
+        )
+    if not progress.tells_all_after(parent, bookmark):
+        raise CommandError(
+            f"the bookmark is {bookmark}, and {parent.namespace} had more than {progress.COMMITS_MAX} commits since, "
+            "which is all that is told; type a later one, or a time (--as-of)"
         )
     return parent.commit_number
