@@ -115,7 +115,9 @@ class ManifestMerge(Replacement):
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether there are fewer manifests after it: some of them are small enough to be one."""
+        """Whether there are fewer manifests after it: some of them are small enough to be one, or are left out."""
+        if len(self._current()) > len(self._current_of(is_data=True)) + len(self._current_of(is_data=False)):
+            return True
         packer: ListPacker[ManifestFile] = ListPacker(self._target_bytes, lookback=1, largest_bin_first=False)
         groups = self._merge._group_by_spec(self._current_of(is_data=True)).values()
         bins = (packer.pack_end(group, lambda one: one.manifest_length) for group in groups)
