@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rpc.capture.expressions import quoted
 from rpc.capture.snapshot import EVERYTHING
@@ -25,8 +25,10 @@ def noted(connection: sqlite3.Connection) -> Noted | None:
     return None if row is None else {name: list(columns) for name, columns in json.loads(row[0]).items()}
 
 
-def note(connection: sqlite3.Connection, found: Iterable[UserTable]) -> None:
-    text = json.dumps({table.name: table.columns for table in found})
+def note(connection: sqlite3.Connection, found: Iterable[UserTable], *, keep: Collection[str] = ()) -> None:
+    """Write down the columns of these tables, and leave those of the tables to `keep` as they were."""
+    former = {name: columns for name, columns in (noted(connection) or {}).items() if name in keep}
+    text = json.dumps(former | {table.name: table.columns for table in found})
     connection.execute("INSERT OR REPLACE INTO _evodb_meta (key, value) VALUES ('columns', ?)", (text,))
 
 

@@ -6,7 +6,7 @@ Read only. A table is refused here, by name and with what to do, when its change
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rpc.capture import indexes
@@ -36,15 +36,36 @@ class UserTable:
     uniques: tuple[Unique, ...]
 
 
-def read(connection: sqlite3.Connection, names: Sequence[str] | None) -> list[UserTable]:
-    """The tables with these names, or every ordinary table. Raises CaptureError for what cannot be captured."""
+Refused = dict[str, CaptureError]
+"""Why tables, by their names, cannot be captured."""
+
+
+def read(
+    connection: sqlite3.Connection, names: Sequence[str] | None, *, refused: Refused | None = None
+) -> list[UserTable]:
+    """The tables with these names, or every ordinary table.
+
+    Raises CaptureError for what cannot be captured, or notes it in `refused` and reads the others.
+    """
     rows = connection.execute(
         "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
         " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_evodb\\_%' ESCAPE '\\' ORDER BY name"
     ).fetchall()
     known = {name.decode(): bool(without_rowid) for name, without_rowid in rows}
-    chosen = list(known) if names is None else [_chosen(name, known) for name in dict.fromkeys(names)]
-    return [_read(connection, name, without_rowid=known[name]) for name in chosen]
+    return list(_readable(connection, known, list(known if names is None else dict.fromkeys(names)), refused))
+
+
+def _readable(
+    connection: sqlite3.Connection, known: dict[str, bool], names: list[str], refused: Refused | None
+) -> Iterator[UserTable]:
+    for name in names:
+        try:
+            chosen = _chosen(name, known)
+            yield _read(connection, chosen, without_rowid=known[chosen])
+        except CaptureError as exc:
+            if refused is None:
+                raise
+            refused[name] = exc
 
 
 def _chosen(name: str, known: dict[str, bool]) -> str:
