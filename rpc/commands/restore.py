@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -110,7 +111,10 @@ def over_http(url: str, token: str | None) -> Ask:
 
     def ask(sql: str, values: Mapping[str, Any]) -> Page:
         body = json.dumps({"sql": sql, "parameters": dict(values)}).encode()
-        found = _answer(Request(url, data=body, headers=headers))  # noqa: S310 - http or https
+        try:
+            found = _answer(Request(url, data=body, headers=headers))  # noqa: S310 - http or https
+        except HTTPException as exc:
+            raise ConnectionError(f"{url} is no HTTP, or its answer ended in the middle: {exc}") from None
         try:
             return Page(found["rows"], found["truncated"])
         except (TypeError, LookupError):

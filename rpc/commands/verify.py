@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -128,6 +129,8 @@ def _ask(url: str, token: str | None) -> Any:
         raise NoParentError(f"{_shown(url)} answered with HTTP {exc.code}{reason and f': {reason}'}") from None
     except (URLError, OSError) as exc:
         raise ConnectionError(f"cannot reach {_shown(url)}: {getattr(exc, 'reason', exc)}") from None
+    except HTTPException as exc:
+        raise ConnectionError(f"{_shown(url)} is no HTTP, or its answer ended in the middle: {exc}") from None
     except ValueError:
         raise NoParentError(f"{_shown(url)} answered no JSON, wanted a parent that knows /verify") from None
 
