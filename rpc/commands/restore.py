@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from rpc.commands import endings, screen
 from rpc.commands import options as given
 from rpc.commands.endings import OK, UsageError
 from rpc.commands.parents import NoParentError
 from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.http import opener
 from rpc.rebuilding import NotATable
 from rpc.restoring import Ask, NothingThere, Page, Restored, restore
 
@@ -127,7 +128,7 @@ def _answer(request: Request) -> Any:
     """Whoever is busy is asked again for a while."""
     for left in reversed(range(TRIES)):
         try:
-            with urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - http or https
+            with opener.open(request, timeout=ANSWER_S) as answer:
                 return json.load(answer)
         except HTTPError as exc:
             with closing(exc):
