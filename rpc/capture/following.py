@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rpc.capture.expressions import quoted
 from rpc.capture.snapshot import EVERYTHING
-from rpc.capture.tables import UserTable
+from rpc.capture.tables import UserTable, default_sql
 
 Noted = Mapping[str, Sequence[str]]
 """The columns of each captured table."""
@@ -35,7 +35,7 @@ def note(connection: sqlite3.Connection, found: Iterable[UserTable], *, keep: Co
 def defaults(connection: sqlite3.Connection, table: str) -> dict[str, str]:
     """SQL of what ALTER TABLE put into the columns of the rows that were there."""
     rows = connection.execute("SELECT name, dflt_value FROM pragma_table_xinfo(?)", (table,)).fetchall()
-    return {name.decode(): "NULL" if value is None else value.decode() for name, value in rows}
+    return {name.decode(): "NULL" if value is None else default_sql(value.decode()) for name, value in rows}
 
 
 def missed(table: UserTable, columns: Sequence[str] | None, *, defaults: Mapping[str, str], whole: bool) -> str | None:

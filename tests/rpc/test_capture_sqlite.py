@@ -296,6 +296,21 @@ def test_a_table_whose_new_triggers_do_not_compile_keeps_those_it_has_and_holds_
     assert user.execute("PRAGMA schema_version").fetchone() == version  # two who follow do not keep each other busy
 
 
+def test_a_new_column_whose_default_is_a_mere_name_stops_nothing(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("INSERT INTO flights (carrier) VALUES ('UA')")
+    capture.changed()
+    taken(capture)
+    user.execute("ALTER TABLE flights ADD COLUMN state TEXT DEFAULT open")
+    user.execute('ALTER TABLE flights ADD COLUMN gate TEXT DEFAULT "it\'s ""A"""')
+    user.execute("INSERT INTO flights (carrier, state) VALUES ('AA', 'closed'), ('BA', 'open')")
+    capture.uncut_entries()
+    found = [json.loads(entry.after) for entry in taken(capture)]
+    assert [row["carrier"] for row in found if "state" in row] == ["AA"]  # the others are as the default has them
+    assert (found[-1]["state"], found[-1]["gate"]) == ("closed", 'it\'s "A"')
+
+
 # Values that cannot travel as they are
 
 
