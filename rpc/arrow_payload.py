@@ -12,18 +12,17 @@ JSON text, 6 us an entry. Needs pyarrow: pip install 'evodb[arrow]'.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any, TypeAlias
 
 import msgspec
 
 from rpc import arrow_stream, columns
 from rpc.arrow_stream import REST
+from rpc.digits import Digits, exact
 from rpc.entries import DELETE, OPERATION_CODES, RawEntry, dump_value, from_wal, load_value, to_wal
 from rpc.errors import ProtocolError
 from rpc.messages import UNSET, WalEntry, WalOperation
@@ -32,18 +31,7 @@ __all__ = ["decode", "encode", "from_columns", "of_table"]
 
 DOUBLE_EXACT_MAX = 2**53
 KEY_BYTES_MAX = 255
-DIGITS_EXACT = 15
-"""So many digits a double gives back."""
 Document: TypeAlias = dict[str, Any]
-
-
-class Digits:
-    """A number as it was written, which a double would bend."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 def encode(entries: Sequence[WalEntry]) -> bytes:
@@ -146,17 +134,9 @@ def _parsed(text: bytes) -> Document:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass  # NaN and half surrogate pairs are for Python's json to read
     try:
-        return dict(json.loads(text.decode(), parse_float=_number, parse_constant=Digits))
+        return dict(json.loads(text.decode(), parse_float=exact, parse_constant=Digits))
     except (ValueError, RecursionError) as exc:
         raise ProtocolError(f"{text[:40]!r} is not JSON: {exc}") from None
-
-
-def _number(text: str) -> float | Digits:
-    """A number as a double of the same value, or else its digits."""
-    value = float(text)
-    if len(text) <= DIGITS_EXACT and "e" not in text and "E" not in text:
-        return value
-    return value if math.isfinite(value) and Decimal(text) == Decimal(repr(value)) else Digits(text)
 
 
 def _payload(raw: list[RawEntry], documents: Sequence[Document | None]) -> bytes:
@@ -296,5 +276,5 @@ def _texts(values: Any) -> memoryview:
 _KNOWN = frozenset({type(None), bool, int, float, str, dict, list, date})
 _PLAIN: dict[type, str] = {str: "string", int: "int64", float: "float64", bool: "bool"}
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_exact_json = msgspec.json.Decoder(dict[str, Any], float_hook=_number)
+_exact_json = msgspec.json.Decoder(dict[str, Any], float_hook=exact)
 _digits_json = msgspec.json.Encoder(enc_hook=_digits)

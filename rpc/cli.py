@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 
 GROUP = "evodb.commands"
@@ -26,6 +27,8 @@ Command = Callable[[list[str]], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     commands = {point.name: point for point in entry_points(group=GROUP)}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage(commands))

@@ -1,4 +1,4 @@
-"""A POST over HTTP with what Python brings along: no redirect is followed, for it would take the key elsewhere."""
+"""HTTP with what Python brings along: no redirect is followed, for it would take the key elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_NoRedirect)
+opener = urllib.request.build_opener(_NoRedirect)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
@@ -49,7 +49,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) ->
 
 def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
-        return _opener.open(request, timeout=timeout_s)
+        return opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as exc:
         return exc
 

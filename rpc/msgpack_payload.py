@@ -29,6 +29,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from rpc import columns
+from rpc.digits import Digits, exact
 from rpc.entries import OPERATION_CODES, RawEntry, utf8
 from rpc.errors import ProtocolError
 from rpc.messages import WalEntry
@@ -76,6 +77,44 @@ def encode(entries: Sequence[WalEntry]) -> bytes:
         return _pack(rows)
     except (OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError):
         return b"".join([_ARRAY.pack(_ARRAY_CODE, len(rows)), *(_pack_exactly(row) for row in rows)])
+
+
+def from_columns(payload: bytes) -> bytes:
+    """The msgpack payload of a columnar one, numbers with the digits they have there. Raises ProtocolError for a text
+    that is not JSON, or a value that a parent would refuse.
+    """
+    rows = []
+    for sequence, time, operation, table, row_id, *texts in columns.decode(payload).entries():
+        try:
+            names = (table.decode(), row_id.decode())
+        except UnicodeDecodeError as exc:
+            raise ProtocolError(f"a name of entry {sequence} is not UTF-8: {exc}") from None
+        before, after, metadata = map(_packed, texts)
+        rows.append((sequence, time, operation, *names, before, after, ABSENT if texts[2] == b"{}" else metadata))
+    return _pack(rows)
+
+
+def _packed(text: bytes) -> Raw | Ext:
+    """A JSON text as msgpack."""
+    if not text:
+        return ABSENT
+    try:
+        try:
+            value = _as_written.decode(text)
+        except (msgspec.DecodeError, RecursionError):  # NaN is for Python's json to read
+            value = json.loads(text.decode(), parse_float=_number)
+        packed = _pack(_portable(value))
+    except (OverflowError, UnicodeError, TypeError, ValueError, RecursionError) as exc:
+        raise ProtocolError(f"{text[:40]!r} does not fit msgpack: {exc}") from None
+    if len(packed) > VALUE_BYTES_MAX:
+        raise ProtocolError(f"a value has {len(packed)} bytes of msgpack; at most {VALUE_BYTES_MAX} are taken")
+    return Raw(packed)
+
+
+def _number(text: str) -> float | Ext:
+    """A number as a double of the same value, or else its digits."""
+    value = exact(text)
+    return Ext(EXT_JSON, value.text.encode()) if isinstance(value, Digits) else value
 
 
 def to_columns(payload: bytes) -> bytes:
@@ -174,4 +213,5 @@ _ARRAY_CODE = 0xDD
 _entries = Decoder(list[PackedEntry])
 _exact = Decoder(ext_hook=_verbatim)
 _pack = Encoder().encode
+_as_written = msgspec.json.Decoder(float_hook=_number)
 _json_text = msgspec.json.Encoder().encode

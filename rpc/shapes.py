@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from rpc import arrow_payload, columns, msgpack_payload
-from rpc.entries import to_wal
+from rpc import arrow_payload, msgpack_payload
 from rpc.errors import ProtocolError
 from rpc.negotiation import FALLBACK, PayloadEncoding
 
@@ -41,11 +40,7 @@ def shape_of(encoding: PayloadEncoding) -> Shape | None:
     return shape
 
 
-def _msgpack(payload: bytes) -> bytes:
-    return msgpack_payload.encode([to_wal(entry) for entry in columns.decode(payload).entries()])
-
-
 _MAKERS: Mapping[PayloadEncoding, Callable[[bytes], bytes]] = {
-    PayloadEncoding.MSGPACK: _msgpack,
+    PayloadEncoding.MSGPACK: msgpack_payload.from_columns,
     PayloadEncoding.ARROW: arrow_payload.from_columns,
 }

@@ -367,6 +367,7 @@ FLOORS = {
         "rpc.kinds",
         "rpc.msgpack_payload",
         "rpc.names",
+        "rpc.digits",
         "rpc.surrogates",
         "rpc.negotiation",
         "rpc.batch",

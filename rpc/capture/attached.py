@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 
 from rpc.capture import triggers
 from rpc.capture.expressions import quoted
-from rpc.capture.tables import PREFIX, UserTable
+from rpc.capture.tables import PREFIX, Refused, UserTable
 from rpc.errors import CaptureError
 from rpc.outbox_file import has_tables
 
@@ -14,33 +15,60 @@ _TRIGGERS = f"""SELECT name, sql, tbl_name, name GLOB '{PREFIX}*' FROM sqlite_sc
 ORDER BY rowid DESC"""  # noqa: S608 - a constant
 
 
-def names(connection: sqlite3.Connection) -> set[str]:
-    """The tables that have triggers of ours."""
-    return {table.decode() for _, _, table, is_ours in connection.execute(_TRIGGERS).fetchall() if is_ours}
-
-
-def is_attached(connection: sqlite3.Connection, found: list[UserTable]) -> bool:
-    """Whether exactly the triggers of these tables exist, newer than all others.
+def present(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
+    """Our triggers by their table, as SQL by their names; under no name when one of the user is newer.
 
     SQLite fires the newest first: an entry must be written before a trigger of the user changes the row once more.
     """
-    wanted = {name: sql for table in found for name, sql in triggers.of(table).items()}
-    ours: dict[str, str] = {}
-    older_trigger_of: set[str] = set()
+    found: dict[str, dict[str, str]] = {}
+    with_newer: set[bytes] = set()
     for name, sql, table, is_ours in connection.execute(_TRIGGERS).fetchall():
         if not is_ours:
-            older_trigger_of.add(table)
-        elif table in older_trigger_of:
-            return False
+            with_newer.add(table)
         else:
-            ours[name.decode()] = sql.decode()
-    return has_tables(connection) and ours == wanted
+            shown = "" if table in with_newer else name.decode()
+            found.setdefault(table.decode(), {})[shown] = sql.decode()
+    return found
 
 
-def drop_triggers(connection: sqlite3.Connection) -> None:
-    for name, _, _, is_ours in connection.execute(_TRIGGERS).fetchall():
-        if is_ours:
+def is_attached(connection: sqlite3.Connection, found: list[UserTable]) -> bool:
+    """Whether exactly the triggers of these tables exist, newer than all others."""
+    return has_tables(connection) and present(connection) == {table.name: triggers.of(table) for table in found}
+
+
+def drop_triggers(connection: sqlite3.Connection, tables: Collection[str] | None = None) -> None:
+    """Drop our triggers of these tables, or all."""
+    for name, _, table, is_ours in connection.execute(_TRIGGERS).fetchall():
+        if is_ours and (tables is None or table.decode() in tables):
             connection.execute(f"DROP TRIGGER {quoted(name.decode())}")
+
+
+def renew(connection: sqlite3.Connection, found: list[UserTable], *, refused: Refused | None) -> list[UserTable]:
+    """Have the triggers of exactly these tables, and return the tables that have them.
+
+    Raises CaptureError for a table whose triggers SQLite refuses, or notes it in `refused` and leaves out that table.
+    What is refused keeps the triggers that it has, and what is as wanted is not touched.
+    """
+    were = present(connection)
+    drop_triggers(connection, were.keys() - {table.name for table in found} - set(refused or ()))
+    return [
+        table for table in found if were.get(table.name) == triggers.of(table) or _renewed(connection, table, refused)
+    ]
+
+
+def _renewed(connection: sqlite3.Connection, table: UserTable, refused: Refused | None) -> bool:
+    connection.execute("SAVEPOINT _evodb_renewed")
+    try:
+        drop_triggers(connection, [table.name])
+        create_triggers(connection, table)
+        renewed = True
+    except CaptureError as exc:
+        if refused is None:
+            raise
+        connection.execute("ROLLBACK TO _evodb_renewed")
+        refused[table.name], renewed = exc, False
+    connection.execute("RELEASE _evodb_renewed")
+    return renewed
 
 
 def create_triggers(connection: sqlite3.Connection, table: UserTable) -> None:

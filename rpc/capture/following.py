@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rpc.capture.expressions import quoted
 from rpc.capture.snapshot import EVERYTHING
-from rpc.capture.tables import UserTable
+from rpc.capture.tables import UserTable, default_sql
 
 Noted = Mapping[str, Sequence[str]]
 """The columns of each captured table."""
@@ -25,15 +25,17 @@ def noted(connection: sqlite3.Connection) -> Noted | None:
     return None if row is None else {name: list(columns) for name, columns in json.loads(row[0]).items()}
 
 
-def note(connection: sqlite3.Connection, found: Iterable[UserTable]) -> None:
-    text = json.dumps({table.name: table.columns for table in found})
+def note(connection: sqlite3.Connection, found: Iterable[UserTable], *, keep: Collection[str] = ()) -> None:
+    """Write down the columns of these tables, and leave those of the tables to `keep` as they were."""
+    former = {name: columns for name, columns in (noted(connection) or {}).items() if name in keep}
+    text = json.dumps(former | {table.name: table.columns for table in found})
     connection.execute("INSERT OR REPLACE INTO _evodb_meta (key, value) VALUES ('columns', ?)", (text,))
 
 
 def defaults(connection: sqlite3.Connection, table: str) -> dict[str, str]:
     """SQL of what ALTER TABLE put into the columns of the rows that were there."""
     rows = connection.execute("SELECT name, dflt_value FROM pragma_table_xinfo(?)", (table,)).fetchall()
-    return {name.decode(): "NULL" if value is None else value.decode() for name, value in rows}
+    return {name.decode(): "NULL" if value is None else default_sql(value.decode()) for name, value in rows}
 
 
 def missed(table: UserTable, columns: Sequence[str] | None, *, defaults: Mapping[str, str], whole: bool) -> str | None:

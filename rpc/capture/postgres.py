@@ -27,6 +27,7 @@ from rpc import columns
 from rpc.capture import postgres_digest as digests
 from rpc.capture import postgres_sql as sql
 from rpc.capture.postgres_door import PostgresDoor
+from rpc.capture.values import short_name
 from rpc.config import MIB
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.entries import U16_MAX, RawEntry
@@ -105,8 +106,7 @@ class PostgresCapture(Outbox):
     def _attached(self, connection: psycopg.Connection[Any]) -> dict[str, list[str]]:
         """The triggers of ours by table."""
         found: dict[str, list[str]] = {}
-        names = (sql.ROW_TRIGGER, sql.TRUNCATE_TRIGGER)
-        for table, definition in connection.execute(sql.ATTACHED, (self._schema, *names)):
+        for table, definition in connection.execute(sql.ATTACHED, (self._schema,)):
             found.setdefault(table, []).append(definition)
         return found
 
@@ -289,12 +289,12 @@ def _arguments(connection: psycopg.Connection[Any], schema: str, table: str) -> 
 
 def _entry(number: int, row: tuple[Any, ...]) -> RawEntry:
     _, timestamp_ms, operation, *texts = row
-    return RawEntry(number, timestamp_ms, operation, *((text or "").encode() for text in texts))
+    table, row_id, *documents = ((text or "").encode() for text in texts)
+    return RawEntry(number, timestamp_ms, operation, table, short_name(row_id), *documents)
 
 
 def _text(field: bytes) -> str:
     try:
-        text = field.decode()
+        return field.decode().replace("\0", "\ufffd")
     except UnicodeDecodeError as exc:
         raise CaptureError(f"{field[:40]!r} is not UTF-8, PostgreSQL keeps nothing else: {exc}") from None
-    return text.replace("\0", "\ufffd")

@@ -28,7 +28,7 @@ from rpc.capture import attached, following, leftovers, triggers
 from rpc.capture import snapshot as snapshots
 from rpc.capture import tables as user_tables
 from rpc.capture.snapshot import Progress
-from rpc.capture.tables import PREFIX, UserTable
+from rpc.capture.tables import PREFIX, Refused, UserTable
 from rpc.capture.values import protected, travelling
 from rpc.config import MIB
 from rpc.entries import RawEntry
@@ -86,6 +86,7 @@ class SqliteCapture(Outbox):
         self._data_version = self._schema_version = -1
         self._waiting = False
         self._planned: list[str] = []
+        self._told: set[str] = set()
         self._held_s = 0.0
         self._paused = threading.Event()
         self.acked_entries = 0
@@ -114,30 +115,31 @@ class SqliteCapture(Outbox):
         With `snapshot` also the rows that are there already, once; after a restart it goes on where it was.
         Raises CaptureError when a table cannot be captured; then nothing was changed.
         """
+        return self._attach(snapshot=snapshot)
+
+    def _attach(self, *, snapshot: bool = False, refused: Refused | None = None) -> list[str]:
         with self._file.reading() as connection:
-            found = user_tables.read(connection, self._tables)
+            found = user_tables.read(connection, self._tables, refused=refused)
             if not found and has_tables(connection) and following.noted(connection) is None:
                 raise CaptureError(f"{self.path} is the outbox of a client; name the database of an application")
             if not attached.is_attached(connection, found):
-                self._attach()
+                self._make_triggers(refused)
             if snapshot:
                 self._plan_all(found)
             self._planned = snapshots.unfinished(connection)
             self._schema_version = connection.execute("PRAGMA schema_version").fetchone()[0]
         return [table.name for table in found]
 
-    def _attach(self) -> None:
+    def _make_triggers(self, refused: Refused | None) -> None:
         with self._file.writing() as connection:
-            found = user_tables.read(connection, self._tables)
+            found = user_tables.read(connection, self._tables, refused=refused)
             create_tables(connection, now_ms=self._now_ms())
             connection.execute(triggers.REPLACED)
             connection.execute(triggers.REPLACED_INDEX)
-            with_triggers = attached.names(connection)
-            attached.drop_triggers(connection)
-            for table in found:
-                attached.create_triggers(connection, table)
+            with_triggers = set(attached.present(connection))
+            found = attached.renew(connection, found, refused=refused)
             self._plan_missed(connection, found, with_triggers)
-            following.note(connection, found)
+            following.note(connection, found, keep=refused or ())
 
     def _plan_all(self, found: list[UserTable]) -> None:
         with self._file.reading() as connection:
@@ -260,14 +262,16 @@ class SqliteCapture(Outbox):
         version = connection.execute("PRAGMA schema_version").fetchone()[0]
         if self._schema_version in (-1, version):
             return
+        refused: Refused = {}
         try:
-            self.attach()
+            self._attach(refused=refused)
         except OutboxBusyError:
             return  # the next call finds the same difference
-        except CaptureError as exc:
-            # One table that cannot be captured must not hold up the others; what is attached stays so.
-            log.warning("%s: capture does not follow the new schema: %s", self.path, exc)
-            self._schema_version = version
+        # One table that cannot be captured must not hold up the others; what is attached stays so.
+        for said in map(str, refused.values()):
+            if said not in self._told:
+                log.warning("%s: capture passes over a table: %s", self.path, said)
+        self._told = set(map(str, refused.values()))
 
     def _insert(self, connection: sqlite3.Connection, entries: Iterable[RawEntry]) -> None:
         super()._insert(connection, map(protected, entries))

@@ -5,8 +5,9 @@ Read only. A table is refused here, by name and with what to do, when its change
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rpc.capture import indexes
@@ -16,6 +17,8 @@ from rpc.names import is_table
 
 ROWID_NAMES = ("_rowid_", "rowid", "oid")
 PREFIX = "_evodb_"
+CONSTANTS = {"NULL", "TRUE", "FALSE", "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP"}
+_NAME = re.compile(r"""[^\W\d][\w$]*|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,36 @@ class UserTable:
     uniques: tuple[Unique, ...]
 
 
-def read(connection: sqlite3.Connection, names: Sequence[str] | None) -> list[UserTable]:
-    """The tables with these names, or every ordinary table. Raises CaptureError for what cannot be captured."""
+Refused = dict[str, CaptureError]
+"""Why tables, by their names, cannot be captured."""
+
+
+def read(
+    connection: sqlite3.Connection, names: Sequence[str] | None, *, refused: Refused | None = None
+) -> list[UserTable]:
+    """The tables with these names, or every ordinary table.
+
+    Raises CaptureError for what cannot be captured, or notes it in `refused` and reads the others.
+    """
     rows = connection.execute(
         "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
         " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_evodb\\_%' ESCAPE '\\' ORDER BY name"
     ).fetchall()
     known = {name.decode(): bool(without_rowid) for name, without_rowid in rows}
-    chosen = list(known) if names is None else [_chosen(name, known) for name in dict.fromkeys(names)]
-    return [_read(connection, name, without_rowid=known[name]) for name in chosen]
+    return list(_readable(connection, known, list(known if names is None else dict.fromkeys(names)), refused))
+
+
+def _readable(
+    connection: sqlite3.Connection, known: dict[str, bool], names: list[str], refused: Refused | None
+) -> Iterator[UserTable]:
+    for name in names:
+        try:
+            chosen = _chosen(name, known)
+            yield _read(connection, chosen, without_rowid=known[chosen])
+        except CaptureError as exc:
+            if refused is None:
+                raise
+            refused[name] = exc
 
 
 def _chosen(name: str, known: dict[str, bool]) -> str:
@@ -71,7 +95,7 @@ def _read(connection: sqlite3.Connection, name: str, *, without_rowid: bool) -> 
     uniques, has_key_index = indexes.read(connection, name)
     # INTEGER PRIMARY KEY DESC looks the same, but has an index of its own: it is no name for the rowid.
     key_is_rowid = len(keys) == 1 and keys[0][2].upper() == "INTEGER" and not has_key_index and not without_rowid
-    not_null = {_text(row[0]): None if row[3] is None else _text(row[3]) for row in rows if row[2]}
+    not_null = {_text(row[0]): None if row[3] is None else default_sql(_text(row[3])) for row in rows if row[2]}
     if without_rowid:
         not_null |= {column: None for _, column, _ in keys if column not in not_null}
     rowid = None if without_rowid else keys[0][1] if key_is_rowid else _rowid_name(name, columns)
@@ -86,6 +110,15 @@ def _rowid_name(table: str, columns: tuple[str, ...]) -> str:
     raise CaptureError(
         f"table {table!r} has columns named {', '.join(ROWID_NAMES)}, so its rows cannot be named; rename one of them"
     )
+
+
+def default_sql(text: str) -> str:
+    """What pragma_table_xinfo tells of a DEFAULT, as an expression: there a mere name is a text, as `DEFAULT open`."""
+    if text.upper() in CONSTANTS or not _NAME.fullmatch(text):
+        return text
+    if (quote := text[0]) in '"`[':
+        text = text[1:-1].replace(quote * 2, quote)
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _text(value: bytes) -> str:

@@ -34,6 +34,11 @@ def protected(entry: RawEntry) -> RawEntry:
     return entry if entry.metadata else entry._replace(metadata=NOT_OURS)
 
 
+def short_name(row_id: bytes) -> bytes:
+    """The name of a row as the wire allows it."""
+    return row_id if len(row_id) <= U16_MAX else b"sha256:" + hashlib.sha256(row_id).hexdigest().encode()
+
+
 def _is_ours(entry: RawEntry) -> bool:
     return not entry.metadata or entry.metadata == SNAPSHOT
 
@@ -57,10 +62,8 @@ def _mended(entry: RawEntry) -> RawEntry:
         metadata["blobs"] = blobs
     if after and _are_texts(after, set(blobs) - set(after_blobs)):
         metadata["blobs_after"] = after_blobs
-    if len(row_id) > U16_MAX:
-        row_id = b"sha256:" + hashlib.sha256(entry.row_id).hexdigest().encode()
     return entry._replace(
-        row_id=row_id,
+        row_id=short_name(entry.row_id) if len(row_id) > U16_MAX else row_id,
         before=_BLOB.sub(_base64, before),
         after=_BLOB.sub(_base64, after),
         metadata=dump_value(metadata) if metadata else b"",

@@ -17,17 +17,19 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from rpc.commands import endings, screen
 from rpc.commands import options as given
 from rpc.commands.endings import OK, UsageError
 from rpc.commands.parents import NoParentError
 from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.http import opener
 from rpc.rebuilding import NotATable
 from rpc.restoring import Ask, NothingThere, Page, Restored, restore
 
@@ -113,7 +115,10 @@ def over_http(url: str, token: str | None) -> Ask:
 
     def ask(sql: str, values: Mapping[str, Any]) -> Page:
         body = json.dumps({"sql": sql, "parameters": dict(values)}).encode()
-        found = _answer(Request(url, data=body, headers=headers))  # noqa: S310 - http or https
+        try:
+            found = _answer(Request(url, data=body, headers=headers))  # noqa: S310 - http or https
+        except HTTPException as exc:
+            raise ConnectionError(f"{url} is no HTTP, or its answer ended in the middle: {exc}") from None
         try:
             return Page(found["rows"], found["truncated"])
         except (TypeError, LookupError):
@@ -126,7 +131,7 @@ def _answer(request: Request) -> Any:
     """Whoever is busy is asked again for a while."""
     for left in reversed(range(TRIES)):
         try:
-            with urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - http or https
+            with opener.open(request, timeout=ANSWER_S) as answer:
                 return json.load(answer)
         except HTTPError as exc:
             with closing(exc):

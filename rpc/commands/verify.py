@@ -15,11 +15,12 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from rpc import outbox_digest, verification
 from rpc.capture import onlooker
@@ -31,6 +32,7 @@ from rpc.commands.parents import NoParentError
 from rpc.commands.screen import Screen
 from rpc.entry_digest import NOTHING, Sum, Sums, merged
 from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
+from rpc.http import opener
 from rpc.verification import Delivered, Line, Told, Verdict
 
 POSTGRESQL = ("postgresql://", "postgres://")
@@ -118,7 +120,7 @@ def _of_postgresql(conninfo: str, schema: str) -> Delivered:
 def _ask(url: str, token: str | None) -> Any:
     request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310 - http or https
     try:
-        with urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310 - as above
+        with opener.open(request, timeout=ANSWER_S) as answer:
             return json.load(answer)
     except HTTPError as exc:
         with closing(exc):
@@ -128,6 +130,8 @@ def _ask(url: str, token: str | None) -> Any:
         raise NoParentError(f"{_shown(url)} answered with HTTP {exc.code}{reason and f': {reason}'}") from None
     except (URLError, OSError) as exc:
         raise ConnectionError(f"cannot reach {_shown(url)}: {getattr(exc, 'reason', exc)}") from None
+    except HTTPException as exc:
+        raise ConnectionError(f"{_shown(url)} is no HTTP, or its answer ended in the middle: {exc}") from None
     except ValueError:
         raise NoParentError(f"{_shown(url)} answered no JSON, wanted a parent that knows /verify") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import threading
@@ -150,6 +151,116 @@ def test_composite_keys_odd_names_and_new_columns(url: str, user: psycopg.Connec
     assert (first.table, first.row_id) == (b"Line-Items", b'[7,"x\\"y"]')
     assert json.loads(first.metadata) == {"blobs": ["a,{b"]}
     assert (json.loads(second.before)["more"], json.loads(second.after)["more"]) == (3, 4)
+
+
+def test_writes_go_on_and_are_named_after_the_key_was_renamed(url: str, user: psycopg.Connection[Any]) -> None:
+    user.execute("CREATE TABLE lines (shop text, at bigint, item text, PRIMARY KEY (shop, at))")
+    with PostgresCapture(url, tables=["orders", "lines"]) as capture:
+        capture.attach()
+        user.execute("ALTER TABLE orders RENAME COLUMN id TO number")
+        user.execute("ALTER TABLE lines RENAME COLUMN at TO place")
+        user.execute("INSERT INTO orders (number, photo) VALUES (1, 'abc')")
+        user.execute("UPDATE orders SET number = 2")
+        user.execute("INSERT INTO lines VALUES ('a', 7)")
+        user.execute("ALTER TABLE lines DROP CONSTRAINT lines_pkey")
+        user.execute("UPDATE lines SET item = 'tea'")
+        user.execute("TRUNCATE orders")
+        entries = taken(capture)
+    names = [(entry.operation, entry.row_id) for entry in entries]
+    assert names[:4] == [(INSERT, b"1"), (DELETE, b"1"), (INSERT, b"2"), (INSERT, b'["a", 7]'.replace(b" ", b""))]
+    line = {"shop": "a", "place": 7, "item": None}
+    assert [(operation, json.loads(name)) for operation, name in names[4:6]] == [
+        (DELETE, line),  # without a key a row is named by all it holds
+        (INSERT, line | {"item": "tea"}),
+    ]
+    assert names[6] == (DELETE, b"2")
+    photo = base64.b64encode(b"abc").decode()
+    assert [json.loads(entry.before)["photo"] for entry in (entries[1], entries[6])] == [photo] * 2
+    assert [json.loads(entries[at].metadata) for at in (0, 1, 2, 6)] == [{"blobs": ["photo"]}] * 4
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\u0000"}', r'{"a": "\ud800"}', '{"a": 1e999999}'])
+def test_json_that_jsonb_cannot_hold_fails_no_write_of_the_application(
+    url: str, user: psycopg.Connection[Any], text: str
+) -> None:
+    user.execute("CREATE TABLE documents (id text PRIMARY KEY, document json)")
+    with PostgresCapture(url, tables=["documents"]) as capture:
+        capture.attach()
+        user.execute("INSERT INTO documents VALUES ('x', %s)", (text,))
+        user.execute("UPDATE documents SET id = 'y'")
+        user.execute("TRUNCATE documents")
+        entries = taken(capture)
+    assert [(e.operation, e.row_id) for e in entries] == [
+        (INSERT, b"x"),
+        (DELETE, b"x"),
+        (INSERT, b"y"),
+        (DELETE, b"y"),
+    ]
+    assert all(text.encode() in entry.before + entry.after for entry in entries)
+
+
+def test_bytes_of_a_column_that_is_new_or_of_a_domain_are_base64(url: str, user: psycopg.Connection[Any]) -> None:
+    user.execute("CREATE DOMAIN picture AS bytea")
+    user.execute("CREATE TABLE people (id bigint PRIMARY KEY, face picture, name text)")
+    with PostgresCapture(url, tables=["people"]) as capture:
+        capture.attach()
+        user.execute("INSERT INTO people VALUES (1, 'abc', '\\x61')")
+        user.execute("ALTER TABLE people ADD COLUMN voice bytea")
+        user.execute("UPDATE people SET voice = 'def'")
+        first, second = taken(capture)
+    assert (json.loads(first.after), json.loads(first.metadata)) == (
+        {"id": 1, "face": "YWJj", "name": "\\x61"},
+        {"blobs": ["face"]},
+    )
+    assert (json.loads(second.before)["voice"], json.loads(second.after)["voice"]) == (None, "ZGVm")
+    assert json.loads(second.metadata) == {"blobs": ["face", "voice"]}
+
+
+def test_a_key_longer_than_the_wire_allows_is_its_digest_and_stops_nobody(
+    url: str, user: psycopg.Connection[Any]
+) -> None:
+    user.execute("CREATE TABLE pages (address text PRIMARY KEY)")
+    with PostgresCapture(url, tables=["pages"]) as capture:
+        capture.attach()
+        user.execute("INSERT INTO pages VALUES (repeat('a', 100000)), ('b')")
+        entries = taken(capture)
+    digest = b"sha256:" + hashlib.sha256(b"a" * 100_000).hexdigest().encode()
+    assert [entry.row_id for entry in entries] == [digest, b"b"]
+    assert len(json.loads(entries[0].after)["address"]) == 100_000
+
+
+def test_a_table_in_partitions_can_be_attached_again_and_detached(url: str, user: psycopg.Connection[Any]) -> None:
+    user.execute("CREATE TABLE visits (id bigint, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)")
+    for name, month in (("january", 1), ("february", 2)):
+        user.execute(
+            f"CREATE TABLE {name} PARTITION OF visits FOR VALUES FROM ('2024-0{month}-01') TO ('2024-0{month + 1}-01')"
+        )
+    with PostgresCapture(url, tables=["visits"]) as capture:
+        capture.attach()
+        assert capture.attach() == ["visits"]
+        user.execute("INSERT INTO visits VALUES (1, '2024-01-05')")
+        user.execute("UPDATE visits SET day = '2024-02-05'")
+        user.execute("TRUNCATE visits")
+        entries = taken(capture)
+        capture.detach()
+    january, february = b'[1,"2024-01-05"]', b'[1,"2024-02-05"]'
+    assert [(entry.operation, entry.row_id) for entry in entries] == [
+        (INSERT, january),
+        (DELETE, january),
+        (INSERT, february),
+        (DELETE, february),
+    ]
+    assert {entry.table for entry in entries} == {b"visits"}
+
+
+def test_a_column_that_a_key_only_includes_is_no_part_of_it(url: str, user: psycopg.Connection[Any]) -> None:
+    user.execute("CREATE TABLE stock (id bigint, amount bigint, PRIMARY KEY (id) INCLUDE (amount))")
+    with PostgresCapture(url, tables=["stock"]) as capture:
+        capture.attach()
+        user.execute("INSERT INTO stock VALUES (1, 5)")
+        user.execute("UPDATE stock SET amount = 4")
+        found = [(entry.operation, entry.row_id) for entry in taken(capture)]
+    assert found == [(INSERT, b"1"), (UPDATE, b"1")]
 
 
 def test_an_entry_is_written_before_a_trigger_of_the_user_changes_the_row_again(

@@ -243,6 +243,74 @@ def test_a_new_table_that_cannot_be_captured_stops_nothing_and_is_logged_once(
     assert tables_of(capture) == [b"flights"]
 
 
+def test_beside_a_table_that_cannot_be_captured_new_tables_and_columns_are_followed_all_the_same(
+    capture: SqliteCapture, user: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    user.execute('CREATE TABLE "my table" (x)')
+    assert not capture.changed()
+    user.execute("CREATE TABLE later (x)")
+    user.execute("ALTER TABLE flights ADD COLUMN gate")
+    user.execute("INSERT INTO later VALUES (1)")
+    user.execute("INSERT INTO flights (gate) VALUES (7)")
+    capture.uncut_entries()
+    user.execute("INSERT INTO flights (gate) VALUES (8)")
+    found = [(entry.table, json.loads(entry.after)) for entry in taken(capture)]
+    assert (b"later", {"x": 1}) in found
+    assert {7, 8} <= {after.get("gate") for _, after in found}
+    assert len(caplog.records) == 1
+
+
+def test_after_one_of_the_named_tables_is_dropped_the_others_are_followed_and_it_is_when_it_is_back(
+    path: Path, user: sqlite3.Connection
+) -> None:
+    with SqliteCapture(path, tables=["flights", "planes"]) as capture:
+        capture.attach()
+        capture.changed()
+        user.execute("DROP TABLE planes")
+        user.execute("ALTER TABLE flights ADD COLUMN gate")
+        capture.uncut_entries()
+        user.execute("INSERT INTO flights (gate) VALUES (8)")
+        user.execute("CREATE TABLE planes (tailnum PRIMARY KEY)")
+        user.execute("INSERT INTO planes VALUES ('N1')")
+        capture.uncut_entries()
+        user.execute("INSERT INTO planes VALUES ('N2')")
+        found = [(entry.table, json.loads(entry.after)) for entry in taken(capture)]
+    assert found[0][1]["gate"] == 8
+    assert found[1:] == [(b"planes", {"tailnum": "N1"}), (b"planes", {"tailnum": "N2"})]
+
+
+def test_a_table_whose_new_triggers_do_not_compile_keeps_those_it_has_and_holds_up_no_other(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.create_function("shout", 1, str.upper, deterministic=True)
+    user.execute("CREATE UNIQUE INDEX loud ON planes (shout(tailnum))")
+    user.execute("CREATE TABLE later (x)")
+    user.execute("INSERT INTO later VALUES (1)")
+    capture.uncut_entries()
+    user.execute("INSERT INTO planes (tailnum) VALUES ('n1')")
+    assert sorted(tables_of(capture)) == [b"later", b"planes"]
+    capture.uncut_entries()
+    version = user.execute("PRAGMA schema_version").fetchone()
+    user.execute("DELETE FROM later")
+    capture.uncut_entries()
+    assert user.execute("PRAGMA schema_version").fetchone() == version  # two who follow do not keep each other busy
+
+
+def test_a_new_column_whose_default_is_a_mere_name_stops_nothing(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("INSERT INTO flights (carrier) VALUES ('UA')")
+    capture.changed()
+    taken(capture)
+    user.execute("ALTER TABLE flights ADD COLUMN state TEXT DEFAULT open")
+    user.execute('ALTER TABLE flights ADD COLUMN gate TEXT DEFAULT "it\'s ""A"""')
+    user.execute("INSERT INTO flights (carrier, state) VALUES ('AA', 'closed'), ('BA', 'open')")
+    capture.uncut_entries()
+    found = [json.loads(entry.after) for entry in taken(capture)]
+    assert [row["carrier"] for row in found if "state" in row] == ["AA"]  # the others are as the default has them
+    assert (found[-1]["state"], found[-1]["gate"]) == ("closed", 'it\'s "A"')
+
+
 # Values that cannot travel as they are
 
 

@@ -6,14 +6,19 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, version
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 from typing import Any, NamedTuple
 
 import pytest
 
 from rpc import cli
+from rpc.outbox import Outbox
 
 WITHIN_S = 40
 
@@ -82,6 +87,70 @@ def test_an_unknown_command_is_told_to_a_program_as_json(capsys: pytest.CaptureF
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["--version"], capsys)
     assert (code, out) == (0, f"evodb {version('evodb')}\n")
+
+
+def test_a_file_whose_name_is_no_text_is_named_and_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / os.fsdecode(b"\xff.db")
+    database.touch()
+    written = BytesIO()
+    out = TextIOWrapper(written, "utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["capture", str(database), "--detach"]) == 0
+    out.flush()
+    written.seek(0)
+    assert b"\\udcff.db is not captured" in written.read()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """The port of a server that answers each request with these bytes, and what it was asked."""
+    asked: list[bytes] = []
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(65536))
+            self.request.sendall(answer)
+
+    with TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_address[1], asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("command", ["restore", "verify"])
+def test_a_redirect_takes_the_key_nowhere(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.sqlite3"
+    if command == "verify":
+        Outbox(path).close()
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}") as (elsewhere, asked):
+        head = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n" % elsewhere
+        with answering(head) as (port, _):
+            parent = ["--parent", f"ws://127.0.0.1:{port}/ws", "--token", "secret"]
+            code, _, err = run([command, str(path), "--child", "shop", *parent], capsys)
+    assert (code, asked) == (1, [])
+    assert "answered with HTTP 302" in err
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"SSH-2.0-other\r\n"])
+@pytest.mark.parametrize("command", ["restore", "verify"])
+def test_an_answer_that_ends_in_the_middle_or_is_no_http_is_said_and_is_no_traceback(
+    command: str, answer: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.sqlite3"
+    if command == "verify":
+        Outbox(path).close()
+
+    with answering(answer) as (port, _):
+        code, _, err = run([command, str(path), "--child", "shop", "--parent", f"ws://127.0.0.1:{port}/ws"], capsys)
+    assert code == 1
+    assert "is no HTTP, or its answer ended in the middle" in err
+    assert path.exists() == (command == "verify")
 
 
 @pytest.mark.parametrize(("value", "extra"), [("lakehouse_gone.up:command", "evodb[server]"), ("rpc.gone:x", "evodb")])

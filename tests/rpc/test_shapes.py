@@ -1,6 +1,6 @@
 import pytest
 
-from rpc import arrow_payload, batch, columns
+from rpc import arrow_payload, batch, columns, msgpack_payload
 from rpc.entries import RawEntry, to_wal
 from rpc.negotiation import LAYOUTS, PayloadEncoding
 from rpc.outbox import Outbox
@@ -55,3 +55,22 @@ def test_a_refused_batch_of_another_payload_can_be_sent_again(tmp_path):
         [letter] = outbox.dead_letters()
         assert [one.after for one in columns.decode(letter.payload).entries()] == [one.after for one in run(1, 5)]
         assert outbox.revive(1) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"price":12345678901234567890.123456789,"part":0.1,"huge":1e999,"tiny":-1e-400,"count":100000000000000000000000}',
+        b'{"price":0.30000000000000000001,"none":NaN}',
+    ],
+)
+def test_a_number_in_msgpack_keeps_every_digit_it_had(text):
+    shaped = shape_of(PayloadEncoding.MSGPACK)(columns.encode([entry(1)._replace(after=text)]))
+    assert shaped.encoding is PayloadEncoding.MSGPACK
+    assert columns.decode(msgpack_payload.to_columns(shaped.payload)).afters.tobytes() == text
+
+
+@pytest.mark.parametrize("value", [b'"' + b"x" * 1024 * 1024 + b'"', b"[" + b"0.1," * 200_000 + b"1]"])
+def test_a_row_that_a_parent_takes_in_no_msgpack_travels_in_columns_and_is_no_dead_letter(value):
+    payload = columns.encode([entry(1)._replace(after=b'{"x":' + value + b"}")])
+    assert shape_of(PayloadEncoding.MSGPACK)(payload) == Shaped(PayloadEncoding.COLUMNS, payload)

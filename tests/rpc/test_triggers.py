@@ -423,6 +423,19 @@ def test_a_default_that_replaces_null_is_foreseen(path: Path) -> None:
     database.close()
 
 
+@pytest.mark.parametrize(
+    ("default", "text"),
+    [("open", "open"), ('"a ""b"""', 'a "b"'), ("[it's]", "it's"), ("`a``b`", "a`b"), ("TRUE", "1")],
+)
+def test_a_default_that_is_a_mere_name_is_foreseen(path: Path, default: str, text: str) -> None:
+    state = f"state TEXT NOT NULL ON CONFLICT REPLACE DEFAULT {default} UNIQUE"
+    users = Database(path, f"CREATE TABLE doors (id INTEGER PRIMARY KEY, {state})")
+    found = users.run("INSERT INTO doors (id) VALUES (1)", "REPLACE INTO doors VALUES (2, NULL)")
+    first, second = ({"id": number, "state": text} for number in (1, 2))
+    assert found == [(INSERT, "1", None, first), (DELETE, "1", first, None), (INSERT, "2", None, second)]
+    users.close()
+
+
 def test_a_constraint_that_replaces_by_itself_is_seen(path: Path) -> None:
     database = Database(path, "CREATE TABLE t (id INTEGER PRIMARY KEY, a UNIQUE ON CONFLICT REPLACE)")
     database.run("INSERT INTO t VALUES (1, 'x')")
