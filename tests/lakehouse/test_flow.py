@@ -110,6 +110,18 @@ def test_an_entry_nobody_can_read_becomes_a_dead_letter_and_blocks_nobody(flushe
     assert b"{not json" in bytes(letter.payload)
 
 
+def test_a_table_name_with_a_nul_is_a_dead_letter_and_stops_no_flush(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1), entry(2, table="or\0ders"), entry(3)]))
+    flushed = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert (flushed.entries, flushed.dead_letters) == (3, 1)
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r3", 3)]
+    letter = DeadLetter.objects.get()
+    assert letter.table == "or\ufffdders"
+    assert "wanted 1 to 255 letters" in letter.reason
+    assert b"or\0ders" in bytes(letter.payload)
+
+
 def test_a_flush_that_fails_gives_its_batches_back(flusher, monkeypatch):
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
