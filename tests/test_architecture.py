@@ -245,6 +245,7 @@ FLOORS = {
         "lakehouse.http.structured",
         "lakehouse.metrics",
         "lakehouse.flush.breaker",
+        "lakehouse.flush.demands",
         "lakehouse.flush.digests",
         "lakehouse.flush.drift",
         "lakehouse.flush.documents",

@@ -129,8 +129,7 @@ def new_table(rows: pa.Schema) -> tuple[Schema, PartitionSpec]:
 def changes(table: Schema, rows: pa.Schema) -> Changes:
     """What the rows have that the table lacks. Raises SchemaMismatch when the rows cannot be written to the table."""
     known = {field.name: field for field in table.fields}
-    _refuse_clashes([*known, *(name for name in rows.names if name not in known)])
-    _refuse_clashes(rows.names)
+    _refuse_clashes((name for name in rows.names if name not in known), known)
     found = Changes()
     for field in rows:
         wanted, column = iceberg_type(field), known.get(field.name)
@@ -176,8 +175,9 @@ def align(table: Schema, rows: pa.Table) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _refuse_clashes(names: Iterable[str]) -> None:
-    seen = {DAY: DAY}
+def _refuse_clashes(names: Iterable[str], known: Iterable[str] = ()) -> None:
+    """Of new names, among themselves and with the columns there are; those may be as others made them."""
+    seen = {DAY: DAY} | {name.casefold(): name for name in known}
     for name in names:
         if not name:
             raise SchemaMismatch("a column has no name, wanted at least one character")

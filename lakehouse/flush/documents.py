@@ -26,6 +26,9 @@ from lakehouse.flush.structs import Surprise
 
 PLANS_MAX = 4
 
+NOTHING = pa.null()
+"""In place of a type that no value of ours fits: all of them go to `_rest`."""
+
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 
 Rest = dict[int, list[tuple[str, bytes]]]
@@ -69,16 +72,21 @@ class Wanted:
     types: dict[str, Any]
     is_open: bool
     is_nested: bool
+    structs: frozenset[str]
+    """Columns that have columns of their own."""
 
     @classmethod
     def of(cls, known: Any | None, rules: Rules) -> Wanted:
         schema = rules.schema(known)
         types = {} if schema is None else {one.name: one.type for one in schema if not one.name.startswith("_")}
-        return cls(types, rules.is_open(known), rules.is_nested)
+        structs = frozenset(name for name, kind in types.items() if nested.is_nested(kind))
+        for name in structs:
+            if not nested.is_writable(types[name]):
+                types[name] = NOTHING
+        return cls(types, rules.is_open(known), rules.is_nested, structs)
 
     def names(self) -> Names:
-        inner = {name for name, kind in self.types.items() if nested.is_nested(kind)}
-        return Names(self.types, nested=inner, is_open=self.is_open)
+        return Names(self.types, nested=self.structs, is_open=self.is_open)
 
 
 def _objects(texts: Any) -> tuple[Any, Any]:

@@ -197,7 +197,7 @@ def _record(parent_id: int, found: Sequence[tuple[int, Unreadable]], *, now_ms: 
                 child_id=children[original],
                 batch_id=original,
                 entry_index=letter.entry_index,
-                table=letter.table[:500],
+                table=letter.table.replace("\0", "\ufffd")[:500],  # PostgreSQL takes no NUL
                 encoding=letter.encoding.value,
                 payload=letter.payload,
                 reason=letter.reason,

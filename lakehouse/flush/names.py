@@ -54,7 +54,9 @@ class Names:
     """
 
     def __init__(self, known: Iterable[str] = (), *, nested: Collection[str] = (), is_open: bool = True) -> None:
-        self._taken = {name.casefold(): name for name in known}
+        self._taken: dict[str, str] = {}
+        for name in known:  # a table of others may have two that differ in case
+            self._taken.setdefault(name.casefold(), name)
         self._in_files = {in_files(name) for name in self._taken.values()}
         self._nested = nested
         self._is_open = is_open

@@ -28,6 +28,13 @@ FIELDS_MAX = 200
 _LONG, _DOUBLE, _TEXT, _BOOL = pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
 
+_WRITABLE: set[Any] = {
+    *(_LONG, _DOUBLE, _TEXT, _BOOL, pa.int32(), pa.float32(), pa.binary()),
+    *(moments.DATE, moments.TIMESTAMP, pa.timestamp("us"), pa.time64("us")),
+}
+"""Others come with tables that others made: maps, UUIDs, bytes of a fixed length."""
+
+
 class Misfit(Exception):
     """This value is not as its column."""
 
@@ -91,6 +98,15 @@ def read(texts: Any, known: Any | None, *, may_grow: bool) -> Any | None:
 
 def is_nested(kind: Any) -> bool:
     return pa.types.is_struct(kind) or pa.types.is_list(kind)
+
+
+def is_writable(kind: Any) -> bool:
+    """Whether each place in a column of this type is one we may leave null and can write."""
+    if pa.types.is_struct(kind):
+        return all(one.nullable and is_writable(one.type) for one in kind)
+    if pa.types.is_list(kind):
+        return bool(kind.value_field.nullable) and is_writable(kind.value_type)
+    return kind in _WRITABLE or pa.types.is_decimal128(kind)
 
 
 def type_of(shape: Shape | None, known: Any | None, budget: Budget) -> Any | None:

@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import documents, entries, exact, raw, typed
+from lakehouse.flush import demands, documents, entries, exact, raw, typed
 from lakehouse.flush.entries import StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
@@ -29,7 +29,7 @@ __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "type_ro
 
 OPERATIONS = pa.array(["INSERT", "UPDATE", "DELETE"])
 DELETE = pa.scalar(2, pa.uint8())
-PARTITION, BLOBS, FLUSH = "_partition", "_blobs", "_flush"
+PARTITION, BLOBS = "_partition", "_blobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def typed_of(read: Raw, known: Mapping[str, pa.Schema], rules_of: Callable[[str]
 
 def stamped(rows: Any, flush_id: int) -> Any:
     """The rows as this flush writes them: whoever knows its commit knows when they came."""
-    return rows.append_column(FLUSH, pa.repeat(pa.scalar(flush_id, pa.int64()), len(rows)))
+    return rows.append_column(demands.STAMP, pa.repeat(pa.scalar(flush_id, demands.STAMP_TYPE), len(rows)))
 
 
 def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tuple[Any, dict[int, str]]:
@@ -98,7 +98,8 @@ def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tup
     for name, values in noted.items():
         if values.null_count < len(values) or (known is not None and name in known.names):
             ours[name] = values
-    table = pa.table(ours | read.columns)
+    table, unmet = demands.met(pa.table(ours | read.columns), known)
+    unreadable = unmet | unreadable
     if unreadable:
         table = table.take(pa.array([index for index in range(len(table)) if index not in unreadable], pa.int64()))
     return table, unreadable

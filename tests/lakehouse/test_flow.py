@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.db import connection
+from pyiceberg.types import ListType, LongType, MapType, NestedField, StringType, StructType, UUIDType
 
 from lakehouse.catalog import pointers, tables, text_bounds
 from lakehouse.catalog.lakes import chosen
+from lakehouse.catalog.storage import from_settings
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.flush import claim
 from lakehouse.flush.flow import Flusher
@@ -127,6 +129,94 @@ def test_an_entry_nobody_can_read_becomes_a_dead_letter_and_blocks_nobody(flushe
     letter = DeadLetter.objects.get()
     assert (letter.batch.sequence, letter.table) == (1, "orders")
     assert b"{not json" in bytes(letter.payload)
+
+
+def test_a_table_name_with_a_nul_is_a_dead_letter_and_stops_no_flush(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1), entry(2, table="or\0ders"), entry(3)]))
+    flushed = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert (flushed.entries, flushed.dead_letters) == (3, 1)
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r3", 3)]
+    letter = DeadLetter.objects.get()
+    assert letter.table == "or\ufffdders"
+    assert "wanted 1 to 255 letters" in letter.reason
+    assert b"or\0ders" in bytes(letter.payload)
+
+
+def changed_by_others(settings, change, table="orders"):
+    with from_settings(settings).load_table(("lake", table)).update_schema(allow_incompatible_changes=True) as update:
+        change(update)
+
+
+def reasons():
+    return sorted(DeadLetter.objects.values_list("reason", flat=True))
+
+
+def test_a_row_without_a_value_that_others_made_required_is_a_dead_letter_and_the_others_go_on(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1, after={"id": 1, "name": "a"}), entry(2, table="items")]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    changed_by_others(lake_settings, lambda update: update.update_column("name", required=True))
+    put(shop, frame(2, [entry(3), entry(4, after={"name": "b"}), entry(5, table="items")]))
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).dead_letters == 1
+    assert sorted(lake(lake_settings)) == [("r1", 1), ("r4", 4)]
+    assert sorted(lake(lake_settings, "items")) == [("r2", 2), ("r5", 5)]
+    assert reasons() == ["column 'name' is required by its table, and this row has no value for it"]
+
+
+def test_a_column_of_ours_that_others_made_anew_in_another_type_takes_no_row_and_stops_no_flush(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1), entry(2, table="items")]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    changed_by_others(lake_settings, lambda update: update.delete_column("_seq"))
+    changed_by_others(lake_settings, lambda update: update.add_column("_seq", StringType()))
+    changed_by_others(lake_settings, lambda update: update.add_column("_partition", LongType()), "items")
+    put(
+        shop,
+        frame(2, [entry(3), entry(4, table="items"), entry(5, table="items")._replace(metadata=b'{"partition": "p"}')]),
+    )
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).dead_letters == 2
+    assert sorted(lake(lake_settings, "items")) == [("r2", 2), ("r4", 4)]
+    assert reasons() == [
+        "column '_partition' of its table is int64, wanted string",
+        "column '_seq' of its table is string, wanted int64",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        StructType(NestedField(1, "a", MapType(2, StringType(), 3, StringType()), required=False)),
+        StructType(NestedField(1, "a", UUIDType(), required=False)),
+        ListType(1, LongType(), element_required=True),
+    ],
+    ids=["map", "uuid", "elements"],
+)
+def test_what_a_struct_of_others_cannot_take_stays_in_the_rest(flusher, lake_settings, kind):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1)]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    changed_by_others(lake_settings, lambda update: update.add_column("theirs", kind))
+    values = [{"b": 1}, {"a": {"x": "y"}}, [None], {"a": "x"}, 1]
+    put(shop, frame(2, [entry(2 + at, after={"id": at, "theirs": value}) for at, value in enumerate(values)]))
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).dead_letters == 0
+    location = IcebergTable.objects.get().metadata_location
+    with duck.connect(lake_settings) as connection:
+        found = connection.execute(f"SELECT _rest FROM {duck.scan(location)} WHERE _seq > 1 ORDER BY _seq").fetchall()
+    assert [json.loads(rest) for (rest,) in found] == [{"theirs": value} for value in values]
+
+
+def test_two_columns_of_others_that_differ_only_in_case_stop_no_flush(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, [entry(1, after={"name": "a"})]))
+    flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    changed_by_others(lake_settings, lambda update: update.add_column("Name", StringType()))
+    put(shop, frame(2, [entry(2, after={"name": "b", "Name": "c"})]))
+    assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).dead_letters == 0
+    rows = (
+        from_settings(lake_settings).load_table(("lake", "orders")).scan(row_filter="_seq = 2").to_arrow().to_pylist()
+    )
+    assert [(row["name"], row["Name"], row["_rest"]) for row in rows] == [("b", None, '{"Name":"c"}')]
 
 
 def test_a_flush_that_fails_gives_its_batches_back(flusher, monkeypatch):
