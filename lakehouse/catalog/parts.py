@@ -8,15 +8,20 @@ bounded, so a partition's share of it is one file. Works for any partitioning; k
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import pyarrow_to_schema, write_file
 from pyiceberg.manifest import DataFile
-from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, partition_record_value
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Record
+from pyiceberg.types import NestedField, StructType
 
 from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties, text_bounds
 
@@ -32,6 +37,15 @@ PAGE_ROWS = "write.parquet.page-row-limit"
 PAGE_ROWS_MAX = 20_000
 PAGE_BYTES = 2**20
 """The writer looks at a page's size after so many rows, 20 000 unless told: a whole row group where rows are large."""
+
+
+class Key(PartitionKey):
+    """The partition of a file. A spec may say two fields of one column, as a bucket and a day, which the library's
+    refuses."""
+
+    @cached_property
+    def partition(self) -> Record:
+        return Record(*(partition_record_value(one.field, one.value, self.schema) for one in self.field_values))
 
 
 def write(metadata: TableMetadata, rows: pa.Table, io: FileIO, parquet: Mapping[str, str]) -> list[DataFile]:
@@ -81,7 +95,7 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
     start = 0
     for group in groups.to_pylist():
         values = [PartitionFieldValue(field, group[name]) for field, name in zip(spec.fields, names, strict=True)]
-        yield PartitionKey(values, spec, schema), rows.slice(start, group["count_all"])
+        yield Key(values, spec, schema), rows.slice(start, group["count_all"])
         start += group["count_all"]
 
 
@@ -91,8 +105,23 @@ def _keys(metadata: TableMetadata, rows: pa.Table) -> pa.Table:
     for number, field in enumerate(metadata.spec().fields):
         source = schema.find_field(field.source_id)
         key = field.transform.pyarrow_transform(source.field_type)
-        columns[f"key{number}"] = key(rows[source.name])  # type: ignore[arg-type]
+        values = _values(rows, schema.fields, field.source_id)
+        assert values is not None, f"no column has the number {field.source_id}"
+        columns[f"key{number}"] = key(values)
     return pa.table(columns)
+
+
+def _values(found: Any, fields: Iterable[NestedField], number: int) -> Any | None:
+    """The values of the column with this number, which may lie in a struct."""
+    for field in fields:
+        column = found[field.name] if isinstance(found, pa.Table) else pc.struct_field(found, [field.name])
+        if field.field_id == number:
+            return column
+        if isinstance(inner := field.field_type, StructType):
+            within = _values(column, inner.fields, number)
+            if within is not None:
+                return within
+    return None
 
 
 def _groups(keys: pa.Table) -> pa.Table:

@@ -78,6 +78,19 @@ def test_the_count_of_the_header_has_to_be_that_of_the_payload() -> None:
         assert (caught.value.sequence_number, caught.value.correlation_id) == (7, "c")
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("encoding", [Encoding.COLUMNS, Encoding.BINARY])
+def test_an_entry_whose_sequence_nobody_can_keep_refuses_its_batch_for_good(encoding: Encoding, count: int) -> None:
+    def framed(last: int) -> bytes:
+        raw = [RawEntry(number, 1, 0, b"t", b"r") for number in range(last - count + 1, last + 1)]
+        payload = columns.encode(raw) if encoding is Encoding.COLUMNS else entries.payload_of(raw)[0]
+        return frame(payload, encoding, entry_count=count)
+
+    assert max(batch.read(framed(2**63 - 1)).entry_sequences) == 2**63 - 1
+    with pytest.raises(ProtocolError, match="sequence 9223372036854775808, wanted at most 9223372036854775807"):
+        batch.read(framed(2**63))
+
+
 def test_a_frame_of_16_mib_fits_and_one_byte_more_does_not() -> None:
     def made(size: int) -> bytes:
         head = batch.HEADER.size + len("shop-1") + 4 + entries.HEADER.size
