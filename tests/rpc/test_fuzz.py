@@ -57,7 +57,7 @@ ROWS = [
     wal(1),
     wal(2, WalOperation.UPDATE, before={"id": 2}, metadata={"partition": "eu"}),
     wal(3, WalOperation.DELETE, before={"id": 3, "name": "x"}, after=UNSET),
-    wal(2**64 - 1, table="users", after=None),
+    wal(2**63 - 1, table="users", after=None),
 ]
 
 
