@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evodb_site.settings")
-# As with operators' commands: Django's checks load every URL, 26 MiB and 0.3 s of a worker and of a beat.
+# As with operators' commands: Django's checks load every URL, 26 MiB and 0.4 s of a worker and of a beat.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
 
 from celery import Celery, signals

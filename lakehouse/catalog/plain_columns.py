@@ -4,7 +4,7 @@ Parquet's writer begins a dictionary for every column: each value is hashed and 
 the rest of the row group is plain after all. pyiceberg 0.12 has no property that says for which columns not to, and
 what a document's columns hold is seen only here: of the first rows of a file, which is where the writer begins.
 
-Measured (one busy core, 20 columns, 5 of them so): 0.24 us a row instead of 0.55, and the files are 10 % smaller.
+Measured (20 columns, 5 of them so, by turns): 0.23 us and 21 bytes a row, and with a dictionary for each 0.37 and 31.
 """
 
 from __future__ import annotations

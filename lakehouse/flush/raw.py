@@ -17,14 +17,14 @@ from lakehouse.flush import entries
 from lakehouse.flush.entries import Sheet, StoredBatch, Unreadable
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.whole import whole
-from rpc import arrow_stream, columns
+from rpc import arrow_stream, batch, columns
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
 from rpc.names import is_table, table_complaint
 
 TIMESTAMP_MS_MAX = pa.scalar(253_402_300_799_999, pa.uint64())
 """The last millisecond of the year 9999."""
-SEQUENCE_MAX = pa.scalar(2**63 - 1, pa.uint64())
+SEQUENCE_MAX = pa.scalar(batch.SEQUENCE_MAX, pa.uint64())
 STREAMS = "streams"
 """A column of kept rows: the typed documents, all in the first row."""
 DROPPED = ("row", "batch", "table")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from django.conf import settings as site
 from django.db.models import Count, F, Min, QuerySet, Sum
 
+from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.models import (
     Batch,
     BatchState,
@@ -155,7 +156,7 @@ def currencies(namespace: str) -> list[Currency]:
     """Of the tables of now of this namespace, by table and parent."""
     parents = dict(Parent.objects.filter(namespace=namespace).values_list("pk", "name"))
     newest = dict(Parent.objects.filter(namespace=namespace).values_list("pk", "commit_number"))
-    key = namespace.replace(".", "\x1f")
+    key = namespace.replace(".", SEPARATOR)
     versions = dict(IcebergTable.objects.filter(namespace__name=key).values_list("name", "version"))
     rows = CurrentTable.objects.filter(namespace=namespace).order_by("table")
     found = []

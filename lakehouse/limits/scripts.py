@@ -1,6 +1,6 @@
 """Our scripts in the Redis that all processes share: one round trip each, and an answer in time or none.
 
-Who has no Redis does not import its library, which is a fifth of what a process imports.
+Who has no Redis does not import its library, 6 MiB and 0.1 s of each process.
 """
 
 from __future__ import annotations

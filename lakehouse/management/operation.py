@@ -1,7 +1,7 @@
 """A command for operators.
 
 Django's checks before a command look at code, which operators do not change, and load every URL for it: 0.5 s and
-15 MiB of each command, and of the deliverer as long as it lives. A test runs them, and `manage.py check` does.
+27 MiB of each command, and of the deliverer as long as it lives. A test runs them, and `manage.py check` does.
 """
 
 from __future__ import annotations

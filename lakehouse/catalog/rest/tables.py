@@ -87,7 +87,7 @@ def _staged(call: Call, identifier: tuple[str, ...], request: CreateTableRequest
             request.write_order or UNSORTED_SORT_ORDER,
             dict(request.properties),
         )
-        staged.metadata.model_dump_json()
+        staged.metadata.model_dump_json()  # what cannot be written is the client's mistake as well
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise Problem(400, "ValidationException", f"the table cannot be made: {exc}"[:500]) from None
     return staged
