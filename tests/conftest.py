@@ -3,6 +3,7 @@
 The settings of a run come from tests.environment.
 """
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -81,6 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item, why in zip(items, reasons, strict=True) if why])
         items[:] = [item for item, why in zip(items, reasons, strict=True) if not why]
     items.sort(key=lambda item: HOUSES not in item.path.parents)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, and nobody looks for garbage in it again (see tests.environment)."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:

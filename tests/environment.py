@@ -7,6 +7,7 @@ of one run (`-n`) share the server and have databases of their own.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -48,3 +49,4 @@ for name in [name for name in os.environ if name.startswith("EVODB_") and not na
 atexit.register(RUN.close)
 work_in_memory()
 prepare()
+gc.disable()  # until conftest.py has collected: imports make no garbage worth a second of each process
