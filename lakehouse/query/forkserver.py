@@ -1,8 +1,8 @@
 """Makes processes for queries: `python -m lakehouse.query.forkserver`, with a socket to the parent as stdin.
 
-DuckDB and its extensions take 0.6 s of CPU to load, most of it for checking their signatures; a fork of a process that
-has them takes 10 ms, and no query ever meets what an earlier one left. It runs nothing of a query itself. Its children
-are its own to end, so an id never means another process. When the parent is gone, so are they.
+DuckDB and its extensions take 0.16 s of CPU to load; a fork of a process that has them takes 10 ms, and no query ever
+meets what an earlier one left. It runs nothing of a query itself. Its children are its own to end, so an id never means
+another process. When the parent is gone, so are they.
 
     parent  config (length, JSON), once
             ◀ a byte: ready
