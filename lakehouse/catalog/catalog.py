@@ -37,6 +37,7 @@ from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from lakehouse.catalog import neighbours, pointers, strange_properties
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.folders import join
+from lakehouse.catalog.known_metadata import KnownMetadata
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.retention import forgotten
 from lakehouse.catalog.views import WithoutViews
@@ -81,6 +82,7 @@ class DjangoCatalog(WithoutViews):
     def __init__(self, name: str = "evodb", **properties: str) -> None:
         super().__init__(name, **properties)
         self._files = DurableFileIO(properties)
+        self._known = KnownMetadata()
 
     # Namespaces. As in other SQL catalogs a level above an existing one exists too, without a row of its own.
 
@@ -234,9 +236,10 @@ class DjangoCatalog(WithoutViews):
         if location is None:
             return None
         levels = Catalog.identifier_to_tuple(identifier)
-        return Table(levels, self._read(location), location, self._files.fresh(), self)
+        return Table(levels, self._known.get(location, self._read), location, self._files.fresh(), self)
 
     def _read(self, location: str) -> TableMetadata:
+        """As its file has it now. What a pointer names is known more cheaply, see find."""
         return FromInputFile.table_metadata(self._files.new_input(location))
 
     @staticmethod
@@ -249,6 +252,7 @@ class DjangoCatalog(WithoutViews):
         """The metadata file, on the disk before a pointer names it."""
         self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
         self._settle(staged)
+        self._known.keep(staged.metadata_location, staged.metadata)
 
     def _insert(self, staged: StagedTable) -> None:
         identifier = staged.name()

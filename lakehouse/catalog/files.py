@@ -31,6 +31,8 @@ from pyiceberg.io import (
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
+from lakehouse.catalog.object_files import KnownFile, ObjectFile, Written
+
 FOLDER = "file"
 S3 = ("s3", "s3a", "s3n")
 AZURE = ("abfs", "abfss")
@@ -44,11 +46,12 @@ class DurableFileIO(PyArrowFileIO):
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
         super().__init__(properties)
         self.written: list[str] = []
+        self._lately = Written()
 
     def fresh(self) -> DurableFileIO:
         """Another one with nothing written, over the same connections to the store."""
         other = DurableFileIO(self.properties)
-        other.fs_by_scheme = self.fs_by_scheme
+        other.fs_by_scheme, other._lately = self.fs_by_scheme, self._lately
         return other
 
     @staticmethod
@@ -66,11 +69,16 @@ class DurableFileIO(PyArrowFileIO):
         return super()._initialize_fs(scheme, netloc)
 
     def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
-        """Parts leave one after the other: in the background Arrow keeps all that a slow store has not taken yet."""
+        """Parts leave one after the other: in the background Arrow keeps all that a slow store has not taken yet. And a
+        file of one part is one request, where it would be three."""
         made: Any = super()._initialize_s3_fs(netloc)
         rebuild, (options,) = made.__reduce__()
-        filesystem: FileSystem = rebuild({**options, "background_writes": False})
+        filesystem: FileSystem = rebuild({**options, "background_writes": False, "allow_delayed_open": True})
         return filesystem
+
+    def new_input(self, location: str) -> PyArrowFile:
+        found, content = super().new_input(location), self._lately.find(location)
+        return found if content is None else KnownFile(found, content)
 
     def new_output(self, location: str) -> PyArrowFile:
         """Raises OSError for a place that does not say when a file is on a disk."""
@@ -79,11 +87,13 @@ class DurableFileIO(PyArrowFileIO):
             known = ", ".join(DURABLE)
             raise OSError(f"{location} lies where nobody says when a file is durable, wanted one of {known}")
         self.written.append(location)
-        return super().new_output(location)
+        found = super().new_output(location)
+        return found if scheme == FOLDER else ObjectFile(found, self._lately)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Raises OSError. A missing object is no error, as everywhere with S3."""
         path = location if isinstance(location, str) else location.location
+        self._lately.forget(path)
         scheme, bucket, key = self.parse_location(path, self.properties)
         if scheme == FOLDER:
             super().delete(path)

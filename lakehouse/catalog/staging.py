@@ -37,7 +37,7 @@ class Staging(DjangoCatalog):
 
     def __init__(self, catalog: DjangoCatalog) -> None:
         super().__init__(catalog.name, **catalog.properties)
-        self._files = catalog._files
+        self._files, self._known = catalog._files, catalog._known
 
     def stage_create(
         self, identifier: str | Identifier, schema: Schema, spec: PartitionSpec, properties: Properties
@@ -92,15 +92,15 @@ class Change(Transaction):
     It writes by the properties that can be meant. The table keeps all of them.
     """
 
-    _known: tuple[int, TableMetadata] | None = None
+    _made: tuple[int, TableMetadata] | None = None
 
     @property
     def table_metadata(self) -> TableMetadata:
-        if self._known is None or self._known[0] != len(self._updates):
+        if self._made is None or self._made[0] != len(self._updates):
             made = _updated(self._table.metadata, self._updates)
             properties = strange_properties.meant(made.properties)
-            self._known = len(self._updates), made.model_copy(update={"properties": properties})
-        return self._known[1]
+            self._made = len(self._updates), made.model_copy(update={"properties": properties})
+        return self._made[1]
 
 
 class Creation(Change, CreateTableTransaction):

@@ -72,6 +72,10 @@ def lake_settings(s3: FlakyStore, rclone_store: ObjectStore, tmp_path):
 
 @pytest.fixture
 def lake(lake_settings, asked_twice):
+    return a_lake(lake_settings)
+
+
+def a_lake(lake_settings):
     """As a worker's, but that it waits for an answer for a second only, and no test for longer."""
     from_settings(lake_settings)
     patience = {"s3.request-timeout": PATIENCE_S, "s3.connect-timeout": PATIENCE_S}
@@ -79,11 +83,11 @@ def lake(lake_settings, asked_twice):
 
 
 @pytest.fixture
-def flush(lake_settings, lake, clock):
-    flusher = Flusher("worker-1", lake_settings, lake, clock)
-
+def flush(lake_settings, asked_twice, clock):
     def work(shop, *batches):
+        """By another worker than the one before, who wrote these tables and would have to read nothing."""
         accept([(shop, one) for one in batches], now_ms=NOW_MS)
+        flusher = Flusher("worker-1", lake_settings, a_lake(lake_settings), clock)
         return flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
 
     return work

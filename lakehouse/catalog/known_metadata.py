@@ -1,0 +1,50 @@
+"""Metadata files that this process read or wrote lately, as they were parsed.
+
+A flush asks for each of its tables twice, and again for what the flush before it wrote; an engine asks the REST door
+whenever it plans. A metadata file whose name has a UUID is never written again, so what was read of it stays true.
+Others, such as `v1.metadata.json`, may be another table's tomorrow, and are read each time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
+
+from cachetools import LRUCache
+from pyiceberg.table.metadata import TableMetadata
+
+BYTES_MAX = 8 * 2**20
+TABLE_BYTES, SNAPSHOT_BYTES, FIELD_BYTES = 10_000, 5000, 1500
+"""What each takes in memory, about (tracemalloc: 291 456 bytes with 52 snapshots and 32 fields, 73 173 with 6)."""
+OF_ITS_OWN = re.compile(r"-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(\.gz)?\.metadata\.json$")
+
+Read = Callable[[str], TableMetadata]
+
+
+class KnownMetadata:
+    """For threads. What was not asked for the longest goes first."""
+
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._kept: LRUCache[str, TableMetadata] = LRUCache(bytes_max, getsizeof=size_bytes)
+        self._lock = Lock()
+
+    def get(self, location: str, read: Read) -> TableMetadata:
+        with self._lock:
+            found = self._kept.get(location)
+        if found is None:
+            found = read(location)
+            self.keep(location, found)
+        return found
+
+    def keep(self, location: str, metadata: TableMetadata) -> None:
+        """Nothing is kept that takes more than all the room."""
+        if OF_ITS_OWN.search(location):
+            with self._lock, suppress(ValueError):
+                self._kept[location] = metadata
+
+
+def size_bytes(metadata: TableMetadata) -> int:
+    fields = sum(len(schema.fields) for schema in metadata.schemas)
+    return TABLE_BYTES + SNAPSHOT_BYTES * len(metadata.snapshots) + FIELD_BYTES * fields

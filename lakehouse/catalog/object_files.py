@@ -1,0 +1,116 @@
+"""Files of an object store, of which nothing is asked that is known here: each question is a request.
+
+A file whose name has a UUID is written once. So pyiceberg need not ask whether it is there before it writes it, nor how
+long it became, and the manifest list that this process wrote a moment ago it need not fetch again.
+
+Together with what is known of metadata, and parts that are whole files (see files.py), a flush into a table of a bucket
+makes 4 requests where it made 24: it takes 0.26 s where it took 1.57 if each of them takes 50 ms.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+from cachetools import LRUCache
+from pyiceberg.io.pyarrow import PyArrowFile
+
+OF_ITS_OWN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-m\d+)?(\.gz)?\.[a-z.]+$")
+"""Names of one file and no other, ever, as the format's writers make them."""
+READ_AGAIN = ".avro"
+"""Manifests and their lists."""
+FILE_BYTES_MAX, BYTES_MAX = 2**20, 4 * 2**20
+
+
+class Written:
+    """Small files that this process wrote lately. For threads."""
+
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._kept: LRUCache[str, bytes] = LRUCache(bytes_max, getsizeof=len)
+        self._lock = Lock()
+
+    def keep(self, location: str, content: bytes) -> None:
+        with self._lock, suppress(ValueError):  # larger than all the room
+            self._kept[location] = content
+
+    def forget(self, location: str) -> None:
+        with self._lock:
+            self._kept.pop(location, None)
+
+    def find(self, location: str) -> bytes | None:
+        with self._lock:
+            return self._kept.get(location)
+
+
+class KnownFile(PyArrowFile):
+    """One of which every byte is here. Whether it is still there, the store is asked."""
+
+    def __init__(self, file: PyArrowFile, content: bytes) -> None:
+        super().__init__(file.location, file._path, file._filesystem, file._buffer_size)
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def open(self, seekable: bool = True) -> Any:
+        return pa.BufferReader(self._content)
+
+
+class ObjectFile(PyArrowFile):
+    """One to be written; `written` hears of what may be read again soon."""
+
+    _length: int | None = None
+
+    def __init__(self, file: PyArrowFile, written: Written) -> None:
+        super().__init__(file.location, file._path, file._filesystem, file._buffer_size)
+        self._written = written
+
+    def __len__(self) -> int:
+        return super().__len__() if self._length is None else self._length
+
+    def create(self, overwrite: bool = False) -> Any:
+        is_new = OF_ITS_OWN.search(self.location) is not None
+        stream = super().create(overwrite or is_new)
+        counted: Any = _Counted(stream, self)
+        return pa.PythonFile(counted, mode="w") if is_new else stream
+
+    def wrote(self, length: int, content: bytes | None) -> None:
+        """The store has all of it."""
+        self._length = length
+        if content is not None:
+            self._written.keep(self.location, content)
+
+
+class _Counted:
+    """What goes into a new file, and, as long as it is small, a copy."""
+
+    def __init__(self, stream: Any, file: ObjectFile) -> None:
+        self._stream, self._file = stream, file
+        self._copy: bytearray | None = bytearray() if file.location.endswith(READ_AGAIN) else None
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._stream.closed)
+
+    def write(self, data: Any) -> int:
+        size = int(self._stream.write(data))
+        if self._copy is not None:
+            self._copy += data
+            if len(self._copy) > FILE_BYTES_MAX:
+                self._copy = None
+        return size
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            length = self.tell()
+            self._stream.close()
+            self._file.wrote(length, None if self._copy is None else bytes(self._copy))

@@ -1,0 +1,123 @@
+"""A metadata file is read once, is forgotten when there is no room, and what is known of it is what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.types import LongType
+
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.known_metadata import KnownMetadata, size_bytes
+from lakehouse.catalog.storage import from_settings
+from lakehouse.conf import Settings
+from lakehouse.models import IcebergTable
+from tests.lakehouse.test_tables import commit, rows, stage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OWN = "s3://lake/t/metadata/0000{}-7bfc6ecb-43a1-4a1f-8d5b-1dd1b9c7e5a4.metadata.json"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    read = DjangoCatalog._read
+
+    def noted(catalog: DjangoCatalog, location: str) -> TableMetadata:
+        found.append(location)
+        return read(catalog, location)
+
+    monkeypatch.setattr(DjangoCatalog, "_read", noted)
+    return found
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> DjangoCatalog:
+    return from_settings(Settings(data_dir=tmp_path))
+
+
+@pytest.fixture
+def metadata(catalog: DjangoCatalog) -> TableMetadata:
+    commit(stage(catalog, rows(3)))
+    return catalog.load_table("lake.flights").metadata
+
+
+def test_a_table_that_was_written_here_is_read_by_nobody_here_again(catalog: DjangoCatalog, reads: list[str]) -> None:
+    for _ in range(3):
+        commit(stage(catalog, rows(3)))
+        assert len(catalog.load_table("lake.flights").scan().to_arrow()) % 3 == 0
+    assert reads == []
+
+
+def test_what_another_process_wrote_is_read_once(catalog: DjangoCatalog, tmp_path: Path, reads: list[str]) -> None:
+    other = from_settings(Settings(data_dir=tmp_path))
+    for _ in range(2):
+        commit(stage(catalog, rows(3)))
+        for _ in range(3):
+            other.load_table("lake.flights")
+    assert len(reads) == len(set(reads)) == 2
+
+
+def test_what_is_known_of_a_table_is_what_its_file_says_whatever_was_changed(catalog: DjangoCatalog) -> None:
+    def check() -> None:
+        location = IcebergTable.objects.get().metadata_location
+        assert catalog.load_table("lake.flights").metadata == catalog._read(location)
+
+    before = []
+    commit(stage(catalog, rows(3)))
+    for column in ("more", "still_more"):
+        before.append((catalog.load_table("lake.flights"), IcebergTable.objects.get().metadata_location))
+        commit(stage(catalog, rows(3, **{column: pa.array(range(3), pa.int32())})))
+        check()
+    table = catalog.load_table("lake.flights")
+    with table.update_schema() as schema:
+        schema.update_column("more", LongType()).rename_column("still_more", "less")
+    check()
+    with table.transaction() as change:
+        change.set_properties({"owner": "someone"})
+        change.delete("more = 1")
+    check()
+    with table.update_spec() as spec:
+        spec.add_identity("more")
+    check()
+    table.maintenance.expire_snapshots().by_id(table.snapshots()[0].snapshot_id).commit()
+    check()
+    for old, location in before:
+        assert old.metadata == catalog._read(location), "a later change altered what an earlier reader holds"
+
+
+def test_a_file_whose_name_may_be_another_tables_tomorrow_is_read_each_time(metadata: TableMetadata) -> None:
+    asked: list[str] = []
+
+    def read(location: str) -> TableMetadata:
+        asked.append(location)
+        return metadata
+
+    known = KnownMetadata()
+    for location in ("/lake/t/metadata/v1.metadata.json", OWN.format(1), OWN.format(1)):
+        known.get(location, read)
+        known.get(location, read)
+    assert asked == ["/lake/t/metadata/v1.metadata.json"] * 2 + [OWN.format(1)]
+
+
+def test_there_is_room_for_so_much_and_what_was_not_asked_for_the_longest_goes(metadata: TableMetadata) -> None:
+    asked: list[str] = []
+
+    def read(location: str) -> TableMetadata:
+        asked.append(location)
+        return metadata
+
+    known = KnownMetadata(bytes_max=2 * size_bytes(metadata))
+    for number in (1, 2, 1, 3, 1, 2):
+        known.get(OWN.format(number), read)
+    assert asked == [OWN.format(number) for number in (1, 2, 3, 2)]
+
+
+def test_a_table_that_is_larger_than_all_the_room_is_read_each_time(metadata: TableMetadata) -> None:
+    known = KnownMetadata(bytes_max=size_bytes(metadata) - 1)
+    for _ in range(2):
+        assert known.get(OWN.format(1), lambda _: metadata) is metadata
+    assert known.get(OWN.format(1), lambda _: metadata.model_copy()) is not metadata

@@ -1,0 +1,163 @@
+"""How often an object store is asked: for nothing that is known here. A real S3, and a proxy that counts."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from django.db import connection
+
+from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.lakes import chosen
+from lakehouse.catalog.object_files import FILE_BYTES_MAX, Written
+from lakehouse.catalog.storage import from_settings, properties
+from lakehouse.conf import Settings
+from lakehouse.flush.flow import Flusher
+from lakehouse.flush.policy import FlushTrigger
+from lakehouse.journal.accept import Source, accept
+from lakehouse.torture.flaky_store import Answer, FlakyStore
+from tests.builders import NOW_MS, frame, parent, run, source
+from tests.services import ObjectStore
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "sqlite", reason="S3 knows nothing of the database; tried with SQLite"),
+]
+
+NAME = f"{uuid.UUID(int=7)}-m0.avro"
+
+
+class Counting(FlakyStore):
+    asked: list[str]
+
+    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        url = urlsplit(path)
+        kind = "list" if "list-type" in url.query else Path(url.path).name.partition(".")[2]
+        self.asked.append(f"{method} {kind}")
+        return super().forward(method, path, headers, body)
+
+
+@pytest.fixture
+def s3(rclone_store: ObjectStore) -> Iterator[Counting]:
+    made = Counting(urlsplit(rclone_store.endpoint).port or 0, random.Random())
+    made.asked = []
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settings_of_s3(s3: Counting, rclone_store: ObjectStore, tmp_path: Path) -> Settings:
+    through = rclone_store.settings | {"s3_endpoint": f"http://127.0.0.1:{s3.port}"}
+    return Settings(data_dir=tmp_path, warehouse=f"s3://{rclone_store.bucket}/{uuid.uuid4().hex}", **through)
+
+
+@pytest.fixture
+def io(settings_of_s3: Settings) -> DurableFileIO:
+    from_settings(settings_of_s3)
+    return DurableFileIO(properties(settings_of_s3))
+
+
+@pytest.fixture
+def place(settings_of_s3: Settings) -> str:
+    return f"{settings_of_s3.resolved_warehouse}/{NAME}"
+
+
+def flush(flusher: Flusher, shop: Source, number: int) -> None:
+    accept([(shop, frame(number, run(3 * number - 2, 3 * number)))], now_ms=NOW_MS)
+    done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert done is not None
+    assert done.entries == 3
+
+
+def test_a_flush_into_a_bucket_is_one_request_for_each_file_it_writes(s3: Counting, settings_of_s3: Settings) -> None:
+    shop = source(parent())
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    flush(flusher, shop, 1)
+    s3.asked.clear()
+    flush(flusher, shop, 2)
+    assert s3.asked == ["PUT parquet", "PUT avro", "PUT avro", "PUT metadata.json"]
+
+
+def test_another_worker_reads_the_metadata_and_the_list_of_manifests(s3: Counting, settings_of_s3: Settings) -> None:
+    shop = source(parent())
+    for number, owner in enumerate(("worker-1", "worker-2"), 1):
+        s3.asked.clear()
+        flush(Flusher(owner, settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, number)
+    reads = ["HEAD metadata.json", "GET metadata.json", "HEAD avro", "GET avro"]
+    assert sorted(s3.asked) == sorted([*reads, "PUT parquet", "PUT avro", "PUT avro", "PUT metadata.json"])
+
+
+def test_a_file_of_many_parts_is_there_whole_and_its_length_is_known(
+    s3: Counting, io: DurableFileIO, place: str
+) -> None:
+    content = random.Random(7).randbytes(24 * 2**20 + 1)
+    file = io.new_output(place)
+    with file.create() as stream:
+        for at in range(0, len(content), 2**20):
+            stream.write(content[at : at + 2**20])
+    assert s3.asked.count("PUT avro") > 1
+    s3.asked.clear()
+    assert len(file) == len(content)
+    assert s3.asked == []
+    assert io.new_input(place).open().read() == content
+
+
+def test_what_was_written_lately_is_read_without_a_question_until_it_is_deleted(
+    s3: Counting, io: DurableFileIO, place: str
+) -> None:
+    with io.new_output(place).create() as stream:
+        stream.write(b"manifest")
+    s3.asked.clear()
+    known = io.fresh().new_input(place)
+    assert (len(known), known.open().read()) == (8, b"manifest")
+    assert s3.asked == []
+    io.delete(place)
+    assert not known.exists()
+    with pytest.raises(FileNotFoundError):
+        io.new_input(place).open()
+
+
+def test_a_name_that_others_may_use_is_never_written_over(io: DurableFileIO, place: str) -> None:
+    named = place.replace(NAME, "v1.metadata.json")
+    with io.new_output(named).create() as stream:
+        stream.write(b"theirs")
+    with pytest.raises(FileExistsError):
+        io.new_output(named).create()
+    assert io.new_input(named).open().read() == b"theirs"
+
+
+def test_a_file_that_the_store_did_not_take_is_not_known(
+    s3: Counting, io: DurableFileIO, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "forward", lambda *_: (403, {}, b""))
+    file = io.new_output(place)
+    stream = file.create()
+    stream.write(b"manifest")
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        stream.close()
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        len(file)
+    with pytest.raises(FileNotFoundError):
+        io.new_input(place).open()
+
+
+def test_large_files_and_those_nobody_reads_again_are_not_kept(io: DurableFileIO, place: str) -> None:
+    for name, size in ((place, FILE_BYTES_MAX + 1), (place.replace("-m0.avro", ".parquet"), 10)):
+        with io.new_output(name).create() as stream:
+            stream.write(bytes(size))
+        assert io._lately.find(name) is None
+
+
+def test_there_is_room_for_so_many_bytes_and_what_was_not_asked_for_the_longest_goes() -> None:
+    written = Written(bytes_max=10)
+    for name in ("a", "b"):
+        written.keep(name, b"12345")
+    assert written.find("a") == b"12345"
+    written.keep("c", b"12345")
+    written.keep("too large", b"12345678901")
+    assert [written.find(name) is not None for name in ("a", "b", "c", "too large")] == [True, False, True, False]
