@@ -35,7 +35,7 @@ from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
 from lakehouse.catalog import neighbours, pointers, strange_properties
-from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.files import FOLDER, DurableFileIO
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.known_metadata import KnownMetadata
 from lakehouse.catalog.pointers import SEPARATOR
@@ -83,6 +83,11 @@ class DjangoCatalog(WithoutViews):
         super().__init__(name, **properties)
         self._files = DurableFileIO(properties)
         self._known = KnownMetadata()
+
+    @property
+    def is_in_a_folder(self) -> bool:
+        """No object store: a file is written without a request."""
+        return self._files.parse_location(self.properties[WAREHOUSE_LOCATION])[0] == FOLDER
 
     # Namespaces. As in other SQL catalogs a level above an existing one exists too, without a row of its own.
 

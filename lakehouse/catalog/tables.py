@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pyarrow as pa
 from django.db import transaction
@@ -64,9 +63,16 @@ class Staged:
     """Snapshots it forgets; their files are deleted later (see upkeep)."""
 
 
-class Terms(TypedDict):
-    """How a flush stages all its tables."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stage that knows all it has to, and has written nothing."""
 
+    namespace: str
+    name: str
+    rows: pa.Table
+    staging: Staging
+    change: Transaction
+    expected: str | None
     flush_id: int
     parquet: Mapping[str, str]
     retention: Retention | None
@@ -95,6 +101,20 @@ def stage(
     names too many snapshots forgets some in the same commit.
     Raises SchemaMismatch before anything is written, StoreUnavailable when the store fails.
     """
+    return write(begin(catalog, namespace, name, rows, flush_id=flush_id, parquet=parquet, retention=retention))
+
+
+def begin(
+    catalog: DjangoCatalog,
+    namespace: str,
+    name: str,
+    rows: pa.Table,
+    *,
+    flush_id: int,
+    parquet: Mapping[str, str],
+    retention: Retention | None = None,
+) -> Begun:
+    """The half of a stage that asks the database."""
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
     with _store_errors():
         staging = Staging(catalog)
@@ -102,18 +122,26 @@ def stage(
         table = staging.find(identifier)
         expected = table.metadata_location if table is not None else None
         change = _create(staging, identifier, rows, parquet) if table is None else evolve(table, rows)
+    return Begun(namespace, name, rows, staging, change, expected, flush_id, parquet, retention)
+
+
+def write(begun: Begun) -> Staged:
+    """The half that writes files and asks nobody; several may be at it in threads."""
+    staging, change = begun.staging, begun.change
+    with _store_errors():
         metadata = change.table_metadata
-        files = parts.write(metadata, evolution.align(metadata.schema(), rows), change._table.io, parquet)
+        rows = evolution.align(metadata.schema(), begun.rows)
+        files = parts.write(metadata, rows, change._table.io, begun.parquet)
         reach(Failpoint.FILES_WRITTEN)
-        with change.update_snapshot({FLUSH_ID: str(flush_id)}).merge_append() as snapshot:
+        with change.update_snapshot({FLUSH_ID: str(begun.flush_id)}).merge_append() as snapshot:
             for file in files:
                 snapshot.append_data_file(file)
-        if retention is not None:
-            _forget(change, retention)
+        if begun.retention is not None:
+            _forget(change, begun.retention)
         change.commit_transaction()
         reach(Failpoint.METADATA_WRITTEN)
         obsolete = (*staging.obsolete, *_merged_at_once(snapshot, staging.result))
-    return _described(staging, namespace, name, expected, files, obsolete)
+    return _described(staging, begun.namespace, begun.name, begun.expected, files, obsolete)
 
 
 def swap(staged: Sequence[Staged]) -> None:

@@ -262,15 +262,15 @@ def test_a_batch_is_persisted_when_all_its_tables_have_it_and_one_that_fails_hol
     go_away(clock())
     flush(worker(given, clock), shop)
     come_back()
-    stage = tables.stage
+    write = tables.write
 
-    def refuse_items(catalog, namespace, name, *args, **kwargs):
-        if name == "items":
+    def refuse_items(begun):
+        if begun.name == "items":
             raise ValueError("items are cursed")
-        return stage(catalog, namespace, name, *args, **kwargs)
+        return write(begun)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "stage", refuse_items)
+        patch.setattr(tables, "write", refuse_items)
         done = recovery(given, clock, shop.parent_id).recover()
     assert (list(done.later), lake(given)) == ([TableName("lake", "items")], [("r1", 1), ("r3", 3)])
     assert dict(Batch.objects.values_list("sequence", "state")) == {1: "fallback", 2: "persisted"}
@@ -327,14 +327,14 @@ def test_a_fuse_that_blows_while_kept_rows_go_into_their_table_stops_them_and_co
 ):
     settings = dataclasses.replace(given, flush_entries_max=3)
     shop = keep_two_pieces(settings, clock)
-    stage = tables.stage
+    write = tables.write
 
     def blow(*args, **kwargs):
         Parent.objects.update(fuse_blown_ms=clock(), fuse_reason="a flush found nothing it could read")
-        return stage(*args, **kwargs)
+        return write(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "stage", blow)
+        patch.setattr(tables, "write", blow)
         done = recovery(settings, clock, shop.parent_id).recover()
     assert list(done.later) == [TableName("lake", "orders")]
     assert [number for _, number in lake(given)] == [10, 11]
@@ -367,15 +367,15 @@ def test_kept_rows_that_a_bad_deploy_cannot_read_wait_instead_of_becoming_dead_l
 
 def test_a_recovery_that_wakes_up_late_loses_and_every_row_is_there_once(given, clock, monkeypatch):
     shop = keep_two_pieces(given, clock)
-    stage, rescuer = tables.stage, Clock(clock() + given.lease_ms)
+    write, rescuer = tables.write, Clock(clock() + given.lease_ms)
 
     def sleep_through(*args, **kwargs):
-        staged = stage(*args, **kwargs)
-        monkeypatch.setattr(tables, "stage", stage)
+        staged = write(*args, **kwargs)
+        monkeypatch.setattr(tables, "write", write)
         recovery(given, rescuer, shop.parent_id, "rescuer").recover()
         return staged
 
-    monkeypatch.setattr(tables, "stage", sleep_through)
+    monkeypatch.setattr(tables, "write", sleep_through)
     late = recovery(given, clock, shop.parent_id)
     late.recover()
     assert late.rows == 0
@@ -409,15 +409,15 @@ def test_a_recovery_that_died_is_closed_by_a_later_one(given, clock):
 def test_a_fresh_flush_overtakes_what_is_kept_and_both_are_there_once(given, clock, monkeypatch):
     shop = keep_two_pieces(given, clock)
     put(shop, frame(3, run(30, 31)))
-    stage = tables.stage
+    write = tables.write
 
     def be_overtaken(*args, **kwargs):
-        staged = stage(*args, **kwargs)
-        monkeypatch.setattr(tables, "stage", stage)
+        staged = write(*args, **kwargs)
+        monkeypatch.setattr(tables, "write", write)
         assert flush(worker(given, clock, "fresh"), shop).entries == 2
         return staged
 
-    monkeypatch.setattr(tables, "stage", be_overtaken)
+    monkeypatch.setattr(tables, "write", be_overtaken)
     recovery(given, clock, shop.parent_id).recover()
     assert [number for _, number in lake(given)] == [10, 11, 20, 21, 30, 31]
     assert (Parent.objects.get().commit_number, states()) == (2, ["persisted"])

@@ -227,7 +227,7 @@ def test_a_flush_that_fails_gives_its_batches_back(flusher, monkeypatch):
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "stage", fail)
+        patch.setattr(tables, "write", fail)
         with pytest.raises(OSError, match="the disk is gone"):
             flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert Batch.objects.get().state == "pending"
@@ -239,14 +239,14 @@ def test_only_one_worker_flushes_a_parent_at_a_time(flusher, lake_settings, monk
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
     other = worker(lake_settings, "worker-2")
-    stage = tables.stage
+    write = tables.write
     seen = []
 
     def stage_and_look(*args, **kwargs):
         seen.append(other.run(shop.parent_id, trigger=FlushTrigger.MANUAL))
-        return stage(*args, **kwargs)
+        return write(*args, **kwargs)
 
-    monkeypatch.setattr(tables, "stage", stage_and_look)
+    monkeypatch.setattr(tables, "write", stage_and_look)
     assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
     assert seen == [None]
 
@@ -256,15 +256,15 @@ def test_a_worker_that_wakes_up_after_its_lease_loses_and_every_row_is_there_onc
     put(shop, frame(1, run(1, 3)))
     late = NOW_MS + lake_settings.lease_ms
     rescuer = worker(lake_settings, "worker-2", now_ms=late)
-    stage = tables.stage
+    write = tables.write
 
     def sleep_through_the_lease(*args, **kwargs):
-        staged = stage(*args, **kwargs)
-        monkeypatch.setattr(tables, "stage", stage)
+        staged = write(*args, **kwargs)
+        monkeypatch.setattr(tables, "write", write)
         assert rescuer.run(shop.parent_id, trigger=FlushTrigger.AGE).entries == 3
         return staged
 
-    monkeypatch.setattr(tables, "stage", sleep_through_the_lease)
+    monkeypatch.setattr(tables, "write", sleep_through_the_lease)
     with pytest.raises(LeaseLost, match="flushed by somebody else"):
         flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert sorted(lake(lake_settings)) == [("r1", 1), ("r2", 2), ("r3", 3)]
@@ -299,15 +299,15 @@ def test_a_table_that_somebody_else_moved_is_staged_anew(flusher, lake_settings,
     put(shop, frame(1, run(1, 3)))
     put(rival, frame(1, run(11, 12)))
     other = worker(lake_settings, "worker-2")
-    stage = tables.stage
+    write = tables.write
 
     def be_overtaken(*args, **kwargs):
-        staged = stage(*args, **kwargs)
-        monkeypatch.setattr(tables, "stage", stage)
+        staged = write(*args, **kwargs)
+        monkeypatch.setattr(tables, "write", write)
         assert other.run(rival.parent_id, trigger=FlushTrigger.MANUAL).entries == 2
         return staged
 
-    monkeypatch.setattr(tables, "stage", be_overtaken)
+    monkeypatch.setattr(tables, "write", be_overtaken)
     assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3
     assert sorted(number for _, number in lake(lake_settings)) == [1, 2, 3, 11, 12]
 
@@ -410,7 +410,7 @@ def test_a_flush_longer_than_its_lease_keeps_it(lake_settings, monkeypatch):
     settings = dataclasses.replace(lake_settings, lease_ms=1000)
     shop = source(parent())
     put(shop, frame(1, run(1, 3)))
-    stage, renewals = tables.stage, []
+    write, renewals = tables.write, []
     renew = claim.renew
 
     def count(*args, **kwargs):
@@ -420,8 +420,8 @@ def test_a_flush_longer_than_its_lease_keeps_it(lake_settings, monkeypatch):
     def stage_for_long(*args, **kwargs):
         while len(renewals) < 2:
             time.sleep(0.01)
-        return stage(*args, **kwargs)
+        return write(*args, **kwargs)
 
     monkeypatch.setattr(claim, "renew", count)
-    monkeypatch.setattr(tables, "stage", stage_for_long)
+    monkeypatch.setattr(tables, "write", stage_for_long)
     assert worker(settings, "worker-1").run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries == 3

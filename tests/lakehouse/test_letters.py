@@ -290,14 +290,14 @@ def test_a_replay_while_a_flush_runs_is_taken_by_the_next_one(flusher, settings_
     with old_code(monkeypatch):
         flush(flusher, shop)
     put(shop, frame(2, run(4, 5)))
-    stage = tables.stage
+    write = tables.write
 
     def replay_meanwhile(*args: Any, **kwargs: Any) -> Any:
         assert letters.replay(ALL(), now_ms=NOW_MS).letters == 3
-        monkeypatch.setattr(tables, "stage", stage)
-        return stage(*args, **kwargs)
+        monkeypatch.setattr(tables, "write", write)
+        return write(*args, **kwargs)
 
-    monkeypatch.setattr(tables, "stage", replay_meanwhile)
+    monkeypatch.setattr(tables, "write", replay_meanwhile)
     assert flush(flusher, shop).entries == 2
     assert states() == {"replayed": 3}
     assert buffer()[:2] == (3, 3)

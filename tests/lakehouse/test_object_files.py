@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,11 +17,13 @@ from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.object_files import FILE_BYTES_MAX, Written
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import Source, accept
+from lakehouse.models import IcebergTable
 from lakehouse.torture.flaky_store import Answer, FlakyStore
-from tests.builders import NOW_MS, frame, parent, run, source
+from tests.builders import NOW_MS, entry, frame, parent, run, source
 from tests.services import ObjectStore
 
 pytestmark = [
@@ -89,6 +92,44 @@ def test_another_worker_reads_the_metadata_and_the_list_of_manifests(s3: Countin
         flush(Flusher(owner, settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, number)
     reads = ["HEAD metadata.json", "GET metadata.json", "HEAD avro", "GET avro"]
     assert sorted(s3.asked) == sorted([*reads, "PUT parquet", "PUT avro", "PUT avro", "PUT metadata.json"])
+
+
+def test_tables_of_a_flush_are_written_side_by_side(s3: Counting, settings_of_s3: Settings) -> None:
+    """Each waits for the other's rows to arrive, which they never would one after the other."""
+    both, forward = Barrier(2, timeout=20), s3.forward
+
+    def meet(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        if urlsplit(path).path.endswith(".parquet"):
+            both.wait()
+        return forward(method, path, headers, body)
+
+    s3.forward = meet  # type: ignore[method-assign]
+    shop = source(parent())
+    entries = [entry(1, table="orders"), entry(2, table="items")]
+    accept([(shop, frame(1, entries))], now_ms=NOW_MS)
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert done is not None
+    assert sorted(one.table for one in done.staged) == ["items", "orders"]
+
+
+def test_a_table_that_cannot_be_written_keeps_those_beside_it_invisible(s3: Counting, settings_of_s3: Settings) -> None:
+    forward = s3.forward
+
+    def refuse(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        return (403, {}, b"") if "/items/" in path else forward(method, path, headers, body)
+
+    s3.forward = refuse  # type: ignore[method-assign]
+    shop = source(parent())
+    accept([(shop, frame(1, [entry(1, table="orders"), entry(2, table="items")]))], now_ms=NOW_MS)
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    with pytest.raises(StoreUnavailable, match="ACCESS_DENIED"):
+        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert IcebergTable.objects.count() == 0
+    s3.forward = forward  # type: ignore[method-assign]
+    done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert done is not None
+    assert done.entries == 2
 
 
 def test_a_file_of_many_parts_is_there_whole_and_its_length_is_known(

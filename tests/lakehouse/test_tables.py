@@ -82,6 +82,20 @@ def test_a_staged_table_is_seen_by_nobody_before_the_swap(catalog: DjangoCatalog
     assert len(read(catalog)) == 5
 
 
+def test_only_the_first_half_of_a_stage_asks_the_database(catalog: DjangoCatalog) -> None:
+    """The other half runs in threads, each of which would open a connection of its own."""
+
+    def nobody(*asked: Any) -> Any:
+        raise AssertionError(f"asked {asked[1]}")
+
+    for number in (1, 2):
+        begun = tables.begin(catalog, "lake", "flights", rows(number), flush_id=number, parquet=PARQUET)
+        with connection.execute_wrapper(nobody):
+            staged = tables.write(begun)
+        commit(staged)
+    assert len(read(catalog)) == 3
+
+
 def test_what_was_staged_is_described_as_it_was_written(catalog: DjangoCatalog) -> None:
     first = stage(catalog, rows(10, days=3))
     commit(first)
