@@ -89,7 +89,8 @@ def read(texts: Any, known: Any | None, *, may_grow: bool) -> Any | None:
     if may_grow or known is None:
         shape = Shape()
         for value in values:
-            shape.look(value)
+            if value is not _UNREADABLE:
+                shape.look(value)
         kind = type_of(shape, known, Budget(FIELDS_MAX - _fields_in(known)))
     if kind is None or not is_nested(kind):
         return None
@@ -158,13 +159,13 @@ def _load(text: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=scalars.finite)
     except (ValueError, RecursionError):
         return _UNREADABLE
 
 
 _UNREADABLE = object()
-"""Fits nowhere; what is no JSON at all was found before."""
+"""Fits nowhere: a number beyond what a double or Python reads. What is no JSON at all was found before."""
 
 
 def _fitted(value: Any, kind: Any) -> Any:

@@ -126,6 +126,12 @@ def test_nan_and_integers_as_doubles_stay_what_they_are() -> None:
     assert rest(found)[2] == {"x": 9007199254740993}
 
 
+def test_a_number_beyond_a_double_is_kept_in_rest_and_never_becomes_infinity() -> None:
+    found = read(b'{"a":{"x":1.5}}', b'{"a":{"x":1e400}}', b'{"a":{"x":2,"y":[-1e999]}}')
+    assert found.columns["a"].to_pylist() == [{"x": 1.5}, None, None]
+    assert found.rest.to_pylist() == [None, '{"a":{"x":1e400}}', '{"a":{"x":2,"y":[-1e999]}}']
+
+
 @pytest.mark.parametrize(
     ("text", "known", "columns"),
     [
