@@ -25,6 +25,10 @@ COLUMNS_MAX = 1000
 """Keys of the documents of one table in one batch; what a lake column may be is judged elsewhere."""
 CELLS_MAX = 2 * 1024 * 1024
 """A boolean is a bit here and much more when it has to be text; a full message of usual rows has half as many."""
+NAME_BYTES_MAX = 255
+"""As of a column of the lake. A stream says a name once; what becomes of its values in `_rest` says it in each row."""
+NAMES_BYTES_MAX = 64 * 1024 * 1024
+"""Of all names, once for each row."""
 BEYOND = 2**32
 """A row no table has."""
 CONTINUATION = 0xFFFF_FFFF
@@ -54,6 +58,9 @@ def read(stream: memoryview | bytes) -> Any:
         raise ProtocolError(f"not an Arrow stream: {str(exc)[:500]}") from None
     if (cells := table.num_rows * table.num_columns) > CELLS_MAX:
         raise ProtocolError(f"documents of a table have {cells} values in one batch; at most {CELLS_MAX} are allowed")
+    if (names := table.num_rows * sum(len(name.encode()) for name in table.column_names)) > NAMES_BYTES_MAX:
+        said = f"the keys of {table.num_rows} documents have {names} bytes together"
+        raise ProtocolError(f"{said}; at most {NAMES_BYTES_MAX} are allowed in one batch")
     return table.replace_schema_metadata(None)
 
 
@@ -130,6 +137,11 @@ def _check_schema(schema: Any, allowed: tuple[Any, ...]) -> None:
         if column.type not in ([arrow().string()] if column.name == REST else allowed):
             wanted = ", ".join(map(str, allowed))
             raise ProtocolError(f"column {column.name[:100]!r} of documents is {column.type}, wanted one of {wanted}")
+        if (size := len(column.name.encode())) > NAME_BYTES_MAX:
+            wanted = f"at most {NAME_BYTES_MAX}; send what is in it in {REST}"
+            raise ProtocolError(
+                f"column {column.name[:100]!r} of documents has a name of {size} bytes, wanted {wanted}"
+            )
 
 
 def _check_envelope(stream: bytes) -> None:
@@ -143,6 +155,8 @@ def _check_envelope(stream: bytes) -> None:
                 raise ProtocolError(f"Arrow message begins with 0x{continuation:08x}, wanted 0x{CONTINUATION:08x}")
             if size:
                 position += size + _body_bytes(stream[position : position + size])
+            if position > end:
+                break
     except struct.error:
         position = end + 1
     if position != end:

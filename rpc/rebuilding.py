@@ -89,9 +89,14 @@ class NotATable(Exception):
     """What the lake has of a table cannot be one of SQLite."""
 
 
+def spelled(name: str) -> str:
+    """As SQL can say it, which has neither NUL nor half a surrogate pair."""
+    return name.encode(errors="replace").decode().replace("\0", "\ufffd")
+
+
 def _refuse_clash(name: str, known: Mapping[str, int], table: str) -> None:
     for other in known:
-        if other.translate(FOLDED) == name.translate(FOLDED):
+        if spelled(other).translate(FOLDED) == spelled(name).translate(FOLDED):
             raise NotATable(f"{table} has the columns {other!r} and {name!r}, which are one to SQLite")
 
 
@@ -100,13 +105,13 @@ def _finish(connection: Connection, table: str, known: Mapping[str, int]) -> Non
     key = _key(connection, known)
     is_number = len(key) == 1 and kinds[key[0]] == "INTEGER"
     declared = [
-        f"{quoted(name)} {kind}".rstrip() + (" PRIMARY KEY" if is_number and name == key[0] else "")
+        f"{quoted(spelled(name))} {kind}".rstrip() + (" PRIMARY KEY" if is_number and name == key[0] else "")
         for name, kind in kinds.items()
     ]
     if key and not is_number:
-        declared.append(f"PRIMARY KEY ({', '.join(map(quoted, key))})")
+        declared.append(f"PRIMARY KEY ({', '.join(map(quoted, map(spelled, key)))})")
     connection.execute(f"CREATE TABLE {quoted(table)} ({', '.join(declared)})")
-    into, taken = [quoted(name) for name in known], [f"c{place}" for place in known.values()]
+    into, taken = [quoted(spelled(name)) for name in known], [f"c{place}" for place in known.values()]
     order = "rowid"
     if not key and (rowid := _free_rowid(known)) and _is_rowid(connection):
         into, taken, order = [rowid, *into], ["CAST(_row_id AS INTEGER)", *taken], "CAST(_row_id AS INTEGER)"
@@ -197,4 +202,13 @@ def _value(value: Any) -> Value:
         return str(value)
     if value is None or isinstance(value, int | float):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if _is_unicode(text) else json.dumps(value)  # half a surrogate pair is there as its escape
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -188,12 +188,15 @@ def _columns(arrays: dict[str, Any], rest: Rest, wanted: Wanted) -> dict[str, An
     """Typed columns of what was read; misfits go to `rest`."""
     columns, types = {}, wanted.types
     beside = _beside_points(arrays, types) if wanted.is_nested else set()
+    room = nested.TABLE_FIELDS_MAX - sum(map(nested.fields_in, types.values()))
     for key, array in arrays.items():
         if array.type == pa.binary():
-            fitted = values.fit(array, types.get(key), is_nested=wanted.is_nested and key not in beside)
+            fitted = values.fit(array, types.get(key), is_nested=wanted.is_nested and key not in beside, room=room)
             for row in fitted.misfits:
                 rest.setdefault(row, []).append((key, array[row].as_py()))
             typed = fitted.array
+            if typed is not None:
+                room -= nested.fields_in(typed.type) - nested.fields_in(types.get(key))
         else:
             typed = _finish(key, array, types.get(key))
         if typed is not None:

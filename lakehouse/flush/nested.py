@@ -24,6 +24,8 @@ from lakehouse.flush.names import in_files
 DEPTH_MAX = 8
 FIELDS_MAX = 200
 """Of one column, on all levels together."""
+TABLE_FIELDS_MAX = 2000
+"""Of all columns of a table; with 48 000 of them a flush of one row takes 20 s and 1.2 GB."""
 
 _LONG, _DOUBLE, _TEXT, _BOOL = pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
@@ -79,8 +81,9 @@ class Budget:
         return self.left >= 0
 
 
-def read(texts: Any, known: Any | None, *, may_grow: bool) -> Any | None:
+def read(texts: Any, known: Any | None, *, may_grow: bool, room: int = TABLE_FIELDS_MAX) -> Any | None:
     """The values as an array of the known type, which may get fields, or of the type they suggest. None: it has none.
+    `room` is how many fields the table may still get.
 
     In come JSON texts; the array is null where a text is, and where its value does not fit.
     """
@@ -89,8 +92,9 @@ def read(texts: Any, known: Any | None, *, may_grow: bool) -> Any | None:
     if may_grow or known is None:
         shape = Shape()
         for value in values:
-            shape.look(value)
-        kind = type_of(shape, known, Budget(FIELDS_MAX - _fields_in(known)))
+            if value is not _UNREADABLE:
+                shape.look(value)
+        kind = type_of(shape, known, Budget(min(room, FIELDS_MAX - fields_in(known))))
     if kind is None or not is_nested(kind):
         return None
     return pa.array([_fitted(value, kind) for value in values], kind)
@@ -98,6 +102,15 @@ def read(texts: Any, known: Any | None, *, may_grow: bool) -> Any | None:
 
 def is_nested(kind: Any) -> bool:
     return pa.types.is_struct(kind) or pa.types.is_list(kind)
+
+
+def fields_in(kind: Any | None) -> int:
+    """On all levels."""
+    if kind is None or not is_nested(kind):
+        return 0
+    if pa.types.is_list(kind):
+        return fields_in(kind.value_type)
+    return sum(1 + fields_in(one.type) for one in kind)
 
 
 def is_writable(kind: Any) -> bool:
@@ -140,14 +153,6 @@ def _fields(shape: Shape | None, known: Any | None, budget: Budget) -> list[Any]
     return [pa.field(name, kind) for name, kind in made.items()]
 
 
-def _fields_in(kind: Any | None) -> int:
-    if kind is None or not is_nested(kind):
-        return 0
-    if pa.types.is_list(kind):
-        return _fields_in(kind.value_type)
-    return sum(1 + _fields_in(one.type) for one in kind)
-
-
 def _loaded(texts: Any) -> list[Any]:
     return [None if text is None else _load(text) for text in texts.to_pylist()]
 
@@ -158,13 +163,13 @@ def _load(text: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=scalars.finite)
     except (ValueError, RecursionError):
         return _UNREADABLE
 
 
 _UNREADABLE = object()
-"""Fits nowhere; what is no JSON at all was found before."""
+"""Fits nowhere: a number beyond what a double or Python reads. What is no JSON at all was found before."""
 
 
 def _fitted(value: Any, kind: Any) -> Any:

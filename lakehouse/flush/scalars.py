@@ -52,6 +52,13 @@ def double(value: bytes) -> float | None:
     return found if math.isfinite(found) or value in _CONSTANTS else None
 
 
+def finite(digits: str) -> float:
+    """A number with a fraction or an exponent. Raises ValueError for one beyond what a double reaches."""
+    if math.isinf(found := float(digits)):
+        raise ValueError(f"{digits:.40} is beyond a double")
+    return found
+
+
 def text(value: bytes) -> str | None:
     """A string as it is, an object or an array as JSON text."""
     return value.decode() if value[:1] in (b"{", b"[") else string(value)

@@ -43,18 +43,20 @@ class Families(NamedTuple):
     """Objects and arrays; counted in `text` too."""
 
 
-def fit(texts: Any, known: Any | None = None, *, is_nested: bool = False) -> Fitted:
+def fit(
+    texts: Any, known: Any | None = None, *, is_nested: bool = False, room: int = nested.TABLE_FIELDS_MAX
+) -> Fitted:
     """The values as an array of the known type, or of the type they suggest.
 
-    With `is_nested` objects and arrays are structs and lists, else JSON text.
+    With `is_nested` objects and arrays are structs and lists, of `room` new fields at most, else JSON text.
     """
     found = families(texts)
     if not found.text + found.numbers + found.bools:
         return Fitted(None, [])
     if known is not None:
-        return _fit_nested(texts, known, is_nested) if nested.is_nested(known) else _fit_known(texts, known)
+        return _fit_nested(texts, known, is_nested, room) if nested.is_nested(known) else _fit_known(texts, known)
     if is_nested and found.nested == found.text + found.numbers + found.bools:
-        return _fit_nested(texts, None, is_nested)
+        return _fit_nested(texts, None, is_nested, room)
     if found.text >= max(found.numbers, found.bools):
         return _fit_text(texts, found)
     kind = _number_type(texts) if found.numbers >= found.bools else pa.bool_()
@@ -77,8 +79,8 @@ def families(texts: Any) -> Families:
     return Families(text + nested, len(texts) - texts.null_count - text - nested - bools, bools, nested)
 
 
-def _fit_nested(texts: Any, known: Any | None, may_grow: bool) -> Fitted:
-    array = nested.read(texts, known, may_grow=may_grow)
+def _fit_nested(texts: Any, known: Any | None, may_grow: bool, room: int) -> Fitted:
+    array = nested.read(texts, known, may_grow=may_grow, room=room)
     return _fitted(texts, pa.nulls(len(texts)) if array is None else array, known)
 
 

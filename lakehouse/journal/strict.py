@@ -103,7 +103,7 @@ def _of_document(text: bytes, schema: Declared, *, is_whole: bool) -> Iterator[t
     for name, value in members.items():
         kind = schema.kinds.get(name)
         if kind is None:
-            yield f".{name[:CHARS_MAX]}", "no such column"
+            yield f".{_short(name.encode(errors='surrogatepass'))}", "no such column"
         elif value != b"null" and not _CHECKS[type(kind)](value, kind):
             yield f".{name}", f"expected {shown(kind)}, got {_short(value)}"
 
@@ -132,7 +132,7 @@ def _is_decimal(value: bytes, kind: Any) -> bool:
 
 def _is_nested(value: bytes, kind: Any) -> bool:
     try:
-        return _matches(json.loads(value), kind)
+        return _matches(json.loads(value, parse_float=scalars.finite), kind)
     except (ValueError, RecursionError):
         return False
 

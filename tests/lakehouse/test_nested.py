@@ -10,7 +10,7 @@ import pytest
 
 from lakehouse.flush import documents
 from lakehouse.flush.documents import Documents
-from lakehouse.flush.nested import DEPTH_MAX, FIELDS_MAX
+from lakehouse.flush.nested import DEPTH_MAX, FIELDS_MAX, TABLE_FIELDS_MAX
 from lakehouse.flush.rules import Rules
 
 NESTED = Rules(is_nested=True)
@@ -120,10 +120,29 @@ def test_depth_and_fields_are_bounded_and_nothing_is_lost() -> None:
     assert rest(found) == [wide, None]
 
 
+def test_the_fields_of_a_table_are_bounded_whichever_column_they_are_in() -> None:
+    columns = TABLE_FIELDS_MAX // FIELDS_MAX
+    wide = {f"k{number}": number for number in range(FIELDS_MAX)}
+    known = pa.schema([(f"c{at}", pa.struct([(key, pa.int64()) for key in wide])) for at in range(columns - 1)])
+    texts = pa.array([json.dumps({"c0": {"k0": 0}, "a": wide, "b": wide, "c": [wide], "d": [1]})])
+    found = documents.read(texts, known, NESTED)
+    assert list(found.columns) == ["c0", "a", "d"]
+    assert json.loads(found.rest[0].as_py()) == {"b": wide, "c": [wide]}
+    grown = pa.schema([*known, *((name, array.type) for name, array in found.columns.items() if name != "c0")])
+    found = documents.read(pa.array(['{"a": {"k1": 1}, "c1": {"new": 1}, "e": {"new": 1}}']), grown, NESTED)
+    assert (list(found.columns), found.rest.to_pylist()) == (["a"], ['{"c1":{"new": 1},"e":{"new": 1}}'])
+
+
 def test_nan_and_integers_as_doubles_stay_what_they_are() -> None:
     found = read(b'{"a":{"x":NaN}}', b'{"a":{"x":1}}', b'{"a":{"x":9007199254740993}}', b'{"a":{"x":-Infinity}}')
     assert str(found.columns["a"].to_pylist()) == "[{'x': nan}, {'x': 1.0}, None, {'x': -inf}]"
     assert rest(found)[2] == {"x": 9007199254740993}
+
+
+def test_a_number_beyond_a_double_is_kept_in_rest_and_never_becomes_infinity() -> None:
+    found = read(b'{"a":{"x":1.5}}', b'{"a":{"x":1e400}}', b'{"a":{"x":2,"y":[-1e999]}}')
+    assert found.columns["a"].to_pylist() == [{"x": 1.5}, None, None]
+    assert found.rest.to_pylist() == [None, '{"a":{"x":1e400}}', '{"a":{"x":2,"y":[-1e999]}}']
 
 
 @pytest.mark.parametrize(

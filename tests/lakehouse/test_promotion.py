@@ -123,6 +123,14 @@ def test_a_promotion_with_nothing_left_empties_its_row_of_the_inbox(street: Stre
     assert (len(street.table.metadata.schemas), IcebergTable.objects.get().version) == (schemas, version)
 
 
+def test_a_key_is_promoted_beside_one_with_half_a_character(street: Street) -> None:
+    street.schema(mode="inbox", fields={"id": "long"})
+    street.flush(b'{"new": 1, "half \\ud800": "\\udfff"}', {"new": 2})
+    promoter(street).promote(street.home, "orders", "new")
+    assert street.rows("new") == [(1,), (2,)]
+    assert street.rows("_rest") == [('{"half \\ud800":"\\udfff"}',), (None,)]
+
+
 def test_a_misfit_column_is_promoted_when_it_can_be_wider(street: Street) -> None:
     street.foreign_table(i=IntegerType())
     street.schema(mode="inbox")

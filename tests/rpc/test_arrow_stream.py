@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_too_many_columns_or_values_are_refused() -> None:
         arrow_stream.read(stream(long))
 
 
+def test_names_that_would_be_repeated_in_every_row_are_bounded() -> None:
+    arrow_stream.read(stream(pa.table({"n" * 255: [True]})))
+    with pytest.raises(ProtocolError, match="has a name of 256 bytes, wanted at most 255; send what is in it in _rest"):
+        arrow_stream.read(stream(pa.table({"ü" * 128: [True]})))
+    wide = pa.table({f"_{number}".ljust(255, "x"): pa.nulls(2000, pa.bool_()) for number in range(200)})
+    with pytest.raises(ProtocolError, match="the keys of 2000 documents have 102000000 bytes together"):
+        arrow_stream.read(stream(wide))
+
+
 def test_two_columns_of_one_name_are_refused() -> None:
     with pytest.raises(ProtocolError, match="two columns of one name"):
         arrow_stream.read(stream(pa.table([[1], [2]], names=["a", "a"])))
@@ -129,6 +139,15 @@ def test_a_stream_cut_off_or_followed_by_more_is_a_protocol_error() -> None:
             arrow_stream.read(whole[:end])
     with pytest.raises(ProtocolError, match="not as long as its messages say"):
         arrow_stream.read(whole + b"more")
+
+
+@pytest.mark.parametrize("announced", [2**62, 2**63 - 8, 2**63 - 1])
+def test_a_body_that_announces_more_than_any_memory_has_is_a_protocol_error(announced: int) -> None:
+    whole = stream(pa.table({"n": range(1000)}))
+    broken = whole.replace(struct.pack("<q", 8000), struct.pack("<q", announced), 1)
+    assert broken != whole
+    with pytest.raises(ProtocolError, match="not as long as its messages say"):
+        arrow_stream.read(broken)
 
 
 def test_no_damage_raises_anything_else() -> None:

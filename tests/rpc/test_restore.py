@@ -281,6 +281,23 @@ def test_columns_that_are_one_to_sqlite_are_an_error_and_those_that_are_two_come
     assert rows == [(1, 2, 3, 4)]
 
 
+def test_a_row_with_half_a_character_keeps_nobody_from_a_restore():
+    documents = [
+        Document("1", r'{"id": 1, "half \ud800": "\ud83d", "in": {"half \udfff": ["\ud800", "\u00fc"]}}'),
+        Document("2", r'{"id": 2, "nul \u0000": "a\u0000b", "in": {"whole": "ü"}}'),
+    ]
+    with closing(sqlite3.connect(":memory:")) as database:
+        rebuild(database, "t", documents, {})
+        found = database.execute("SELECT * FROM t ORDER BY id")
+        assert [column[0] for column in found.description] == ["id", "half ?", "in", "nul \ufffd"]
+        assert found.fetchall() == [
+            (1, "?", r'{"half \udfff": ["\ud800", "\u00fc"]}', None),
+            (2, None, '{"whole": "ü"}', "a\0b"),
+        ]
+    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(NotATable, match="which are one to SQLite"):
+        rebuild(database, "t", [Document("1", r'{"\ud800": 1, "?": 2}')], {})
+
+
 def test_tables_that_are_one_to_sqlite_are_named():
     def ask(sql, values):
         return Page([["Orders", 1, 1, True], ["orders", 1, 1, True]], False)

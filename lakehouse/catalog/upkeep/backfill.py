@@ -31,6 +31,7 @@ from lakehouse.catalog.upkeep.tending import Tender
 from lakehouse.errors import CommitConflict, SchemaMismatch
 from lakehouse.flush import exact, values
 from lakehouse.flush.names import Names
+from rpc.entries import dump_value
 
 REST = "_rest"
 FILES_AT_ONCE = 20
@@ -208,9 +209,5 @@ def _narrow(array: Any, kind: Any) -> Any:
 
 
 def _without(members: dict[str, Any], key: str) -> str | None:
-    left = [
-        f"{json.dumps(name, ensure_ascii=False)}:{bytes(value).decode()}"
-        for name, value in members.items()
-        if name != key
-    ]
+    left = [f"{dump_value(name).decode()}:{bytes(value).decode()}" for name, value in members.items() if name != key]
     return "{" + ",".join(left) + "}" if left else None
