@@ -326,6 +326,18 @@ def test_a_blob_is_base64_and_the_metadata_names_its_column(capture: SqliteCaptu
     assert (json.loads(update.before), json.loads(update.metadata)) == (coded, {"blobs": ["photo"]})
 
 
+def test_a_text_in_a_column_called_as_the_marker_of_a_blob_stops_no_capture(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute('CREATE TABLE names ("$blob" TEXT)')
+    capture.attach()
+    user.execute("INSERT INTO names VALUES ('A'), ('00'), (x'41')")
+    *texts, blob = taken(capture)
+    assert [json.loads(entry.after) for entry in texts] == [{"$blob": "A"}, {"$blob": "00"}]
+    assert [entry.metadata for entry in texts] == [b"", b""]
+    assert (json.loads(blob.after), json.loads(blob.metadata)) == ({"$blob": "QQ=="}, {"blobs": ["$blob"]})
+
+
 def test_what_is_appended_by_hand_is_never_taken_for_a_blob(capture: SqliteCapture) -> None:
     given = RawEntry(1, 1, 0, b"t", b"1", b"", b'{"x":{"$blob":"00"}}')
     capture.append([given])
