@@ -3,28 +3,31 @@
 Nothing of a schema travels, so it is inferred, and never at the cost of a value: rows are put into a table without
 types first, and a type is declared only where every value of the column has that storage class. A key is a column, or
 some of them, that spell the row id in every row; else an integer row id is the rowid. Constraints, defaults, indexes
-and triggers are not known. Over a connection of SQLite, which is passed in.
+and triggers are not known. What can be no column of SQLite is in one more, as JSON, and said. Over a connection of
+SQLite, which is passed in.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-STAGE = "_evodb_restored"
-INTEGER_MAX = 2**63 - 1
-DIGITS_MAX = 4000
-"""Of a number that Python reads as one; a longer one is the text it was."""
+from rpc.documents import Beside, Document, Row, Value, as_json, row_of
+
+STAGE = "temp._evodb_restored"
+COLUMNS_MAX = 2000
+"""Of a table, as SQLite is built unless somebody says otherwise; two of the stage are ours."""
+TAKEN_MAX = COLUMNS_MAX - 2
+BESIDE = "_rest"
+"""The column for what can be none, or this with `_` behind it where it is taken."""
 FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """Case as SQLite sees it in a name: `Ä` and `ä` are two columns."""
 KINDS = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 """What is declared for a column that holds nothing else (and null)."""
-
-Value = int | float | str | bytes | None
+NAMES_MAX = 3
 
 
 class Connection(Protocol):
@@ -33,110 +36,157 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any: ...
 
 
-class Document(NamedTuple):
-    """A row of the lake: its id, its JSON, the columns whose text is bytes in base64, and JSON of more columns."""
+@dataclass(slots=True)
+class Rebuilt:
+    """How many rows a table has, and what in them is no column of its own."""
 
-    row_id: str
-    text: str
-    blobs: str | None = None
-    rest: str | None = None
+    rows: int = 0
+    rows_beside: int = 0
+    column_beside: str = ""
+    reasons: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Names by what is the matter with them."""
 
-
-def values_of(document: Document) -> dict[str, Value]:
-    """The columns of a row with their values as SQLite has them."""
-    found = json.loads(document.text, parse_int=_integer)
-    if not isinstance(found, dict):
-        return {"value": _value(found)}
-    if document.rest:
-        found |= json.loads(document.rest, parse_int=_integer)
-    named = json.loads(document.blobs) if document.blobs else []
-    blobs = set(named) if isinstance(named, list) else set()
-    return {name: _blob(value) if name in blobs else _value(value) for name, value in found.items()}
+    def told(self, table: str) -> str:
+        """What to say of what is beside; empty for nothing."""
+        why = "; ".join(f"{reason}: {_some(list(names))}" for reason, names in self.reasons.items())
+        where = f"{table}: what cannot be a column is in {self.column_beside!r}, as JSON, in {self.rows_beside} rows"
+        return why and f"{where} ({why})"
 
 
-def rebuild(connection: Connection, table: str, documents: Iterable[Document], columns: Mapping[str, str]) -> int:
-    """Make this table; `columns` with their types are for one that has no rows. Returns how many rows it has."""
-    connection.execute(f"CREATE TEMP TABLE {STAGE} (_row_id TEXT NOT NULL)")
-    known: dict[str, int] = {}
-    rows = 0
+def rebuild(connection: Connection, table: str, documents: Iterable[Document], columns: Mapping[str, str]) -> Rebuilt:
+    """Make this table. `columns`, with their types, go before others when there are too many, and make an empty one."""
+    connection.execute(f"CREATE TABLE {STAGE} (_row_id TEXT NOT NULL, _beside TEXT)")
+    known, made = _Columns(columns), Rebuilt()
     for document in documents:
-        values = values_of(document)
-        for name in values:
-            if name not in known:
-                _refuse_clash(name, known, table)
-                known[name] = len(known)
-                connection.execute(f"ALTER TABLE {STAGE} ADD COLUMN c{known[name]}")
-        places = ["_row_id", *(f"c{known[name]}" for name in values)]
-        connection.execute(
-            f"INSERT INTO {STAGE} ({', '.join(places)}) VALUES ({', '.join('?' * len(places))})",  # noqa: S608 - ours
-            [document.row_id, *values.values()],
-        )
-        rows += 1
-    if known:
-        _finish(connection, table, known)
+        row = row_of(document)
+        for place in known.added(row.values):
+            connection.execute(f"ALTER TABLE {STAGE} ADD COLUMN {place}")
+        _put(connection, document.row_id, _divided(row, known, made))
+        made.rows += 1
+    if made.rows:
+        _finish(connection, table, _all_places(known, made))
     elif columns:
         declared = ", ".join(f"{quoted(name)} {kind}".rstrip() for name, kind in columns.items())
-        connection.execute(f"CREATE TABLE {quoted(table)} ({declared})")
+        connection.execute(f"CREATE TABLE main.{quoted(table)} ({declared})")
     connection.execute(f"DROP TABLE {STAGE}")
-    return rows
+    return made
+
+
+class _Columns:
+    """The columns of a table as its rows bring them: where each is in the stage, or why it is in none."""
+
+    def __init__(self, first: Iterable[str]) -> None:
+        self._first = set(first)
+        self.places: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
+        self._by_fold: dict[str, str] = {}
+
+    def added(self, names: Iterable[str]) -> list[str]:
+        """The places of those that are new."""
+        found = []
+        for name in names:
+            if name in self.places or name in self.refused:
+                continue
+            other = self._by_fold.setdefault(folded(name), name)
+            if other != name:
+                self.refused[name] = f"one name to SQLite with {other!r}"
+            elif len(self.places) + len(self._first - {name}) >= TAKEN_MAX:
+                self.refused[name] = f"more than {TAKEN_MAX} columns"
+            else:
+                self._first.discard(name)
+                self.places[name] = f"c{len(self.places)}"
+                found.append(self.places[name])
+        return found
+
+    def free(self, name: str) -> str:
+        while folded(name) in self._by_fold:
+            name += "_"
+        return name
+
+
+def _divided(row: Row, known: _Columns, made: Rebuilt) -> dict[str, Value]:
+    """The values by their place in the stage; what has none is together in one."""
+    beside = row.beside | {
+        name: Beside(as_json(value), known.refused[name]) for name, value in row.values.items() if name in known.refused
+    }
+    values = {place: row.values[name] for name, place in known.places.items() if name in row.values}
+    if beside:
+        made.rows_beside += 1
+        for name, (_, reason) in beside.items():
+            made.reasons.setdefault(reason, {})[name] = None
+        members = (f"{json.dumps(name)}: {text}" for name, (text, _) in beside.items())
+        values["_beside"] = "{" + ", ".join(members) + "}"
+    return values
+
+
+def _put(connection: Connection, row_id: str, values: Mapping[str, Value]) -> None:
+    connection.execute(
+        f"INSERT INTO {STAGE} ({', '.join(['_row_id', *values])}) "  # noqa: S608 - ours
+        f"VALUES ({', '.join('?' * (len(values) + 1))})",
+        [row_id, *values.values()],
+    )
+
+
+def _all_places(known: _Columns, made: Rebuilt) -> dict[str, str]:
+    """With the one for what is beside, if anything is, or nothing else: a table has a column."""
+    if known.places and not made.rows_beside:
+        return known.places
+    made.column_beside = known.free(BESIDE)
+    return known.places | {made.column_beside: "_beside"}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return ", ".join(map(repr, names[:NAMES_MAX])) + more
 
 
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-class NotATable(Exception):
-    """What the lake has of a table cannot be one of SQLite."""
+def folded(name: str) -> str:
+    return name.translate(FOLDED)
 
 
-def spelled(name: str) -> str:
-    """As SQL can say it, which has neither NUL nor half a surrogate pair."""
-    return name.encode(errors="replace").decode().replace("\0", "\ufffd")
-
-
-def _refuse_clash(name: str, known: Mapping[str, int], table: str) -> None:
-    for other in known:
-        if spelled(other).translate(FOLDED) == spelled(name).translate(FOLDED):
-            raise NotATable(f"{table} has the columns {other!r} and {name!r}, which are one to SQLite")
-
-
-def _finish(connection: Connection, table: str, known: Mapping[str, int]) -> None:
+def _finish(connection: Connection, table: str, known: Mapping[str, str]) -> None:
     kinds = {name: _kind(connection, place) for name, place in known.items()}
     key = _key(connection, known)
+    if not all(kinds[name] for name in key) and not _are_apart(connection, [known[name] for name in key]):
+        key = []
     is_number = len(key) == 1 and kinds[key[0]] == "INTEGER"
     declared = [
-        f"{quoted(spelled(name))} {kind}".rstrip() + (" PRIMARY KEY" if is_number and name == key[0] else "")
+        f"{quoted(name)} {kind}".rstrip() + (" PRIMARY KEY" if is_number and name == key[0] else "")
         for name, kind in kinds.items()
     ]
     if key and not is_number:
-        declared.append(f"PRIMARY KEY ({', '.join(map(quoted, map(spelled, key)))})")
-    connection.execute(f"CREATE TABLE {quoted(table)} ({', '.join(declared)})")
-    into, taken = [quoted(spelled(name)) for name in known], [f"c{place}" for place in known.values()]
+        declared.append(f"PRIMARY KEY ({', '.join(map(quoted, key))})")
+    connection.execute(f"CREATE TABLE main.{quoted(table)} ({', '.join(declared)})")
+    into, taken = [quoted(name) for name in known], list(known.values())
     order = "rowid"
     if not key and (rowid := _free_rowid(known)) and _is_rowid(connection):
         into, taken, order = [rowid, *into], ["CAST(_row_id AS INTEGER)", *taken], "CAST(_row_id AS INTEGER)"
     connection.execute(
-        f"INSERT INTO {quoted(table)} ({', '.join(into)}) "  # noqa: S608 - quoted
+        f"INSERT INTO main.{quoted(table)} ({', '.join(into)}) "  # noqa: S608 - quoted
         f"SELECT {', '.join(taken)} FROM {STAGE} ORDER BY {order}"
     )
 
 
-def _kind(connection: Connection, place: int) -> str:
+def _kind(connection: Connection, place: str) -> str:
     found = connection.execute(
-        f"SELECT DISTINCT typeof(c{place}) FROM {STAGE} WHERE c{place} IS NOT NULL LIMIT 2"  # noqa: S608 - ours
+        f"SELECT DISTINCT typeof({place}) FROM {STAGE} WHERE {place} IS NOT NULL LIMIT 2"  # noqa: S608 - ours
     ).fetchall()
     return KINDS[found[0][0]] if len(found) == 1 else ""
 
 
-def _key(connection: Connection, known: Mapping[str, int]) -> list[str]:
+def _key(connection: Connection, known: Mapping[str, str]) -> list[str]:
     """The columns that spell the row id: one as text, bytes as hex, several as a JSON array."""
     for name, place in known.items():
-        if _holds(connection, f"CASE typeof(c{place}) WHEN 'blob' THEN hex(c{place}) ELSE CAST(c{place} AS TEXT) END"):
+        if _holds(connection, f"CASE typeof({place}) WHEN 'blob' THEN hex({place}) ELSE CAST({place} AS TEXT) END"):
             return [name]
     (first,) = connection.execute(f"SELECT _row_id FROM {STAGE} LIMIT 1").fetchone()  # noqa: S608 - ours
     try:
         parts = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     if not isinstance(parts, list) or len(parts) < 2 or not _holds(connection, "json(_row_id)"):
         return []
@@ -150,19 +200,25 @@ def _key(connection: Connection, known: Mapping[str, int]) -> list[str]:
     return key
 
 
-def _spells(connection: Connection, at: int, place: int) -> bool:
+def _spells(connection: Connection, at: int, place: str) -> bool:
     part = f"json_extract(_row_id, '$[{at}]')"
-    value = f"CASE typeof(c{place}) WHEN 'blob' THEN hex(c{place}) ELSE c{place} END"
+    value = f"CASE typeof({place}) WHEN 'blob' THEN hex({place}) ELSE {place} END"
     return not _any(connection, f"{part} IS NOT {value}")
+
+
+def _are_apart(connection: Connection, places: Sequence[str]) -> bool:
+    """Whether SQLite takes no two rows for one, as it does with 1 and 1.0."""
+    same = f"SELECT 1 FROM {STAGE} GROUP BY {', '.join(places)} HAVING count(*) > 1 LIMIT 1"  # noqa: S608 - ours
+    return connection.execute(same).fetchone() is None
 
 
 def _is_rowid(connection: Connection) -> bool:
     return _holds(connection, "CAST(CAST(_row_id AS INTEGER) AS TEXT)")
 
 
-def _free_rowid(known: Mapping[str, int]) -> str | None:
+def _free_rowid(known: Mapping[str, str]) -> str | None:
     """SQLite's name for the rowid that no column has taken."""
-    taken = {name.lower() for name in known}
+    taken = {folded(name) for name in known}
     return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), None)
 
 
@@ -178,37 +234,3 @@ def _any(connection: Connection, condition: str) -> bool:
         f"SELECT EXISTS (SELECT 1 FROM {STAGE} WHERE {condition})"  # noqa: S608 - expressions of ours
     ).fetchone()
     return bool(found)
-
-
-def _blob(value: Any) -> Value:
-    if not isinstance(value, str):
-        return _value(value)
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        return _value(value)
-
-
-def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= DIGITS_MAX else digits
-
-
-def _value(value: Any) -> Value:
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
-        return str(value)
-    if value is None or isinstance(value, int | float):
-        return value
-    text = json.dumps(value, ensure_ascii=False)
-    return text if _is_unicode(text) else json.dumps(value)  # half a surrogate pair is there as its escape
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,8 +2,15 @@
 
 Between a CREATE or ALTER TABLE and the new triggers others may have written. Capture notes which columns its triggers
 write (one row of _evodb_meta, within the transaction that makes them), so that the difference tells what went by.
+Columns never change their places while there are triggers, so another name in a place is a column that was renamed.
 Functions over a connection and a decision; that rows are written by a snapshot is known, how is not.
+
+What the old triggers wrote meanwhile may be wrong: it has a renamed column by its old name, and where a trigger of the
+user is newer than ours, what that did stands before what it was done for. Nothing of it has been forgotten yet, for
+who cuts looks before anybody can acknowledge. So each of these rows is told once more, as it is.
 """
+
+# ruff: noqa: S608 - the names are quoted, and values never come here
 
 from __future__ import annotations
 
@@ -11,9 +18,11 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from rpc.capture.expressions import quoted
+from rpc.capture.expressions import literal, quoted, row_id, row_json
 from rpc.capture.snapshot import EVERYTHING
 from rpc.capture.tables import UserTable, default_sql
+from rpc.capture.triggers import NOW_MS
+from rpc.capture.values import SNAPSHOT
 
 Noted = Mapping[str, Sequence[str]]
 """The columns of each captured table."""
@@ -46,11 +55,40 @@ def missed(table: UserTable, columns: Sequence[str] | None, *, defaults: Mapping
     """
     if columns is None:
         return EVERYTHING
-    new = [column for column in table.columns if column not in columns]
+    added = table.columns[len(columns) :]
     if whole:
-        tests = [f"o.{quoted(column)} IS NOT NULL" for column in new]
-    elif len(table.columns) > len(columns):
-        tests = [f"o.{quoted(column)} IS NOT ({defaults[column]})" for column in new]
+        tests = [f"o.{quoted(column)} IS NOT NULL" for column in (*renamed(table, columns), *added)]
     else:
-        tests = []  # renamed; nothing was written
+        tests = [f"o.{quoted(column)} IS NOT ({defaults[column]})" for column in added]
     return " OR ".join(tests) or None
+
+
+def renamed(table: UserTable, columns: Sequence[str]) -> list[str]:
+    """The columns that had other names when the triggers were made."""
+    return [now for before, now in zip(columns, table.columns, strict=False) if before != now]
+
+
+def tell_again(connection: sqlite3.Connection, found: Iterable[UserTable], were: Mapping[str, Collection[str]]) -> None:
+    """Once more what the triggers that `were` there may have told wrongly, in the transaction that renews them."""
+    known = noted(connection) or {}
+    for table in found:
+        is_late = "" in were.get(table.name, ())
+        if is_late or (table.name in were and renamed(table, known.get(table.name, ()))):
+            _tell_again(connection, table)
+
+
+def _tell_again(connection: sqlite3.Connection, table: UserTable) -> None:
+    name, told = literal(table.name), f"FROM _evodb_change WHERE table_name = {literal(table.name)}"
+    into = "INSERT INTO _evodb_change (timestamp_ms, operation, table_name, row_id, before, after, metadata)"
+    now = f"{quoted(table.name)} AS o"
+    there = (
+        f"{into} SELECT {NOW_MS}, 0, {name}, {row_id(table, 'o')}, NULL, {row_json(table, 'o')},"
+        f" {literal(SNAPSHOT.decode())} FROM {now} WHERE {row_id(table, 'o')} IN (SELECT row_id {told})"
+    )
+    gone = (
+        f"{into} SELECT {NOW_MS}, 2, {name}, row_id, after, NULL, NULL FROM"
+        f" (SELECT max(id), row_id, operation, after {told} GROUP BY row_id)"
+        f" WHERE operation <> 2 AND row_id NOT IN (SELECT {row_id(table, 'o')} FROM {now})"
+    )
+    connection.execute(gone)
+    connection.execute(there)

@@ -1,18 +1,20 @@
 """A look at an outbox or a captured database that others are working on, without ever writing.
 
-For whoever watches: not even the lock file is touched, so the one who drains it notices nothing.
+For whoever watches: not even the lock file is touched, so the one who drains it notices nothing, and nothing is left
+beside the file.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from rpc.errors import CaptureError, LakehouseRpcError, OutboxCorruptError
 from rpc.outbox_file import FORMAT
+from rpc.outbox_looking import BUSY_S, look
 
 
 class Letter(NamedTuple):
@@ -36,51 +38,37 @@ class View(NamedTuple):
 
 
 class Onlooker:
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, busy_s: float = BUSY_S) -> None:
         self._path = Path(path)
-        self._version = -1
-        with translated(self._path):
-            self._connection = sqlite3.connect(
-                f"{self._path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._busy_s = busy_s
+        self._last: View | None = None
 
     def look(self) -> View | None:
-        """How things are; None when nobody wrote since the last look."""
+        """How things are; None when they are as they were at the last look."""
         with translated(self._path):
-            version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-            if version == self._version:
-                return None
-            self._connection.execute("BEGIN")
-            try:
-                view = self._view()
-            finally:
-                self._connection.execute("ROLLBACK")
-            self._version = version
-            return view
+            view = look(self._path, self._view, busy_s=self._busy_s)
+        if view == self._last:
+            return None
+        self._last = view
+        return view
 
-    def _view(self) -> View:
-        numbers = dict(self._rows("SELECT key, value FROM _evodb_meta WHERE key NOT GLOB '*:*'"))
+    def _view(self, connection: sqlite3.Connection) -> View:
+        numbers = dict(_rows(connection, "SELECT key, value FROM _evodb_meta WHERE key NOT GLOB '*:*'"))
         if numbers.get("format") != FORMAT:
             raise OutboxCorruptError(f"{self._path} has outbox format {numbers.get('format')}, wanted {FORMAT}")
-        last = self._rows("SELECT coalesce(max(id), 0) FROM _evodb_change")[0][0]
-        letters = self._rows("SELECT sequence, entries, reason FROM _evodb_dead_letter ORDER BY id")
+        last = _rows(connection, "SELECT coalesce(max(id), 0) FROM _evodb_change")[0][0]
+        letters = _rows(connection, "SELECT sequence, entries, reason FROM _evodb_dead_letter ORDER BY id")
         return View(
             numbers.get("epoch", 0),
             numbers.get("last_sequence", 0),
             max(0, last - numbers.get("cut_through", 0) - numbers.get("missing", 0)),
-            dict(self._rows("SELECT sequence, entries FROM _evodb_batch ORDER BY sequence")),
+            dict(_rows(connection, "SELECT sequence, entries FROM _evodb_batch ORDER BY sequence")),
             tuple(Letter(*row) for row in letters),
         )
 
-    def _rows(self, sql: str) -> list[Any]:
-        with closing(self._connection.execute(sql)) as found:
-            return found.fetchall()
+
+def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
+    return connection.execute(sql).fetchall()
 
 
 @contextmanager

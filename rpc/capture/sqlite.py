@@ -19,7 +19,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from rpc import outbox_digest as digests
@@ -33,7 +33,7 @@ from rpc.capture.values import protected, travelling
 from rpc.config import MIB
 from rpc.entries import RawEntry
 from rpc.errors import CaptureError
-from rpc.outbox import Outbox, wall_clock_ms
+from rpc.outbox import Outbox, OutboxBatch, wall_clock_ms
 from rpc.outbox_file import (
     MEMORY,
     SCHEMA,
@@ -46,6 +46,7 @@ from rpc.outbox_file import (
 )
 from rpc.outbox_meter import Meter
 from rpc.outbox_rows import Row
+from rpc.shapes import Shape
 
 __all__ = ["SqliteCapture"]
 
@@ -136,10 +137,12 @@ class SqliteCapture(Outbox):
             create_tables(connection, now_ms=self._now_ms())
             connection.execute(triggers.REPLACED)
             connection.execute(triggers.REPLACED_INDEX)
-            with_triggers = set(attached.present(connection))
+            were = attached.present(connection)
             found = attached.renew(connection, found, refused=refused)
-            self._plan_missed(connection, found, with_triggers)
+            self._plan_missed(connection, found, were.keys())
+            following.tell_again(connection, found, were)
             following.note(connection, found, keep=refused or ())
+            self._waiting = True
 
     def _plan_all(self, found: list[UserTable]) -> None:
         with self._file.reading() as connection:
@@ -150,7 +153,9 @@ class SqliteCapture(Outbox):
                 snapshots.plan(connection, table, total=total)
             set_number(connection, "snapshot", 1)
 
-    def _plan_missed(self, connection: sqlite3.Connection, found: list[UserTable], with_triggers: set[str]) -> None:
+    def _plan_missed(
+        self, connection: sqlite3.Connection, found: list[UserTable], with_triggers: Collection[str]
+    ) -> None:
         noted = following.noted(connection)
         if noted is None:
             return
@@ -232,6 +237,14 @@ class SqliteCapture(Outbox):
         if self._planned:
             self._continue_snapshot()
         return super().uncut_entries()
+
+    def cut(self, *, entries_max: int, bytes_max: int, shape: Shape | None = None) -> OutboxBatch | None:
+        """As Outbox.cut. What was written before we followed the schema is told again before any of it is forgotten."""
+        with self._file.reading() as connection:
+            self._follow_schema(connection)
+            batch = super().cut(entries_max=entries_max, bytes_max=bytes_max, shape=shape)
+            self._follow_schema(connection)
+            return batch
 
     def _continue_snapshot(self) -> None:
         until = time.monotonic() + SNAPSHOT_CALL_S

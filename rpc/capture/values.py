@@ -17,7 +17,8 @@ from rpc.entries import U16_MAX, RawEntry, dump_value
 MARKER = b'{"$blob":"'
 SNAPSHOT = b'{"snapshot": true}'
 """Metadata of the rows that a snapshot writes, as triggers would."""
-_BLOB = re.compile(rb'\{"\$blob":"([0-9A-F]*)"\}')
+_BLOB = re.compile(rb'(?<=:)\{"\$blob":"([0-9A-F]*)"\}')
+"""As a value: a row of one text in a column of this name looks alike."""
 NOT_OURS = b"{}"
 """Metadata that keeps `travelling` away from an entry no trigger wrote."""
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
@@ -30,19 +28,13 @@ from rpc.commands.endings import OK, UsageError
 from rpc.commands.parents import NoParentError
 from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError
 from rpc.http import opener
-from rpc.rebuilding import NotATable
-from rpc.restoring import Ask, NothingThere, Page, Restored, restore
+from rpc.restored_file import RestoreError, into_file
+from rpc.restoring import Ask, Page, restore
 
 ANSWER_S = 120
 TRIES = 10
 AGAIN_S = 1.0
 BUSY, DENIED, UNUSABLE = (429, 503), (401, 403), 400
-
-
-class RestoreError(LakehouseRpcError):
-    """The lake cannot be made into a database."""
-
-    code = "RESTORE_ERROR"
 
 
 def command(argv: list[str]) -> int:
@@ -76,29 +68,6 @@ def run(options: argparse.Namespace) -> int:
     for text in made.warnings:
         endings.warn("evodb restore", text, as_json=options.json)
     return OK
-
-
-def into_file(path: Path, work: Callable[[sqlite3.Connection], Restored]) -> Restored:
-    """The file is there when all of it is, or not at all. Raises RestoreError."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)  # of one that was killed
-    try:
-        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("BEGIN")
-            made = work(connection)
-            connection.execute("COMMIT")
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        if path.exists():
-            raise RestoreError(f"{path} was made by somebody else meanwhile; type the path of a file to be made")
-        part.rename(path)
-    except (NothingThere, NotATable, sqlite3.Error) as exc:
-        raise RestoreError(str(exc)) from None
-    finally:
-        part.unlink(missing_ok=True)
-    return made
 
 
 def address_of(parent: str) -> str:

@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.every < float("inf"):
         raise UsageError(f"--every is {options.every:g}, wanted more than 0 seconds; type --every 0.2")
     path = database(options.outbox, wanted="an outbox or a captured database")
-    with Onlooker(path) as onlooker, closing(screen.of(as_json=options.json, quiet_s=0)) as shown:
-        asyncio.run(_watch(onlooker, shown, once=options.once, every_s=options.every))
+    with closing(screen.of(as_json=options.json, quiet_s=0)) as shown:
+        asyncio.run(_watch(Onlooker(path), shown, once=options.once, every_s=options.every))
     return endings.OK
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -22,7 +21,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request
 
-from rpc import outbox_digest, verification
+from rpc import outbox_digest, outbox_looking, verification
 from rpc.capture import onlooker
 from rpc.commands import endings, screen
 from rpc.commands import options as given
@@ -101,12 +100,8 @@ def _looked(look_at_child: Callable[[], Delivered], url: str, token: str | None)
 
 def delivered(path: Path) -> Delivered:
     """What the file says; it is only read."""
-    with (
-        onlooker.translated(path),
-        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection,
-    ):
-        connection.execute("BEGIN")
-        return outbox_digest.delivered(connection)
+    with onlooker.translated(path):
+        return outbox_looking.look(path, outbox_digest.delivered)
 
 
 def _of_postgresql(conninfo: str, schema: str) -> Delivered:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -202,3 +205,25 @@ def test_the_task_forgets_letters_by_age_if_it_is_told_to(street: list[DeadLette
     settings.EVODB = dataclasses.replace(settings.EVODB, dead_letter_days=30)
     assert tasks.forget_dead_letters() == 3
     assert list(DeadLetter.objects.values_list("pk", flat=True)) == [street[0].pk]
+
+
+def said(*command: str) -> str:
+    out = io.StringIO()
+    call_command(*command, stdout=out, stderr=io.StringIO())
+    return out.getvalue()
+
+
+def test_letters_are_listed_with_their_reasons_and_read_by_programs(street: list[DeadLetter]) -> None:
+    DeadLetter.objects.filter(pk=street[1].pk).update(entry_index=None, reason="no\nbatch", state="replayed")
+    lines = said("letters").splitlines()
+    assert [line.split()[0] for line in lines[::2]] == [str(letter.pk) for letter in reversed(street)]
+    assert f"shop  shop-1  table items  batch {street[1].batch_id} whole" in lines[4]
+    assert lines[5] == "    no batch"
+    assert said("letters", "--parent", "bar").splitlines()[1] == "    not JSON"
+    assert said("letters", "--child", "shop-1", "--state", "replayed", "--limit", "1").startswith(f"{street[1].pk}  ")
+    assert said("letters", "--table", "nowhere") == "No dead letters.\n"
+    document = json.loads(said("letters", "--limit", "1", "--json"))
+    assert (document["id"], document["parent"], document["entry_index"]) == (street[-1].pk, "bar", 0)
+    assert b64decode(document["payload"]) == street[-1].payload
+    with pytest.raises(CommandError, match="--limit is 'x'"):
+        said("letters", "--limit", "x")

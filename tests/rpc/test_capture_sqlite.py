@@ -311,6 +311,55 @@ def test_a_new_column_whose_default_is_a_mere_name_stops_nothing(
     assert (found[-1]["state"], found[-1]["gate"]) == ("closed", 'it\'s "A"')
 
 
+def last_of(found: list[RawEntry]) -> dict[str, dict[str, object] | None]:
+    """Each row as its last entry left it."""
+    return {entry.row_id.decode(): json.loads(entry.after) if entry.after else None for entry in found}
+
+
+def test_what_is_written_between_a_rename_of_a_column_and_the_next_look_comes_under_the_new_name(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("INSERT INTO flights (id, carrier) VALUES (1, 'UA'), (2, 'AA'), (3, 'DL')")
+    taken(capture)
+    user.execute("ALTER TABLE flights RENAME COLUMN carrier TO airline")
+    user.execute("UPDATE flights SET airline = 'BA' WHERE id = 1")
+    user.execute("DELETE FROM flights WHERE id = 2")
+    batch = capture.cut(entries_max=1, bytes_max=MIB)  # even what is cut in between
+    assert batch is not None
+    capture.ack(batch.sequence)
+    assert capture.changed()
+    found = last_of(taken(capture))
+    assert found == {"1": {"id": 1, "airline": "BA", "delay": None}, "2": None}
+
+
+def test_columns_that_swap_their_names_under_a_snapshot_swap_their_values(path: Path, user: sqlite3.Connection) -> None:
+    user.execute("INSERT INTO flights VALUES (1, 'UA', 0.5)")
+    with SqliteCapture(path) as capture:
+        capture.attach(snapshot=True)
+        capture.uncut_entries()
+        taken(capture)
+        for before, after in (("carrier", "c"), ("delay", "carrier"), ("c", "delay")):
+            user.execute(f"ALTER TABLE flights RENAME COLUMN {before} TO {after}")
+        capture.uncut_entries()
+        assert last_of(taken(capture)) == {"1": {"id": 1, "delay": "UA", "carrier": 0.5}}
+
+
+def test_what_a_new_trigger_of_the_user_does_before_the_next_look_is_told_as_it_ended(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute(
+        "CREATE TRIGGER mark AFTER INSERT ON flights BEGIN UPDATE flights SET delay = 1.5 WHERE id = NEW.id; END"
+    )
+    user.execute(
+        "CREATE TRIGGER sieve AFTER INSERT ON planes BEGIN DELETE FROM planes WHERE tailnum = NEW.tailnum; END"
+    )
+    user.execute("INSERT INTO flights (id, carrier) VALUES (1, 'UA')")
+    user.execute("INSERT INTO planes VALUES ('N1', NULL)")
+    assert capture.changed()
+    found = last_of(taken(capture))
+    assert found == {"1": {"id": 1, "carrier": "UA", "delay": 1.5}, "N1": None}
+
+
 # Values that cannot travel as they are
 
 
@@ -324,6 +373,18 @@ def test_a_blob_is_base64_and_the_metadata_names_its_column(capture: SqliteCaptu
     assert (json.loads(text.after)["photo"], text.metadata) == ('{"$blob":"00"}', b"")
     assert (json.loads(empty.after)["photo"], json.loads(empty.metadata)) == ("", {"blobs": ["photo"]})
     assert (json.loads(update.before), json.loads(update.metadata)) == (coded, {"blobs": ["photo"]})
+
+
+def test_a_text_in_a_column_called_as_the_marker_of_a_blob_stops_no_capture(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute('CREATE TABLE names ("$blob" TEXT)')
+    capture.attach()
+    user.execute("INSERT INTO names VALUES ('A'), ('00'), (x'41')")
+    *texts, blob = taken(capture)
+    assert [json.loads(entry.after) for entry in texts] == [{"$blob": "A"}, {"$blob": "00"}]
+    assert [entry.metadata for entry in texts] == [b"", b""]
+    assert (json.loads(blob.after), json.loads(blob.metadata)) == ({"$blob": "QQ=="}, {"blobs": ["$blob"]})
 
 
 def test_what_is_appended_by_hand_is_never_taken_for_a_blob(capture: SqliteCapture) -> None:

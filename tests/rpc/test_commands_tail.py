@@ -11,9 +11,10 @@ import pytest
 
 from rpc.capture.onlooker import Onlooker
 from rpc.capture.sqlite import SqliteCapture
-from rpc.commands import tail
+from rpc.commands import tail, verify
 from rpc.entries import RawEntry
 from rpc.outbox import Outbox
+from rpc.outbox_looking import look
 from tests.rpc.test_cli import end_of, run, started
 
 MIB = 1024 * 1024
@@ -60,13 +61,11 @@ def test_a_look_writes_nothing_and_takes_no_lock(path: Path) -> None:
     with Outbox(path) as outbox:
         outbox.append(entries(3))
         before = sorted(found.name for found in path.parent.iterdir())
-        with Onlooker(path) as onlooker:
-            view = onlooker.look()
-            assert view is not None
-            assert (view.uncut, view.pending, view.epoch) == (3, 3, outbox.epoch)
-            assert onlooker.look() is None
-            with pytest.raises(sqlite3.OperationalError, match="readonly"):
-                onlooker._connection.execute("DELETE FROM _evodb_change")
+        onlooker = Onlooker(path)
+        view = onlooker.look()
+        assert view is not None
+        assert (view.uncut, view.pending, view.epoch) == (3, 3, outbox.epoch)
+        assert onlooker.look() is None
         assert sorted(found.name for found in path.parent.iterdir()) == before
         assert outbox.cut(entries_max=3, bytes_max=MIB) is not None
 
@@ -100,11 +99,49 @@ def test_a_database_that_somebody_locks_is_looked_at_again(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as user, SqliteCapture(path) as capture:
         user.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
         capture.attach()
-        with Onlooker(path) as onlooker:
-            onlooker._connection.execute("PRAGMA busy_timeout = 0")
-            user.execute("BEGIN EXCLUSIVE")
-            assert tail._look(onlooker) is None
-            user.execute("ROLLBACK")
-            view = tail._look(onlooker)
-            assert view is not None
-            assert view.pending == 0
+        onlooker = Onlooker(path, busy_s=0)
+        user.execute("BEGIN EXCLUSIVE")
+        assert tail._look(onlooker) is None
+        user.execute("ROLLBACK")
+        view = tail._look(onlooker)
+        assert view is not None
+        assert view.pending == 0
+
+
+def in_wal_mode(path: Path) -> sqlite3.Connection:
+    user = sqlite3.connect(path, isolation_level=None)
+    user.execute("PRAGMA journal_mode = WAL")
+    user.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY)")
+    return user
+
+
+def test_tail_and_verify_leave_no_files_beside_a_database_that_nobody_has_open(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(in_wal_mode(path)) as user, SqliteCapture(path) as capture:
+        capture.attach()
+        user.execute("INSERT INTO t VALUES (1), (2)")
+    before = {found.name: found.read_bytes() for found in path.parent.iterdir()}
+    assert run(["tail", str(path), "--once"], capsys).out.startswith("pending 2 ")
+    assert verify.delivered(path).epoch
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        look(path, lambda connection: connection.execute("DELETE FROM _evodb_change"))
+    assert {found.name: found.read_bytes() for found in path.parent.iterdir()} == before
+
+
+def test_a_writer_that_comes_while_nobody_else_was_there_is_seen(path: Path) -> None:
+    in_wal_mode(path).close()
+    seen = []
+
+    def work(connection: sqlite3.Connection) -> int:
+        if not seen:
+            seen.append(in_wal_mode(path))
+            seen[0].execute("INSERT INTO t VALUES (1)")
+        return int(connection.execute("SELECT count(*) FROM t").fetchone()[0])
+
+    assert look(path, work) == 1
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        look(path, lambda connection: connection.execute("SELECT 1 FROM nowhere"))
+    seen[0].close()
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        look(path, lambda connection: connection.execute("SELECT 1 FROM nowhere"))

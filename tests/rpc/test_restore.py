@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -23,11 +24,13 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Parent
 from lakehouse.parent import access
 from lakehouse.torture.edge_app import CONFIG, Application
-from rpc import rebuilding
+from rpc import restored_file
 from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import restore
-from rpc.rebuilding import Document, NotATable, rebuild
+from rpc.documents import Document, row_of
+from rpc.entries import RawEntry
+from rpc.rebuilding import rebuild
 from rpc.restoring import Page, Restored
 from rpc.restoring import restore as rebuild_all
 from tests.builders import NOW_MS
@@ -131,10 +134,14 @@ async def test_an_edge_database_comes_back_as_it_is_and_as_it_was(tmp_path, monk
     monkeypatch.setattr(site, "EVODB", dataclasses.replace(Settings(data_dir=tmp_path)))
     await in_thread(lambda: call_command("restore", str(tmp_path / "own.db"), "--child", "shop", stdout=io.StringIO()))
     assert content(tmp_path / "own.db") == now
-    schema = "SELECT sql FROM sqlite_master WHERE name = ?"
+    schema, link = "SELECT sql FROM sqlite_master WHERE name = ?", os.link
     with closing(sqlite3.connect(tmp_path / "own.db")) as database:
         assert "PRIMARY KEY" in database.execute(schema, ["orders"]).fetchone()[0]
         assert 'PRIMARY KEY ("shop", "number")' in database.execute(schema, ["lines"]).fetchone()[0]
+    monkeypatch.setattr(os, "link", lambda part, name: name.write_text("mine") and link(part, name))
+    with pytest.raises(CommandError, match="made by somebody else meanwhile"):
+        await in_thread(lambda: call_command("restore", str(tmp_path / "mine"), "--child", "shop"))
+    assert (tmp_path / "mine").read_text() == "mine"
     with pytest.raises(CommandError, match="no rows of a child 'nobody'"):
         await in_thread(lambda: call_command("restore", str(tmp_path / "y.db"), "--child", "nobody"))
     assert [one.name for one in tmp_path.iterdir() if "part" in one.name or one.name == "y.db"] == []
@@ -205,21 +212,36 @@ def test_what_a_restore_that_was_killed_left_behind_is_in_nobodys_way(tmp_path):
         connection.execute("CREATE TABLE t (v)")
         return Restored()
 
-    restore.into_file(path, work)
+    restored_file.into_file(path, work)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
 
 
-def test_a_file_that_is_made_while_a_restore_works_is_not_replaced(tmp_path):
-    path = tmp_path / "out.db"
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_is_made_at_the_last_moment_of_a_restore_is_not_replaced(tmp_path, monkeypatch, has_links):
+    path, link = tmp_path / "out.db", os.link
 
-    def work(connection):
+    def at_the_last_moment(part, name):
         path.write_text("mine")
-        return Restored()
+        if not has_links:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        link(part, name)
 
-    with pytest.raises(restore.RestoreError, match="was made by somebody else meanwhile"):
-        restore.into_file(path, work)
+    monkeypatch.setattr(os, "link", at_the_last_moment)
+    with pytest.raises(restored_file.RestoreError, match="was made by somebody else meanwhile"):
+        restored_file.into_file(path, lambda connection: Restored())
     assert path.read_text() == "mine"
+    assert [one.name for one in tmp_path.iterdir()] == ["out.db"]
+
+
+def test_a_file_system_without_links_gets_the_database_all_the_same(tmp_path, monkeypatch):
+    def refused(part, name):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    restored_file.into_file(tmp_path / "out.db", lambda connection: connection.execute("CREATE TABLE t (v)"))
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
     assert [one.name for one in tmp_path.iterdir()] == ["out.db"]
 
 
@@ -242,7 +264,7 @@ async def test_who_may_not_query_restores_nothing(tmp_path, capsys):
 
 def made(*documents, columns=None):
     with closing(sqlite3.connect(":memory:")) as database:
-        rows = rebuild(database, "t", documents, columns or {})
+        rows = rebuild(database, "t", documents, columns or {}).rows
         schema = database.execute("SELECT sql FROM sqlite_master WHERE name = 't'").fetchone()
         tables = database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
         assert tables == (schema is not None)
@@ -252,10 +274,10 @@ def made(*documents, columns=None):
 def test_values_come_back_in_their_storage_classes():
     text = (
         '{"i": 9223372036854775807, "r": 1.0, "inf": 1e999, "t": "7", "n": null, "b": "AP8=", "e": "",'
-        ' "yes": true, "deep": {"a": [1]}, "big": 9223372036854775808, "half": "\\ud800"}'
+        ' "yes": true, "deep": {"a": [1]}, "big": 9223372036854775808}'
     )
     _, _, ((*values,),) = made(Document("x", text, '["b", "e"]'))
-    wanted = [2**63 - 1, 1.0, float("inf"), "7", None, b"\x00\xff", b"", 1, '{"a": [1]}', str(2**63), "?"]
+    wanted = [2**63 - 1, 1.0, float("inf"), "7", None, b"\x00\xff", b"", 1, '{"a": [1]}', str(2**63)]
     assert values == wanted
     assert [type(value) for value in values] == [type(value) for value in wanted]
 
@@ -274,43 +296,138 @@ def test_a_table_without_rows_has_the_columns_of_the_lake_and_one_without_column
     assert made() == (0, None, None)
 
 
-def test_columns_that_are_one_to_sqlite_are_an_error_and_those_that_are_two_come_back():
-    with pytest.raises(NotATable, match="'a' and 'A'"):
-        made(Document("1", '{"a": 1, "A": 2}'))
+def test_columns_that_are_two_to_sqlite_come_back_whatever_other_programs_make_of_their_case():
     _, _, rows = made(Document("x", '{"ä": 1, "Ä": 2, "straße": 3, "STRASSE": 4}'))
     assert rows == [(1, 2, 3, 4)]
 
 
-def test_a_row_with_half_a_character_keeps_nobody_from_a_restore():
-    documents = [
-        Document("1", r'{"id": 1, "half \ud800": "\ud83d", "in": {"half \udfff": ["\ud800", "\u00fc"]}}'),
-        Document("2", r'{"id": 2, "nul \u0000": "a\u0000b", "in": {"whole": "ü"}}'),
+def deep(levels, kind="[]"):
+    return kind[0] * levels + kind[1] * levels
+
+
+DEEP = 900
+"""What a flush reads where it stands; what it cannot read is a dead letter."""
+STRANGE = {
+    "NUL": '{"id": 1, "a\\u0000b": [1, {"c": 2}], "c": 1}',
+    "many": json.dumps({"id": 2} | {f"k{number}": number for number in range(2500)}),
+    "deep": f'{{"id": 3, "c": "x", "deep": {deep(3000)}, "\\u0000": {deep(3000)}}}',
+    "case": '{"id": 4, "C": "AP8=", "_REST": "mine"}',
+    "half": '{"id": 5, "c": "\\ud800"}',
+}
+
+
+def strange_rows(connection):
+    found = connection.execute("SELECT id, c, deep, k0, k1900, _rest_ FROM t ORDER BY id").fetchall()
+    return [(*row[:-1], row[-1] and json.loads(row[-1].replace(deep(3000), "7"))) for row in found]
+
+
+def wanted_rows(columns):
+    more = {f"k{number}": number for number in range(2500) if f"k{number}" not in columns}
+    assert len(more) > 500
+    return [
+        (1, 1, None, None, None, {"a\0b": [1, {"c": 2}]}),
+        (2, None, None, 0, 1900, more),
+        (3, "x", deep(3000), None, None, {"\0": 7}),
+        (4, None, None, None, None, {"C": {"$blob": "AP8="}}),
+        (5, None, None, None, None, {"c": "\ud800"}),
     ]
+
+
+def test_a_table_with_rows_that_cannot_be_columns_comes_back_with_those_beside():
+    order = ["NUL", "deep", "case", "half", "many"]
+    documents = [Document(str(json.loads(STRANGE[one].replace(deep(3000), "7"))["id"]), STRANGE[one]) for one in order]
+    documents[2] = documents[2]._replace(blobs='["C"]')
     with closing(sqlite3.connect(":memory:")) as database:
-        rebuild(database, "t", documents, {})
-        found = database.execute("SELECT * FROM t ORDER BY id")
-        assert [column[0] for column in found.description] == ["id", "half ?", "in", "nul \ufffd"]
-        assert found.fetchall() == [
-            (1, "?", r'{"half \udfff": ["\ud800", "\u00fc"]}', None),
-            (2, None, '{"whole": "ü"}', "a\0b"),
-        ]
-    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(NotATable, match="which are one to SQLite"):
-        rebuild(database, "t", [Document("1", r'{"\ud800": 1, "?": 2}')], {})
+        result = rebuild(database, "t", documents, {"k1999": "INTEGER"})
+        columns = {row[1] for row in database.execute("PRAGMA table_info(t)")}
+        assert "k1999" in columns
+        assert "k1995" not in columns
+        assert strange_rows(database) == wanted_rows(columns)
+        assert database.execute("SELECT _REST FROM t WHERE id = 4").fetchone() == ("mine",)
+    told = result.told("t")
+    assert (result.rows, result.rows_beside) == (5, 5)
+    for part in ("'_rest_'", "5 rows", "a name with NUL", "half a character: 'c'", "with 'c': 'C'", "more than 1998"):
+        assert part in told
 
 
-def test_tables_that_are_one_to_sqlite_are_named():
+@pytest.mark.django_db(transaction=True)
+async def test_a_lake_with_documents_that_no_table_of_sqlite_holds_is_restored_and_says_what_is_beside(
+    tmp_path, capsys
+):
+    async with serving(data_dir=tmp_path, query_bytes_max=20_000, query_rows_max=500) as server:
+        client = LakehouseRpcClient(server.url, "shop", outbox=tmp_path / "outbox.db", config=CONFIG)
+        await client.connect()
+        for number, one in enumerate(["NUL", "deep", "many"], start=1):
+            text = STRANGE[one].replace(deep(3000), deep(DEEP))
+            client.outbox.append([RawEntry(0, NOW_MS, 0, b"t", str(number).encode(), b"", text.encode())])
+        for table in ("T", "sqlite_x", "plain", "more"):
+            await client.send({"op": "INSERT", "table": table, "row_id": "1", "after": {"id": 1, "T": table}})
+        await client.drain()
+        await client.close()
+        await in_thread(lambda: flush(tmp_path))
+        assert await restored(server, tmp_path / "out.db") == 0
+    told = capsys.readouterr()
+    for part in (
+        "a name with NUL",
+        "more than 1998 columns",
+        "t is called t_ here",
+        "sqlite_x is called _sqlite_x here",
+    ):
+        assert part in told.err
+    with closing(sqlite3.connect(tmp_path / "out.db")) as database:
+        for table in ("T", "_sqlite_x", "plain", "more"):
+            assert database.execute(f"SELECT * FROM {table}").fetchall() == [(1, table.removeprefix("_"))]
+        columns = {row[1] for row in database.execute("PRAGMA table_info(t_)")}
+        rows = database.execute("SELECT id, c, deep, k0, _rest FROM t_ ORDER BY id").fetchall()
+    assert [row[:4] for row in rows] == [(1, 1, None, None), (2, None, None, 0), (3, "x", deep(DEEP), None)]
+    assert json.loads(rows[0][4]) == {"a\0b": [1, {"c": 2}]}
+    assert json.loads(rows[1][4]) == {f"k{number}": number for number in range(2500) if f"k{number}" not in columns}
+    assert rows[2][4] == f'{{"\\u0000": {deep(DEEP)}}}'
+
+
+def test_a_row_that_no_answer_of_the_parent_holds_is_said_and_keeps_nobody_back():
     def ask(sql, values):
-        return Page([["Orders", 1, 1, True], ["orders", 1, 1, True]], False)
+        if "$watermarks" in sql:
+            return Page([["t", 1, 1, True]], False)
+        if "DESCRIBE" in sql:
+            return Page([["id", "BIGINT"]], False)
+        if "substr" in sql:
+            return Page([], True)
+        if sql.startswith("SELECT id FROM"):
+            return Page([["1"]], False)
+        return Page([["2", '{"id": 2}', None, None]], False) if values["behind"] == "1" else Page([], True)
 
-    with closing(sqlite3.connect(":memory:")) as database, pytest.raises(NotATable, match="'Orders' and 'orders'"):
-        rebuild_all(ask, database, "shop")
+    with closing(sqlite3.connect(":memory:")) as database:
+        result = rebuild_all(ask, database, "shop")
+        assert database.execute("SELECT * FROM t").fetchall() == [(2,)]
+    assert result.warnings == ["t: the row '1' is not restored, no answer of the parent holds it"]
+
+
+def test_two_row_ids_of_one_value_come_back_without_a_key():
+    _, schema, rows = made(Document("1", '{"id": 1}'), Document("1.0", '{"id": 1.0}'))
+    assert "KEY" not in schema
+    assert rows == [(1,), (1.0,)]
+
+
+def test_a_row_id_that_is_nested_beyond_reading_is_a_row_id():
+    assert made(Document(deep(3000), '{"id": 1}'))[2] == [(1,)]
+
+
+def test_rows_without_a_column_are_as_many_as_they_were():
+    assert made(Document("x", "{}"), Document("y", "{}")) == (2, 'CREATE TABLE "t" ("_rest")', [(None,), (None,)])
+
+
+def test_a_table_that_is_called_as_the_stage_of_a_restore_comes_back():
+    with closing(sqlite3.connect(":memory:")) as database:
+        rebuild(database, "_evodb_restored", [Document("1", '{"id": 1}')], {})
+        assert database.execute("SELECT * FROM main._evodb_restored").fetchall() == [(1,)]
 
 
 def test_a_number_of_thousands_of_digits_comes_back_as_its_digits():
-    _, _, ((value, deep),) = made(Document("x", f'{{"n": {"7" * 5000}, "deep": [{"8" * 5000}]}}'))
+    _, _, ((value, nested),) = made(Document("x", f'{{"n": {"7" * 5000}, "deep": [{"8" * 5000}]}}'))
     assert value == "7" * 5000
-    assert "8" * 5000 in deep
+    assert "8" * 5000 in nested
 
 
 def test_a_document_that_is_no_object_is_a_value():
-    assert rebuilding.values_of(Document("1", "[1, 2]")) == {"value": "[1, 2]"}
+    assert row_of(Document("1", "[1, 2]")).values == {"value": "[1, 2]"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -11,10 +10,10 @@ from django.db.models import Count, QuerySet
 
 from lakehouse import clock
 from lakehouse.flush import letters
+from lakehouse.management.letters import chosen, number, with_choice
 from lakehouse.management.operation import Operation
-from lakehouse.models import Child, DeadLetter, DeadLetterState, Parent
+from lakehouse.models import DeadLetter, DeadLetterState, Parent
 
-NAMES_MAX = 20
 LINES_MAX = 20
 REASON_CHARS_MAX = 100
 
@@ -23,21 +22,16 @@ class Command(Operation):
     help = "Replay dead letters: the next flush reads them with the code as it is now. Without options, all that wait."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--parent", help="only letters of this parent")
-        parser.add_argument("--child", help="only letters of this child")
-        parser.add_argument("--table", help="only letters of this table")
-        parser.add_argument(
-            "--since", metavar="DATE", help="only letters recorded since, such as 2026-11-21T08:00, in UTC"
-        )
+        with_choice(parser)
         parser.add_argument("--limit", metavar="N", help="at most so many, the oldest first")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
         parser.add_argument("--purge", action="store_true", help="delete them for ever instead; asks for --yes")
         parser.add_argument("--yes", action="store_true", help="with --purge: I mean it")
 
     def handle(self, *, dry_run: bool, purge: bool, yes: bool, limit: str | None, **options: Any) -> None:
-        found = _chosen(**{name: options[name] for name in ("parent", "child", "table", "since")})
+        found = chosen(options)
         states = [DeadLetterState.WAITING, DeadLetterState.COMMITTED][: 2 if purge else 1]
-        found, limit_number = found.filter(state__in=states), None if limit is None else _number("--limit", limit)
+        found, limit_number = found.filter(state__in=states), None if limit is None else number("--limit", limit)
         if purge and limit is not None:
             raise CommandError("--limit does not go with --purge; narrow it with --parent, --child, --table or --since")
         if dry_run or (purge and not yes):
@@ -66,36 +60,3 @@ class Command(Operation):
         for row in reasons.order_by("-count", "parent__name", "table", "reason")[:LINES_MAX]:
             reason = row["reason"][:REASON_CHARS_MAX]
             self.stdout.write(f"    {row['count']} of {row['parent__name']}, table {row['table'] or '-'}: {reason}")
-
-
-def _chosen(*, parent: str | None, child: str | None, table: str | None, since: str | None) -> QuerySet[DeadLetter]:
-    found = DeadLetter.objects.all()
-    if parent is not None:
-        _check("parent", parent, Parent.objects.all())
-        found = found.filter(parent__name=parent)
-    if child is not None:
-        _check("child", child, Child.objects.filter(parent__name=parent) if parent else Child.objects.all())
-        found = found.filter(child__name=child)
-    if table is not None:
-        found = found.filter(table=table)
-    return found if since is None else found.filter(created_ms__gte=_moment_ms(since))
-
-
-def _check(what: str, name: str, rows: QuerySet[Any]) -> None:
-    if not rows.filter(name=name).exists():
-        known = ", ".join(rows.order_by("name").values_list("name", flat=True).distinct()[:NAMES_MAX]) or "none yet"
-        raise CommandError(f"there is no {what} {name!r}; known are: {known}")
-
-
-def _moment_ms(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise CommandError(f"--since is {text!r}, wanted a date such as 2026-11-21 or 2026-11-21T08:00") from None
-
-
-def _number(option: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:18]) <= 10**9:
-        raise CommandError(f"{option} is {text!r}, wanted a whole number from 1 to 1000000000")
-    return int(text)

@@ -17,7 +17,6 @@ from lakehouse.management import asking
 from lakehouse.management.operation import Operation
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Query
 from lakehouse.query.messages import Answer
-from rpc.rebuilding import NotATable
 from rpc.restoring import Ask, NothingThere, Page, Restored, restore
 
 
@@ -37,17 +36,18 @@ class Command(Operation):
         if not path.absolute().parent.is_dir():
             raise CommandError(f"there is no folder {path.absolute().parent}; make it, or type another path")
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.unlink(missing_ok=True)  # of one that was killed
         try:
+            part.unlink(missing_ok=True)  # of one that was killed
             with closing(sqlite3.connect(part, check_same_thread=False)) as connection, asking.about(as_of):
                 made: Restored = asking.several(
                     lambda ask: restore(_pages(ask), connection, child, namespace=namespace, as_of=as_of)
                 )
                 connection.commit()
-            if path.exists():
-                raise CommandError(f"{path} was made by somebody else meanwhile; type the path of a file to be made")
-            part.rename(path)
-        except (NothingThere, NotATable, sqlite3.Error) as exc:
+            _name(part, path)
+        except FileExistsError:
+            complaint = f"{path} was made by somebody else meanwhile; type the path of a file to be made"
+            raise CommandError(complaint) from None
+        except (NothingThere, sqlite3.Error, OSError) as exc:
             raise CommandError(str(exc)) from None
         finally:
             part.unlink(missing_ok=True)
@@ -55,6 +55,17 @@ class Command(Operation):
             self.stdout.write(f"{table}: {rows} rows")
         for text in made.warnings:
             self.stderr.write(text, self.style.WARNING)
+
+
+def _name(part: Path, path: Path) -> None:
+    """Raises FileExistsError, and then nothing was done. Not every file system has links."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        path.touch(exist_ok=False)
+        part.replace(path)
 
 
 def _pages(ask: Callable[[Query], Answer]) -> Ask:
