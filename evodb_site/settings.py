@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,35 @@ from typing import Any
 import dj_database_url
 
 from lakehouse import conf
+from lakehouse.setting import listed
 
-EVODB = conf.load(os.environ)
+
+def _settings() -> conf.Settings:
+    """Whoever started the process reads a sentence, under daphne, Celery and manage.py alike."""
+    try:
+        return conf.load(os.environ)
+    except conf.SettingError as exc:
+        sys.exit(f"EvoDB cannot start: {exc}")
+
+
+EVODB = _settings()
 BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _made(folder: Path, name: str) -> Path:
+    """A folder of ours that the setting of this name says."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        sys.exit(f"EvoDB cannot start: {name} says {folder}, wanted a folder to write into: {exc.strerror}")
+    return folder
 
 
 def _secret_key() -> str:
     """The given secret, or one made on the first start and kept in data_dir."""
     if EVODB.secret_key:
         return EVODB.secret_key
-    EVODB.data_dir.mkdir(parents=True, exist_ok=True)
-    path = EVODB.data_dir / "secret-key"
+    path = _made(EVODB.data_dir, "EVODB_DATA_DIR") / "secret-key"
     if not path.exists():
         draft = path.with_name(f"secret-key.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -36,7 +55,7 @@ def _secret_key() -> str:
 def _database() -> dict[str, Any]:
     database: dict[str, Any] = dict(dj_database_url.parse(EVODB.resolved_database_url))
     if database["ENGINE"] == "django.db.backends.sqlite3":
-        Path(database["NAME"]).parent.mkdir(parents=True, exist_ok=True)
+        _made(Path(database["NAME"]).parent, "EVODB_DATABASE_URL" if EVODB.database_url else "EVODB_DATA_DIR")
         database["OPTIONS"] = {
             # IMMEDIATE: a transaction that will write takes its turn at the start, where waiting is safe.
             "transaction_mode": "IMMEDIATE",
@@ -56,7 +75,7 @@ def _broker() -> dict[str, Any]:
         return {"broker_url": EVODB.broker_url}
     folder = EVODB.data_dir.resolve() / "broker"
     for name in ("queue", "processed", "control"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        _made(folder / name, "EVODB_DATA_DIR")
     return {
         "broker_url": "folder://localhost",
         "broker_transport_options": {
@@ -86,7 +105,7 @@ def _folder_of(package: str) -> Path:
 NINJA = _folder_of("ninja")
 SECRET_KEY = _secret_key()
 DEBUG = EVODB.debug
-ALLOWED_HOSTS = [host for host in EVODB.allowed_hosts.split(",") if host]
+ALLOWED_HOSTS = listed(EVODB.allowed_hosts)
 CSRF_TRUSTED_ORIGINS = _origins(ALLOWED_HOSTS)
 # Not daphne's app: it loads Twisted into every worker, beat and command, 25 MiB and 0.5 s of CPU each. All it brings is
 # the command `runserver`; that is lakehouse's here, which so stands before staticfiles, which has one too. Nor ninja's,

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse import catalog_choice, rewrite_choice, storing
+from lakehouse.events import config as events
 from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
-from lakehouse.setting import at_least, between, setting, share, url_of
+from lakehouse.setting import at_least, between, database, hosts, largest, secret, setting, share, url_of
 from lakehouse.storing import StoreConfig
 from lakehouse.subscribing import SubscriptionConfig
 
 MIB = 1024 * 1024
 PREFIX = "EVODB_"
-GRIP_KEY_CHARS_MIN = 32
 NOT_ABOVE = (
     ("max_event_size", "max_payload_size"),
     ("base_retry_delay_ms", "max_retry_delay_ms"),
@@ -50,7 +50,7 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         "",
         unit="URL",
         why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://...",
-        **url_of("postgresql", "postgres", "sqlite"),
+        **database(),
     )
     catalog: str = setting(
         "",
@@ -81,10 +81,15 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         "Never asked for a frame of a socket.",
         **url_of("redis", "rediss", "unix"),
     )
-    secret_key: str = setting("", unit="text", why="Django's secret. Empty: made once and kept in data_dir.")
+    secret_key: str = setting(
+        "", unit="text", why="Django's secret. Empty: made once and kept in data_dir.", **secret()
+    )
     debug: bool = setting(False, unit="yes/no", why="Django's debug pages; never on a public address.")
     allowed_hosts: str = setting(
-        "localhost,127.0.0.1,[::1]", unit="comma-separated hosts", why="Host names the HTTP side answers to."
+        "localhost,127.0.0.1,[::1]",
+        unit="comma-separated hosts",
+        why="Host names the HTTP side answers to.",
+        **hosts(),
     )
     open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
     grip: bool = setting(
@@ -96,8 +101,7 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         "",
         unit="text",
         why="Only requests that the proxy signed are served; its sig_key. Empty: every request is.",
-        check=lambda value: not value or len(value) >= GRIP_KEY_CHARS_MIN,
-        wanted=f"nothing, or at least {GRIP_KEY_CHARS_MIN} characters",
+        **secret(),
     )
     parents_max: int = setting(
         1000,
@@ -230,6 +234,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     _check_together(settings)
     if complaint := (
         storing.complaint(settings)
+        or events.complaint(settings)
         or catalog_choice.complaint(settings.catalog, settings.catalog_properties, environ)
         or rewrite_choice.complaint(settings.rewrite_engine)
     ):
@@ -257,11 +262,14 @@ def _parse(row: dataclasses.Field[Any], text: str, kind: type) -> Any:
     try:
         value = PARSERS[kind](text)
     except ValueError:
-        wanted = "yes or no" if kind is bool else "a number" if kind is float else "a whole number"
+        wanted = WANTED[kind]
         raise SettingError(f"{name} is {_shown(text)}, wanted {wanted} ({row.metadata['unit']})") from None
-    check = row.metadata["check"]
+    check, unit = row.metadata["check"], row.metadata["unit"]
+    if kind is int and value > largest(unit):
+        raise SettingError(f"{name} is {_shown(text)}, wanted at most {largest(unit)} ({unit})")
     if check is not None and not check(value):
-        raise SettingError(f"{name} is {_shown(text)}, wanted {row.metadata['wanted']} ({row.metadata['unit']})")
+        found = f"a text of {len(text)} characters" if unit == "text" else _shown(text)
+        raise SettingError(f"{name} is {found}, wanted {row.metadata['wanted']} ({unit})")
     return value
 
 
@@ -278,4 +286,11 @@ def _yes_or_no(text: str) -> bool:
         raise ValueError(text) from None
 
 
-PARSERS: dict[type, Callable[[str], Any]] = {bool: _yes_or_no, float: float, int: int, Path: Path, str: str}
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError(text)
+    return Path(text)
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {bool: _yes_or_no, float: float, int: int, Path: _path, str: str}
+WANTED = {bool: "yes or no", float: "a number", int: "a whole number", Path: "the path of a folder"}

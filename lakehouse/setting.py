@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import field
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urlsplit
+
+HOST = re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
+MISTYPED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?[^/]")
+"""As `s3:/bucket` is, and no folder anybody means."""
+LARGEST = {"days": 36_500, "hours": 876_000, "ms": 9_000_000_000_000}
+LARGEST_OF_ALL = 2**53 - 1
+SECRET_CHARS_MIN = 32
 
 
 def setting(default: Any, *, unit: str, why: str, check: Callable[[Any], bool] | None = None, wanted: str = "") -> Any:
@@ -36,6 +45,39 @@ def url_of(*schemes: str) -> Any:
     }
 
 
+def database() -> Any:
+    """A URL that names a database, or the file of one."""
+    found = url_of("postgresql", "postgres", "sqlite")
+    return {"check": lambda value: found["check"](value) and _names_a_database(value), "wanted": found["wanted"]}
+
+
+def place(*schemes: str, empty: str) -> Any:
+    """A folder, or a URL of one of these."""
+    return {
+        "check": lambda value: _is_place(value, schemes),
+        "wanted": f"{empty}a folder, or a URL beginning with {' or '.join(f'{scheme}://' for scheme in schemes)}",
+    }
+
+
+def hosts() -> Any:
+    return {
+        "check": lambda value: all(HOST.fullmatch(item) for item in listed(value)),
+        "wanted": "names without scheme and port, such as evodb.example.com,.example.com or *",
+    }
+
+
+def secret() -> Any:
+    return {
+        "check": lambda value: not value or len(value) >= SECRET_CHARS_MIN,
+        "wanted": f"nothing, or at least {SECRET_CHARS_MIN} characters",
+    }
+
+
+def largest(unit: str) -> int:
+    """No number is larger: it would not fit a moment, or the database."""
+    return LARGEST.get(unit, LARGEST_OF_ALL)
+
+
 def networks(*words: str) -> Any:
     """Networks by their CIDR, addresses, and these words."""
     return {
@@ -47,6 +89,22 @@ def networks(*words: str) -> Any:
 def listed(text: str) -> list[str]:
     """The items of a comma-separated setting."""
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _names_a_database(value: str) -> bool:
+    if not value:
+        return True
+    try:
+        found = urlsplit(value)
+        _ = found.port
+    except ValueError:
+        return False
+    return bool(found.path.strip("/")) or "service=" in found.query
+
+
+def _is_place(value: str, schemes: tuple[str, ...]) -> bool:
+    scheme, is_url, rest = value.partition("://")
+    return scheme in schemes and not rest.startswith("/") and rest != "" if is_url else not MISTYPED_URL.match(value)
 
 
 def _is_network(text: str) -> bool:

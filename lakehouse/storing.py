@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.setting import at_least, setting, url_of
+from lakehouse.setting import at_least, place, setting, url_of
 
 AZURE = ("abfss", "abfs")
 SCHEMES = ("s3", "gs", *AZURE)
@@ -24,8 +24,7 @@ class StoreConfig:
         unit="path or URL",
         why="Where tables are written. Empty: data_dir/lake; else a folder, s3://bucket/prefix, gs://bucket/prefix or "
         "abfss://container@account.dfs.core.windows.net/prefix (docs/object-stores.md).",
-        check=lambda value: scheme_of(value) in ("", *SCHEMES),
-        wanted=f"a folder, or a URL beginning with {' or '.join(f'{scheme}://' for scheme in SCHEMES)}",
+        **place(*SCHEMES, empty=""),
     )
     s3_endpoint: str = setting(
         "", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.", **url_of("https", "http")

@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
+from lakehouse import announcement
+
 PR_SET_PDEATHSIG = 1
 PAUSE_S_MAX = 10.0
 STABLE_S = 30.0
@@ -39,7 +41,7 @@ class LastWords:
 
     def lines(self) -> list[str]:
         self._thread.join(WORDS_WITHIN_S)
-        return [line.decode(errors="replace").rstrip() for line in self._lines]
+        return [line.decode(errors="replace").rstrip() for line in self._lines.copy()]
 
     def _listen(self, stream: IO[bytes]) -> None:
         with stream:
@@ -61,15 +63,43 @@ class Program:
     deaths: int = 0
     """In a row, each before it was stable."""
     words: LastWords | None = None
+    _pipe: int | None = None
+    _is_up: bool = False
 
     def start(self) -> None:
-        # A session of its own, so that Ctrl-C reaches the supervisor only and the order of stopping is ours.
-        self.process = subprocess.Popen(
-            self.argv, start_new_session=True, preexec_fn=_die_with_parent, stderr=subprocess.PIPE
-        )
+        pipe = self._new_pipe()
+        try:
+            # A session of its own, so that Ctrl-C reaches the supervisor only and the order of stopping is ours.
+            self.process = subprocess.Popen(
+                self.argv,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+                stderr=subprocess.PIPE,
+                env=os.environ | {announcement.VARIABLE: str(pipe)},
+                pass_fds=(pipe,),
+            )
+        finally:
+            os.close(pipe)
         assert self.process.stderr is not None
         self.words = LastWords(self.process.stderr)
         self.started_s, self.not_before_s = time.monotonic(), None
+
+    @property
+    def is_up(self) -> bool:
+        """It runs, and has said since its start that it is up (lakehouse.announcement)."""
+        if not self._is_up and self._pipe is not None:
+            with suppress(BlockingIOError):
+                self._is_up = os.read(self._pipe, 1) == b"1"
+        return self._is_up and self.process is not None and self.process.poll() is None
+
+    def _new_pipe(self) -> int:
+        """The end for the program; what the one before it said does not count any more."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+        self._pipe, pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._is_up = False
+        return pipe
 
 
 class Supervisor:
@@ -79,6 +109,10 @@ class Supervisor:
         self.stopping = False
         self.gave_up: Program | None = None
         """The first one that cannot stay up; whoever runs the supervisor stops the others."""
+
+    @property
+    def programs(self) -> list[Program]:
+        return list(self._programs.values())
 
     def start(self) -> None:
         for program in self._programs.values():

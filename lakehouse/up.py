@@ -13,6 +13,8 @@ flush, stop the worker.
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import os
 import shlex
 import signal
@@ -21,13 +23,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 
 from lakehouse.conf import SettingError, Settings, load
+from lakehouse.setting import listed
 from lakehouse.supervisor import Program, Supervisor
 
 READY_S = 60
 PING_S = 40
+READY_WITHIN_S = 10
 CELERY = (sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site")
+
+
+class Unprepared(Exception):
+    """The database cannot be brought up to date."""
 
 
 def command(argv: list[str]) -> int:
@@ -46,26 +55,29 @@ def command(argv: list[str]) -> int:
     except SettingError as exc:
         sys.stderr.write(f"evodb up: {exc}\n")
         return 2
-    if _is_taken(settings.up_host, settings.up_port):
-        sys.stderr.write(
-            f"evodb up: port {settings.up_port} of {settings.up_host} is taken; "
-            "stop what listens there or pass --port\n"
-        )
+    if complaint := _complaint(settings.up_host, settings.up_port):
+        sys.stderr.write(f"evodb up: {complaint}\n")
         return 1
     return run(settings)
 
 
 def run(settings: Settings) -> int:
     """Until a signal; 1 when daphne did not come up, or when a program cannot stay up."""
-    token = _prepare(settings)
+    try:
+        token = _prepare(settings)
+    except Unprepared as exc:
+        sys.stderr.write(f"evodb up: {exc}\n")
+        return 1
     supervisor = Supervisor([daphne(settings), worker(), beat(), deliverer()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()
-        came_up = _is_ready(settings, supervisor)
-        if came_up:
-            if not supervisor.stopping:
-                _say(banner(settings, token))
-            supervisor.watch()
+        late = _late(settings, supervisor)
+        came_up = "daphne" not in [program.name for program in late]
+        if not came_up:
+            _say(f"daphne did not listen on port {settings.up_port} within {READY_S} s; what it printed says why")
+        elif not supervisor.stopping:
+            _say(banner(settings, token) + _unready(settings) + "".join(map(lateness, late)))
+            _watch(supervisor, late)
     if supervisor.gave_up is not None:
         sys.stderr.write(obituary(supervisor.gave_up))
     _say("stopping: answering what was accepted, closing sockets")
@@ -122,31 +134,64 @@ def banner(settings: Settings, token: str | None) -> str:
 def obituary(program: Program) -> str:
     """Why a house stops whose program dies again and again."""
     assert program.process is not None
-    assert program.words is not None
-    said = "".join(f"    {line}\n" for line in program.words.lines()) or "    (nothing)\n"
     return (
         f"evodb up: {program.name} died {program.deaths} times in a row right after its start, at last with "
-        f"{program.process.returncode}. Its last lines:\n{said}"
+        f"{program.process.returncode}. Its last lines:\n{_last_lines(program)}"
         "What was acknowledged is durable and goes into its tables when it runs. Mend what the lines say, then type:\n"
         f"    evodb up\nor, to see {program.name} alone:\n    {shlex.join(program.argv)}\n"
     )
 
 
+def _unready(settings: Settings) -> str:
+    """What /ready finds not well, as a line of the banner. The first request loads what HTTP needs, too: 0.4 s."""
+    host = "127.0.0.1" if settings.up_host == "0.0.0.0" else settings.up_host  # noqa: S104 - compared only
+    name = next((one.lstrip(".") for one in listed(settings.allowed_hosts) if one != "*"), host)
+    connection = HTTPConnection(host, settings.up_port, timeout=READY_WITHIN_S)
+    try:
+        connection.request("GET", "/ready", headers={"Host": name})
+        checks = json.loads(connection.getresponse().read())["checks"]
+    except (OSError, HTTPException, ValueError, KeyError):
+        return ""
+    finally:
+        connection.close()
+    bad = [f"{check} ({found['error']})" for check, found in checks.items() if not found["ok"]]
+    return f"  not ready  {', '.join(bad)}; what the log says of it has more\n" if bad else ""
+
+
+def lateness(program: Program) -> str:
+    """What a house lacks that is up but for this program, and why."""
+    return (
+        f"But {program.name} is not up after {READY_S} s: what it does waits, and what is acknowledged is durable. "
+        f"Its last lines:\n{_last_lines(program)}"
+    )
+
+
+def _last_lines(program: Program) -> str:
+    lines = program.words.lines() if program.words is not None else []
+    return "".join(f"    {line}\n" for line in lines) or "    (nothing)\n"
+
+
 def _prepare(settings: Settings) -> str | None:
-    """Bring the database up to date; returns the token of a first key, made when there is none."""
+    """Bring the database up to date; returns the token of a first key, made when there is none. Raises Unprepared."""
     import django
 
     django.setup()
     from django.core.management import call_command
-    from django.db import connection
+    from django.db import DatabaseError, connection
 
     from lakehouse.clock import now_ms
+    from lakehouse.management import unprepared
     from lakehouse.parent import first_key
 
-    call_command("migrate", verbosity=0)
-    token = None if settings.open else first_key.ensure(settings.data_dir, now_ms=now_ms())
-    connection.close()
-    return token
+    try:
+        call_command("migrate", verbosity=0)
+        return None if settings.open else first_key.ensure(settings.data_dir, now_ms=now_ms())
+    except DatabaseError as exc:
+        if said := unprepared.sentence(exc):
+            raise Unprepared(said) from exc
+        raise
+    finally:
+        connection.close()
 
 
 def _flush() -> bool:
@@ -176,23 +221,56 @@ def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _is_ready(settings: Settings, supervisor: Supervisor) -> bool:
-    """Wait until daphne listens, or until somebody asks to stop; False when it does not in time."""
+def _late(settings: Settings, supervisor: Supervisor) -> list[Program]:
+    """Wait until all is up or somebody asks to stop; gives what is not up in time."""
     deadline = time.monotonic() + READY_S
     while not supervisor.stopping:
         supervisor.look(wait_s=0.1)
-        if _is_taken(settings.up_host, settings.up_port):
-            return True
-        if time.monotonic() > deadline:
-            _say(f"daphne did not listen on port {settings.up_port} within {READY_S} s; what it printed says why")
-            return False
-    return True
+        late = [program for program in supervisor.programs if not _is_up(program, settings)]
+        if not late or time.monotonic() > deadline:
+            return late
+    return []
+
+
+def _is_up(program: Program, settings: Settings) -> bool:
+    """Daphne says nothing, but listens."""
+    return _is_taken(settings.up_host, settings.up_port) if program.name == "daphne" else program.is_up
+
+
+def _watch(supervisor: Supervisor, late: list[Program]) -> None:
+    """Until somebody asks to stop, or a program is given up; tells when what was late is up after all."""
+    while not supervisor.stopping:
+        supervisor.look(wait_s=0.2)
+        for program in [one for one in late if one.is_up]:
+            _say(f"{program.name} is up now")
+            late.remove(program)
 
 
 def _is_taken(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    with socket.socket(_family(host)) as probe:
         probe.settimeout(1)
         return probe.connect_ex((host if host != "0.0.0.0" else "127.0.0.1", port)) == 0  # noqa: S104 - compared only
+
+
+def _complaint(host: str, port: int) -> str | None:
+    """Why nobody can listen there, or None."""
+    try:
+        with socket.socket(_family(host)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return None
+    except socket.gaierror as exc:
+        return f"{host} (EVODB_UP_HOST) is no address of this machine: {exc.strerror}"
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            return f"port {port} of {host} is taken; stop what listens there or pass --port"
+        if exc.errno == errno.EADDRNOTAVAIL:
+            return f"{host} (EVODB_UP_HOST) is no address of this machine, wanted one, such as 127.0.0.1 or 0.0.0.0"
+        return f"nobody may listen at port {port} of {host}: {exc.strerror}; pass --port with one above 1023"
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _say(text: str) -> None:

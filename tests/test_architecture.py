@@ -292,6 +292,7 @@ FLOORS = {
         "lakehouse.subscriptions.signatures",
     ],
     "ground": [
+        "lakehouse.announcement",
         "lakehouse.catalog_choice",
         "lakehouse.clock",
         "lakehouse.conf",

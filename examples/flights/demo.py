@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 
 import compare
-from house import House, settle_in
+from house import Failed, House, settle_in
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from source import Writers, create, database, flights
 from streaming import Report, Street
 
 from lakehouse.query import duck
+from rpc.errors import LakehouseRpcError
 
 PEAK_MIB_MAX = 400
 
@@ -73,7 +74,10 @@ def stream(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("changes acknowledged", total=entries)
         street = Street(house, Writers(folder, limit), show=lambda acked: progress.update(bar, completed=acked))
-        return asyncio.run(street.walk({name: database(folder, name) for name in carriers}, entries=entries))
+        try:
+            return asyncio.run(street.walk({name: database(folder, name) for name in carriers}, entries=entries))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
 
 
 def tell(report: Report, entries: int, console: Console) -> bool:
@@ -99,3 +103,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except (Failed, LakehouseRpcError) as exc:
+        sys.exit(f"The demo failed: {exc}")

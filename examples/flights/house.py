@@ -15,8 +15,14 @@ import sys
 import time
 from pathlib import Path
 
-READY_S = 60
+READY_S = 300
+"""It ends earlier by itself when something cannot start."""
 STOP_S = 120
+LINES_SHOWN = 30
+
+
+class Failed(Exception):
+    """The demo cannot go on; the text is for who plays it."""
 
 
 class House:
@@ -40,10 +46,16 @@ class House:
             # A session of its own: Ctrl-C is for the demo, which stops the house in order.
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + READY_S
-        while not _listens(self._port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"evodb up did not start:\n{self.log.read_text()}")
+        while "EvoDB is up" not in self.log.read_text(errors="replace"):
+            self.look()
+            if time.monotonic() > deadline:
+                raise Failed(f"evodb up did not say within {READY_S} s that it is up. {self._last_lines()}")
             time.sleep(0.1)
+
+    def look(self) -> None:
+        """Raises Failed when it has ended, with what it said."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            raise Failed(f"evodb up ended with {code}. {self._last_lines()}")
 
     def stop(self) -> None:
         """As Ctrl-C does."""
@@ -54,8 +66,8 @@ class House:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()  # daphne and celery die with it
-        if self._process.wait():
-            raise RuntimeError(f"evodb up did not stop cleanly:\n{self.log.read_text()}")
+        if code := self._process.wait():
+            raise Failed(f"evodb up did not stop in order but with {code}. {self._last_lines()}")
 
     def daphne_pid(self) -> int:
         """Of the daphne that runs now."""
@@ -64,13 +76,17 @@ class House:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             if b"daphne" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
-        raise RuntimeError(f"daphne does not run:\n{self.log.read_text()}")
+        raise Failed(f"daphne does not run. {self._last_lines()}")
 
     def kill_daphne(self) -> int:
         """Without a warning, as a power cut would; returns which process it was."""
         pid = self.daphne_pid()
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def _last_lines(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
+        return f"{self.log} ends with:\n" + "\n".join(f"    {line}" for line in lines)
 
 
 def settle_in(folder: Path) -> None:

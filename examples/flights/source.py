@@ -102,6 +102,11 @@ class Writers:
         self._process.join()
         self._check()
 
+    def stop(self) -> None:
+        """Wherever they are; nothing when they have ended."""
+        if self._process.pid is not None:
+            self._process.kill()
+
     def _check(self) -> None:
         if self._process.exitcode:
             raise RuntimeError(f"the writers ended with exit code {self._process.exitcode}")

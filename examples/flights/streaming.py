@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from house import House, peak_mib
+from house import Failed, House, peak_mib
 from source import Writers
 
 from rpc import ChildConfig, ClientState, LakehouseRpcClient
@@ -22,6 +22,8 @@ from rpc.capture.sqlite import SqliteCapture
 LOOK_EVERY_S = 0.05
 PATIENCE_S = 60
 """Without a single ack; then something is broken."""
+FLUSH_S = 300
+"""For what waits when the last change is acknowledged."""
 CONFIG = ChildConfig(
     max_reconnect_attempts=0,  # never give up
     max_pending_batches=8,  # what is on its way sits in the parent's memory
@@ -67,6 +69,7 @@ class Street:
         async with AsyncExitStack() as stack:
             for carrier, path in databases.items():
                 await self._join(stack, carrier, path)
+            stack.callback(self._writers.stop)
             self._writers.start()
             await self._until(lambda: self._writers.changes > 0)
             begun = time.monotonic()
@@ -78,7 +81,9 @@ class Street:
                 for client in self._clients:
                     tasks.create_task(client.drain())
             acked = time.monotonic()
-            await self._clients[0].request_flush()
+            async with asyncio.TaskGroup() as tasks:
+                flushed = tasks.create_task(self._clients[0].request_flush())
+                tasks.create_task(self._until(flushed.done, within_s=FLUSH_S))
             report.took_s, report.freshness_s = time.monotonic() - begun, time.monotonic() - acked
             self._count(report)
         return report
@@ -87,8 +92,11 @@ class Street:
         capture = stack.enter_context(SqliteCapture(path))
         capture.attach()
         client = LakehouseRpcClient(self._house.url, carrier, outbox=capture, token=self._house.token, config=CONFIG)
-        async with asyncio.timeout(PATIENCE_S):
-            await stack.enter_async_context(client)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await stack.enter_async_context(client)
+        except TimeoutError:
+            raise Failed(f"{carrier} could not connect within {PATIENCE_S} s; {self._house.log} may say why") from None
         self._captures.append(capture)
         self._clients.append(client)
 
@@ -119,14 +127,15 @@ class Street:
     def _reconnects(self) -> list[int]:
         return [client.get_stats().reconnects for client in self._clients]
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def _until(self, condition: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
         """Raises when it will not come true any more."""
         self._moved_s = time.monotonic()
         while not await asyncio.to_thread(condition):
+            self._house.look()
             for client in self._clients:
                 if client.state is ClientState.FAILED:
                     await client.drain()  # raises what ended it
-            if time.monotonic() - self._moved_s > PATIENCE_S:
+            if time.monotonic() - self._moved_s > within_s:
                 states = ", ".join(f"{client.child_id} {client.state}" for client in self._clients)
-                raise RuntimeError(f"no ack for {PATIENCE_S} s; {self._house.log} may say why. Children: {states}")
+                raise Failed(f"nothing moved for {within_s} s; {self._house.log} may say why. Children: {states}")
             await asyncio.sleep(LOOK_EVERY_S)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from lakehouse.setting import at_least, one_of, setting
+from lakehouse.setting import at_least, one_of, place, setting
 
 LIFECYCLE = OFF, ON, MESSAGES = "off", "on", "messages"
 
@@ -47,4 +48,26 @@ class EventsConfig:
         "",
         unit="path or URL",
         why="Where events are written as JSON lines, too. Empty: nowhere; else a folder or s3://bucket/prefix.",
+        **place("s3", empty="nothing, "),
     )
+
+
+def webhook_secrets(text: str) -> dict[str, dict[str, str]]:
+    """By namespace and provider. Raises ValueError, which tells no secret."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as exc:
+        raise ValueError(f"is no JSON ({exc})") from None
+    if not isinstance(found, dict) or not all(isinstance(of, dict) for of in found.values()):
+        raise ValueError("is no object of objects")
+    if not all(isinstance(secret, str) and secret for of in found.values() for secret in of.values()):
+        raise ValueError("has a secret that is no text, or an empty one")
+    return found
+
+
+def complaint(found: EventsConfig) -> str | None:
+    try:
+        webhook_secrets(found.events_webhook_secrets)
+    except ValueError as exc:
+        return f'EVODB_EVENTS_WEBHOOK_SECRETS {exc}, wanted {{"<namespace>": {{"<provider>": "<secret>"}}}}'
+    return None

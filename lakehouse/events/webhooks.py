@@ -7,7 +7,6 @@ The signature is the key: without the secret that the operator and the provider 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from functools import lru_cache
@@ -19,6 +18,7 @@ import msgspec
 from lakehouse.events import answers, batch, callers, homes, ingest, namespaces, signatures
 from lakehouse.events.batch import BODY_BYTES_MAX
 from lakehouse.events.callers import Caller
+from lakehouse.events.config import webhook_secrets
 from lakehouse.events.event import Event, shown
 from lakehouse.events.quota import Quota
 from lakehouse.events.refusals import Code, EventsRefused, refuse
@@ -120,12 +120,4 @@ def _namespace(scope: dict[str, Any]) -> str:
     return namespaces.checked(query.get("namespace", [namespaces.DEFAULT])[0], is_admin=False)
 
 
-@lru_cache(maxsize=4)
-def _secrets(text: str) -> dict[str, dict[str, str]]:
-    """By namespace and provider. What cannot be read opens nothing."""
-    try:
-        found = json.loads(text or "{}")
-        return {str(name): {str(key): str(value) for key, value in of.items()} for name, of in found.items()}
-    except (ValueError, AttributeError):
-        log.error('EVODB_EVENTS_WEBHOOK_SECRETS cannot be read, wanted {"<namespace>": {"<provider>": "<secret>"}}')
-        return {}
+_secrets = lru_cache(maxsize=4)(webhook_secrets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -88,6 +89,26 @@ def test_flights_that_is_no_number_is_told_what_to_type(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "FLIGHTS=20000" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_that_ends_before_or_while_the_flights_stream_ends_the_demo_with_its_last_lines(
+    monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FLIGHTS))
+    house, streaming = import_module("house"), import_module("streaming")
+    program = tmp_path / "bin" / "evodb"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'worker died 5 times in a row' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    parent = house.House(tmp_path)
+    ended = r"(?s)evodb up ended with 1\. \S+evodb-up\.log ends with:\n    worker died 5 times in a row$"
+    with pytest.raises(house.Failed, match=ended):
+        parent.start()
+    street = streaming.Street(parent, None, show=print)
+    with pytest.raises(house.Failed, match=ended):
+        asyncio.run(street._until(lambda: False))
+    parent.stop()
 
 
 def _differences(monkeypatch: pytest.MonkeyPatch, entries: list[tuple[int, int, str | None]]) -> list[str]:

@@ -140,6 +140,23 @@ def test_a_setting_that_cannot_work_is_named(tmp_path: Path, setting: str, value
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("up_host", "no-such-host.invalid", "no-such-host.invalid (EVODB_UP_HOST) is no address of this machine: "),
+        ("up_host", "192.0.2.7", "192.0.2.7 (EVODB_UP_HOST) is no address of this machine, wanted one, such as"),
+        ("database_url", "postgresql://evodb:sesame@127.0.0.1:1/shop", "the database shop at 127.0.0.1:1 (EVODB_DATA"),
+    ],
+)
+def test_what_cannot_be_had_ends_the_start_with_a_sentence(tmp_path: Path, setting: str, value: str, said: str) -> None:
+    house = House(tmp_path, up_port=free_port())
+    house.given[setting] = value
+    up = house.up()
+    done = subprocess.run(up.argv, env=up.env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr, "sesame" in done.stderr) == (1, False, False), done.stderr
+    assert done.stderr.startswith(f"evodb up: {said}")
+
+
 MISTYPED = """
 import sys
 from lakehouse import supervisor, up
@@ -159,6 +176,7 @@ def test_a_worker_that_cannot_start_ends_the_house_with_its_last_lines_and_what_
             r"evodb up: (worker|beat) died 2 times in a row right after its start, at last with 1", up.said
         )
         assert "No such transport: redsi" in up.said
+        assert "EvoDB is up" not in up.said
         assert re.search(r"then type:\n +evodb up\nor, to see \w+ alone:\n +\S+python.* -m celery", up.said)
         assert up.left() == []
 

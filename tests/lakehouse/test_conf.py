@@ -102,6 +102,17 @@ def test_a_number_that_is_none_names_the_variable_and_what_was_found_and_wanted(
         ("EVODB_DATABASE_URL", "mysql://host/db", "wanted nothing, or a URL beginning with postgresql://"),
         ("EVODB_REDIS_URL", "localhost:6379", "wanted nothing, or a URL beginning with redis://"),
         ("EVODB_S3_ENDPOINT", "localhost:9000", "wanted nothing, or a URL beginning with https:// or http://"),
+        ("EVODB_DATABASE_URL", "postgresql://", "wanted nothing, or a URL beginning with postgresql://"),
+        ("EVODB_DATABASE_URL", "postgresql://host:port/db", "wanted nothing, or a URL beginning with postgresql://"),
+        ("EVODB_DATA_DIR", "", "wanted the path of a folder (path)"),
+        ("EVODB_WAREHOUSE", "s3:/bucket/lake", "wanted a folder, or a URL beginning with s3://"),
+        ("EVODB_WAREHOUSE", "s3:///lake", "wanted a folder, or a URL beginning with s3://"),
+        ("EVODB_EVENTS_JSONL", "https://host/x", "wanted nothing, a folder, or a URL beginning with s3://"),
+        ("EVODB_ALLOWED_HOSTS", "https://evodb.example.com", "wanted names without scheme and port, such as"),
+        ("EVODB_ALLOWED_HOSTS", "localhost,evodb.example.com:8800", "wanted names without scheme and port, such as"),
+        ("EVODB_HISTORY_DAYS", "100000000000", "wanted at most 36500 (days)"),
+        ("EVODB_LEASE_MS", "99999999999999999999", "wanted at most 9000000000000 (ms)"),
+        ("EVODB_FALLBACK_BYTES_MAX", "99999999999999999999", "wanted at most 9007199254740991 (bytes)"),
     ],
 )
 def test_a_value_that_cannot_work_names_the_variable_and_what_was_found_and_wanted(
@@ -122,6 +133,37 @@ def test_an_error_does_not_show_a_password() -> None:
     with pytest.raises(SettingError) as caught:
         load({"EVODB_DATABASE_URL": "mysql://user:secret@host/db"})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["EVODB_SECRET_KEY", "EVODB_GRIP_KEY"])
+def test_a_secret_that_can_be_guessed_is_refused_and_not_shown(variable: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load({variable: "sesame"})
+    assert (
+        str(caught.value) == f"{variable} is a text of 6 characters, wanted nothing, or at least 32 characters (text)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ['{"acme": {"github": "sesame"}', '["sesame"]', '{"acme": "sesame"}', '{"a": {"b": 1}}']
+)
+def test_secrets_of_webhooks_that_cannot_be_read_stop_the_start_and_are_not_shown(text: str) -> None:
+    """They opened nothing, and nobody heard why before the first delivery."""
+    with pytest.raises(SettingError, match=r"EVODB_EVENTS_WEBHOOK_SECRETS .*, wanted") as caught:
+        load({"EVODB_EVENTS_WEBHOOK_SECRETS": text})
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["*", ".example.com", "a.example.com, [::1] ,127.0.0.1", "xn--bcher-kva.example", ""])
+def test_names_of_hosts_are_taken(text: str) -> None:
+    assert load({"EVODB_ALLOWED_HOSTS": text}).allowed_hosts == text
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres:///evodb?host=/run/postgresql", "postgresql://?service=evodb", "sqlite:////data/evodb.sqlite3"]
+)
+def test_a_database_is_named_in_the_path_of_its_url_or_by_a_service(url: str) -> None:
+    assert load({"EVODB_DATABASE_URL": url}).database_url == url
 
 
 @pytest.mark.parametrize(

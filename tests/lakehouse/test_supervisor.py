@@ -1,18 +1,23 @@
+import json
 import os
 import re
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
 
-from lakehouse import supervisor
+from lakehouse import supervisor, up
+from lakehouse.conf import Settings
 from lakehouse.supervisor import Program, Supervisor
 
 FOREVER = "import time\nwhile True: time.sleep(60)"
 DEAF = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{FOREVER}"
+ANNOUNCED = f"from lakehouse import announcement\nannouncement.make()\nannouncement.make()\n{FOREVER}"
 PARENT_OF_A_DEAF_ONE = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {DEAF!r}])\n{DEAF}"
 
 
@@ -204,3 +209,67 @@ supervisor.watch()
 def test_ctrl_c_reaches_the_supervisor_alone(site):
     house = site(daphne=FOREVER)
     assert os.getsid(house.pid("daphne")) == house.pid("daphne") != os.getsid(0)
+
+
+def test_a_program_is_up_when_it_says_so_and_not_when_it_died_or_was_started_again(site, no_pauses):
+    house = site(worker=ANNOUNCED, beat=FOREVER)
+    worker = house.programs["worker"]
+    house.look_until(lambda: worker.is_up)
+    assert not house.programs["beat"].is_up
+    first = house.pid("worker")
+    os.kill(first, signal.SIGSTOP)
+    assert worker.is_up
+    os.kill(first, signal.SIGKILL)
+    worker.process.wait()
+    assert not worker.is_up
+    house.look_until(lambda: house.pid("worker") != first)
+    house.look_until(lambda: worker.is_up)
+
+
+def test_what_is_not_up_in_time_is_named_with_its_last_lines_and_told_when_it_is(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(up, "_is_taken", lambda host, port: True)
+    monkeypatch.setattr(supervisor, "WORDS_WITHIN_S", 0.01)
+    broker = tmp_path / "broker"
+    waits = f"""
+import pathlib, sys, time
+print("there is no broker", file=sys.stderr, flush=True)
+while not pathlib.Path({str(broker)!r}).exists(): time.sleep(0.01)
+"""
+    house = site(daphne=FOREVER, worker=waits + ANNOUNCED, beat=ANNOUNCED)
+    worker = house.programs["worker"]
+    house.look_until(lambda: house.programs["beat"].is_up and worker.words.lines())
+    monkeypatch.setattr(up, "READY_S", 0)
+    late = up._late(Settings(), house.supervisor)
+    assert [program.name for program in late] == ["worker"]
+    assert "But worker is not up after 0 s" in up.lateness(worker)
+    assert up.lateness(worker).endswith("Its last lines:\n    there is no broker\n")
+    broker.touch()
+    house.look_until(lambda: worker.is_up)
+    monkeypatch.setattr(up, "_say", lambda text: (house.said.append(text), house.supervisor.ask_to_stop()))
+    up._watch(house.supervisor, late)
+    assert house.said == ["worker is up now"]
+    assert late == []
+
+
+def test_what_ready_finds_stands_in_the_banner_and_a_parent_that_does_not_say_holds_nothing_up():
+    checks = {"database": {"ok": True, "error": None}, "object_store": {"ok": False, "error": "PermissionError"}}
+    heard = []
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append((self.path, self.headers["Host"]))
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(json.dumps({"ready": False, "checks": checks}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        settings = Settings(up_port=server.server_port, allowed_hosts="*, .example.com")
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        assert up._unready(settings).startswith("  not ready  object_store (PermissionError); ")
+        thread.join()
+    assert heard == [("/ready", "example.com")]
+    assert up._unready(settings) == ""

@@ -1,5 +1,8 @@
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from celery import beat
@@ -8,6 +11,7 @@ from django.db import connection
 from evodb_site.celery import app
 from lakehouse import tasks
 from lakehouse.clock import now_ms
+from lakehouse.errors import StoreUnavailable
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
 from lakehouse.models import Batch, BatchPayload, Flush, FlushState, Parent
@@ -151,3 +155,21 @@ def test_a_beat_shares_no_file_that_another_one_or_a_dead_one_could_have_broken(
     scheduler.close()
     assert not list(tmp_path.iterdir())
     assert set(settings.EVODB.data_dir.rglob("*")) == before
+
+
+def test_a_store_that_is_away_is_a_line_of_the_workers_log_and_a_mistake_of_ours_has_its_frames(monkeypatch, caplog):
+    home = put("away", frame(1, run(1, 1)))
+
+    def fails_with(error):
+        monkeypatch.setattr(tasks, "flusher", lambda: SimpleNamespace(run=Mock(side_effect=error)))
+        caplog.clear()
+        tasks.flush_parent.apply((home.pk, FlushTrigger.MANUAL.value))
+        return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+    [said] = fails_with(StoreUnavailable("the warehouse cannot be read:\nACCESS_DENIED"))
+    assert (said.exc_info, said.getMessage()) == (
+        None,
+        "flush_parent failed: StoreUnavailable: the warehouse cannot be read: ACCESS_DENIED",
+    )
+    [said] = fails_with(ZeroDivisionError())
+    assert said.exc_info

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from django.db import DatabaseError, OperationalError
 from psycopg.errors import UndefinedTable
 
 from lakehouse.management import unprepared
+from tests.services import free_port
 
 MANAGE = Path(__file__).parents[2] / "manage.py"
 
@@ -39,3 +41,30 @@ def test_an_empty_postgresql_is_told_by_its_code_and_any_other_error_is_none_of_
     assert said.startswith('relation "lakehouse_parent" does not exist: ')
     assert said.endswith("type manage.py migrate")
     assert unprepared.sentence(OperationalError("database is locked")) is None
+
+
+def manage(*arguments, **environment):
+    """Whatever this run has set for itself does not count."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("EVODB_")}
+    argv = [sys.executable, MANAGE, *arguments]
+    return subprocess.run(argv, env=ours | environment, capture_output=True, text=True, check=False)
+
+
+def test_a_postgresql_that_is_away_is_told_without_its_password_and_without_a_traceback(tmp_path):
+    url = f"postgresql://evodb:sesame@127.0.0.1:{free_port()}/shop"
+    done = manage("lake", "stats", EVODB_DATA_DIR=str(tmp_path), EVODB_DATABASE_URL=url)
+    assert (done.returncode, "Traceback" in done.stderr, "sesame" in done.stderr) == (1, False, False)
+    assert done.stderr.startswith("CommandError: the database shop at 127.0.0.1:")
+    assert "(EVODB_DATABASE_URL) cannot be used: connection failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"EVODB_LEASE_MS": "soon"}, "EvoDB cannot start: EVODB_LEASE_MS is 'soon', wanted a whole number (ms)\n"),
+        ({"EVODB_DATA_DIR": "/dev/null"}, "EvoDB cannot start: EVODB_DATA_DIR says /dev/null, wanted a folder"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_a_sentence_of_every_command(environment, said):
+    done = manage("lake", "stats", **environment)
+    assert (done.returncode, done.stderr.startswith(said)) == (1, True), done.stderr

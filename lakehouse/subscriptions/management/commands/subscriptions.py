@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.db.models import Count, Q, QuerySet, Sum
 
-from lakehouse import clock
+from lakehouse import announcement, clock
 from lakehouse.management.operation import Operation
 from lakehouse.subscriptions import desk, places
 from lakehouse.subscriptions.deliverer import Deliverer
@@ -120,6 +120,7 @@ async def _deliver(*, until_idle: bool) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    announcement.make()
     await one.run(stopping)
 
 
