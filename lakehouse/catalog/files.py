@@ -31,7 +31,7 @@ from pyiceberg.io import (
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
-from lakehouse.catalog.object_files import KnownFile, ObjectFile, Written
+from lakehouse.catalog.object_files import KnownFile, Lately, ObjectFile
 
 FOLDER = "file"
 S3 = ("s3", "s3a", "s3n")
@@ -46,7 +46,7 @@ class DurableFileIO(PyArrowFileIO):
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
         super().__init__(properties)
         self.written: list[str] = []
-        self._lately = Written()
+        self._lately = Lately()
 
     def fresh(self) -> DurableFileIO:
         """Another one with nothing written, over the same connections to the store."""
@@ -79,6 +79,14 @@ class DurableFileIO(PyArrowFileIO):
     def new_input(self, location: str) -> PyArrowFile:
         found, content = super().new_input(location), self._lately.find(location)
         return found if content is None else KnownFile(found, content)
+
+    def read(self, location: str) -> bytes:
+        """All of a small file. Raises OSError."""
+        with self.new_input(location).open() as stream:
+            content = stream.read()
+        if self.parse_location(location, self.properties)[0] != FOLDER:
+            self._lately.keep(location, content)
+        return content
 
     def new_output(self, location: str) -> PyArrowFile:
         """Raises OSError for a place that does not say when a file is on a disk."""

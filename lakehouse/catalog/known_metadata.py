@@ -7,7 +7,6 @@ Others, such as `v1.metadata.json`, may be another table's tomorrow, and are rea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
@@ -15,10 +14,11 @@ from threading import Lock
 from cachetools import LRUCache
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse.catalog.object_files import OF_ITS_OWN
+
 BYTES_MAX = 8 * 2**20
 TABLE_BYTES, SNAPSHOT_BYTES, FIELD_BYTES = 10_000, 5000, 1500
 """What each takes in memory, about (tracemalloc: 291 456 bytes with 52 snapshots and 32 fields, 73 173 with 6)."""
-OF_ITS_OWN = re.compile(r"-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(\.gz)?\.metadata\.json$")
 
 Read = Callable[[str], TableMetadata]
 

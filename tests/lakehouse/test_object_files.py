@@ -14,7 +14,7 @@ from django.db import connection
 
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.lakes import chosen
-from lakehouse.catalog.object_files import FILE_BYTES_MAX, Written
+from lakehouse.catalog.object_files import FILE_BYTES_MAX, Lately
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
@@ -194,11 +194,30 @@ def test_large_files_and_those_nobody_reads_again_are_not_kept(io: DurableFileIO
         assert io._lately.find(name) is None
 
 
-def test_there_is_room_for_so_many_bytes_and_what_was_not_asked_for_the_longest_goes() -> None:
-    written = Written(bytes_max=10)
-    for name in ("a", "b"):
-        written.keep(name, b"12345")
-    assert written.find("a") == b"12345"
-    written.keep("c", b"12345")
-    written.keep("too large", b"12345678901")
-    assert [written.find(name) is not None for name in ("a", "b", "c", "too large")] == [True, False, True, False]
+def test_there_is_room_for_so_many_bytes_and_what_was_not_asked_for_the_longest_goes(place: str) -> None:
+    names = [f"{number}-{NAME}" for number in range(4)]
+    lately = Lately(bytes_max=10)
+    for name in names[:2]:
+        lately.keep(name, b"12345")
+    assert lately.find(names[0]) == b"12345"
+    lately.keep(names[2], b"12345")
+    lately.keep(names[3], b"12345678901")
+    assert [lately.find(name) is not None for name in names] == [True, False, True, False]
+
+
+def test_metadata_is_fetched_once_for_all_engines_that_ask(s3: Counting, settings_of_s3: Settings) -> None:
+    shop = source(parent())
+    flush(Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, 1)
+    location, files = IcebergTable.objects.get().metadata_location, from_settings(settings_of_s3)._files
+    s3.asked.clear()
+    first, second = files.read(location), files.fresh().read(location)
+    assert first == second
+    assert s3.asked == ["HEAD metadata.json", "GET metadata.json"]
+
+
+def test_metadata_whose_name_others_may_use_is_fetched_each_time(io: DurableFileIO, place: str) -> None:
+    named = place.replace(NAME, "v1.metadata.json")
+    for content in (b"one", b"two"):
+        with io.new_output(named).create(overwrite=True) as stream:
+            stream.write(content)
+        assert io.read(named) == content

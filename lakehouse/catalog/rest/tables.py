@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from gzip import BadGzipFile
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -215,8 +216,8 @@ def _mark(call: Call, location: str) -> str:
 
 
 def _metadata_of(call: Call, location: str) -> bytes:
-    file = call.catalog._files.fresh().new_input(location)
-    with Compressor.get_compressor(location).stream_decompressor(file.open()) as stream:
+    content = BytesIO(call.catalog._files.read(location))
+    with Compressor.get_compressor(location).stream_decompressor(content) as stream:
         return stream.read()
 
 
