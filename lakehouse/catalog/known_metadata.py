@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
+from typing import Any
 
 from cachetools import LRUCache
 from pyiceberg.table.metadata import TableMetadata
@@ -29,6 +30,10 @@ class KnownMetadata:
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._kept: LRUCache[str, TableMetadata] = LRUCache(bytes_max, getsizeof=size_bytes)
         self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process knows nothing yet."""
+        return KnownMetadata, (int(self._kept.maxsize),)
 
     def get(self, location: str, read: Read) -> TableMetadata:
         with self._lock:

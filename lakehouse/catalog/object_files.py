@@ -32,6 +32,10 @@ class Lately:
         self._kept: LRUCache[str, bytes] = LRUCache(bytes_max, getsizeof=len)
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process there is none yet."""
+        return Lately, (int(self._kept.maxsize),)
+
     def keep(self, location: str, content: bytes) -> None:
         """If it will be what it is, and does not take all the room."""
         if OF_ITS_OWN.search(location) and len(content) <= FILE_BYTES_MAX:

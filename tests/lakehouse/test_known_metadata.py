@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,6 +88,14 @@ def test_what_is_known_of_a_table_is_what_its_file_says_whatever_was_changed(cat
     check()
     for old, location in before:
         assert old.metadata == catalog._read(location), "a later change altered what an earlier reader holds"
+
+
+def test_a_table_can_be_sent_to_another_process(catalog: DjangoCatalog) -> None:
+    """As whoever scans it with several sends it."""
+    commit(stage(catalog, rows(3)))
+    sent = pickle.loads(pickle.dumps(catalog.load_table("lake.flights")))
+    assert len(sent.scan().to_arrow()) == 3
+    assert sent.refresh().metadata == catalog.load_table("lake.flights").metadata
 
 
 def test_a_file_whose_name_may_be_another_tables_tomorrow_is_read_each_time(metadata: TableMetadata) -> None:
