@@ -12,7 +12,7 @@ from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.retention import Retention
 from lakehouse.catalog.tables import Staged
-from lakehouse.errors import OutcomeUnknown
+from lakehouse.errors import OutcomeUnknown, TableRefused
 from lakehouse.models import IcebergTable
 
 
@@ -34,7 +34,14 @@ class OwnLake:
                 "finished, `manage.py in_doubt` lists what is open"
             )
         terms: tables.Terms = {"flush_id": move.flush_id, "parquet": parquet, "retention": self._retention}
-        return [tables.stage(self.catalog, move.namespace, name, table, **terms) for name, table in rows.items()]
+        staged: list[Staged] = []
+        try:
+            for name, table in rows.items():
+                staged.append(tables.stage(self.catalog, move.namespace, name, table, **terms))
+        except TableRefused:
+            tables.throw_away(self.catalog, staged)
+            raise
+        return staged
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:
         tables.swap(staged)

@@ -20,11 +20,20 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, partition_record_value
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.transforms import VoidTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import NestedField, StructType
 
-from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties, text_bounds
+from lakehouse.catalog import (
+    avro_names,
+    null_lists,
+    plain_columns,
+    strange_properties,
+    table_properties,
+    text_bounds,
+)
 
+avro_names.mend()
 null_lists.mend()
 plain_columns.mend()
 strange_properties.mend()
@@ -101,8 +110,11 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
 
 def _keys(metadata: TableMetadata, rows: pa.Table) -> pa.Table:
     """The partition values of each row."""
-    schema, columns = metadata.schema(), {}
+    schema, columns = metadata.schema(), dict[str, Any]()
     for number, field in enumerate(metadata.spec().fields):
+        if isinstance(field.transform, VoidTransform):
+            columns[f"key{number}"] = pa.nulls(len(rows))
+            continue
         source = schema.find_field(field.source_id)
         key = field.transform.pyarrow_transform(source.field_type)
         values = _values(rows, schema.fields, field.source_id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import pyarrow as pa
@@ -19,11 +19,13 @@ from django.db import transaction
 from pyiceberg.catalog import Catalog, delete_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.update import AssertDefaultSpecId
 from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
-from lakehouse.catalog import evolution, parts, pointers
+from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.pointers import Forgotten
 from lakehouse.catalog.retention import Retention, forgetting
 from lakehouse.catalog.staging import Change, Creation, Staging
@@ -62,6 +64,8 @@ class Staged:
     """Metadata files the table forgets with this commit, and manifests it never named; see tidy."""
     forgotten: tuple[Forgotten, ...] = ()
     """Snapshots it forgets; their files are deleted later (see upkeep)."""
+    written: tuple[str, ...] = ()
+    """All files of this stage but that of the metadata."""
 
 
 class Terms(TypedDict):
@@ -73,10 +77,15 @@ class Terms(TypedDict):
 
 
 def known_schemas(catalog: DjangoCatalog, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-    """The Arrow schema of each of these tables that exists."""
-    with _store_errors():
-        found = {name: catalog.find((*Catalog.identifier_to_tuple(namespace), name)) for name in names}
-    return {name: evolution.arrow_schema(table.schema()) for name, table in found.items() if table is not None}
+    """The Arrow schema of each of these tables that exists. Raises TableRefused, StoreUnavailable."""
+    found: dict[str, pa.Schema] = {}
+    for name in names:
+        identifier = (*Catalog.identifier_to_tuple(namespace), name)
+        with _store_errors(), refusals.of(namespace, name), refusals.of_missing(catalog, identifier):
+            table = catalog.find(identifier)
+            if table is not None:
+                found[name] = evolution.known(table.metadata)
+    return found
 
 
 def stage(
@@ -93,12 +102,12 @@ def stage(
 
     `parquet` are write properties for these files; a new table keeps them as its own. With a `retention` a table that
     names too many snapshots forgets some in the same commit.
-    Raises SchemaMismatch before anything is written, StoreUnavailable when the store fails.
+    Raises TableRefused when it takes no rows, StoreUnavailable when the store fails.
     """
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
-    with _store_errors():
+    identifier = (*Catalog.identifier_to_tuple(namespace), name)
+    with _store_errors(), refusals.of(namespace, name), refusals.of_missing(catalog, identifier):
         staging = Staging(catalog)
-        identifier = (*Catalog.identifier_to_tuple(namespace), name)
         table = staging.find(identifier)
         expected = table.metadata_location if table is not None else None
         change = _create(staging, identifier, rows, parquet) if table is None else evolve(table, rows)
@@ -110,10 +119,12 @@ def stage(
                 snapshot.append_data_file(file)
         if retention is not None:
             _forget(change, retention)
+        io = change._table.io
+        written = tuple(io.written) if isinstance(io, DurableFileIO) else ()
         change.commit_transaction()
         reach(Failpoint.METADATA_WRITTEN)
         obsolete = (*staging.obsolete, *_merged_at_once(snapshot, staging.result))
-    return _described(staging, namespace, name, expected, files, obsolete)
+    return replace(_described(staging, namespace, name, expected, files, obsolete), written=written)
 
 
 def swap(staged: Sequence[Staged]) -> None:
@@ -149,6 +160,11 @@ def tidy(catalog: DjangoCatalog, staged: Sequence[Staged]) -> None:
     delete_metadata(catalog, [location for one in staged for location in one.obsolete])
 
 
+def throw_away(catalog: DjangoCatalog, staged: Sequence[Staged]) -> None:
+    """Delete what was staged and will not be swapped, as far as that is possible now."""
+    delete_metadata(catalog, [path for one in staged for path in (*one.written, one.metadata_location)])
+
+
 def delete_metadata(catalog: DjangoCatalog, locations: Iterable[str]) -> None:
     """Delete these metadata files as far as that is possible now."""
     delete_files(catalog._load_file_io(), set(locations), "metadata")
@@ -160,8 +176,13 @@ def _create(staging: Staging, identifier: Identifier, rows: pa.Table, parquet: M
 
 
 def evolve(table: Table, rows: pa.Table) -> Transaction:
-    """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch."""
+    """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch.
+
+    What it is partitioned by has to be there; a field made of a column that somebody dropped is left out from now on.
+    """
     change = Change(table)
+    if repair := partitioning.repair(table.metadata):
+        change._apply(repair, (AssertDefaultSpecId(default_spec_id=table.metadata.default_spec_id),))  # type: ignore[call-arg]
     if wanted := evolution.changes(table.schema(), rows.schema):
         with change.update_schema() as update:
             for path, type_ in wanted.widened.items():
