@@ -32,6 +32,7 @@ from lakehouse.catalog import (
     table_properties,
     text_bounds,
 )
+from lakehouse.errors import SchemaMismatch
 
 avro_names.mend()
 null_lists.mend()
@@ -39,6 +40,8 @@ plain_columns.mend()
 strange_properties.mend()
 text_bounds.mend()
 
+PARTITIONS_MAX = 10_000
+"""Of the rows of one flush. A file takes 8 ms of CPU, 13 KB and as much memory until the commit, whatever is in it."""
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
 """Of the rows in memory. The writer keeps a row group until it is whole."""
@@ -96,6 +99,12 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
     keys = _keys(metadata, rows)
     names = keys.column_names
     groups = _groups(keys)
+    if len(groups) > PARTITIONS_MAX:
+        fields = ", ".join(f"{field.name} ({field.transform})" for field in spec.fields)
+        raise SchemaMismatch(
+            f"{len(rows)} rows lie in {len(groups)} of its partitions by {fields}, and each is a file, wanted at most "
+            f"{PARTITIONS_MAX} at once; partition it coarser, such as by the month or year of _ts"
+        )
     if len(groups) > 1:
         order = keys.append_column("row", pa.array(range(len(rows)))).sort_by(
             [(n, "ascending") for n in [*names, "row"]]

@@ -10,7 +10,7 @@ import pytest
 from pyiceberg.transforms import IdentityTransform, VoidTransform
 from pyiceberg.types import LongType, NestedField, StringType, StructType
 
-from lakehouse.catalog import avro_names, pointers
+from lakehouse.catalog import avro_names, parts, pointers
 from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.upkeep import compaction, lease
 from lakehouse.conf import Settings
@@ -167,6 +167,21 @@ def test_a_key_called_as_a_partition_is_stays_in_the_rest(street):
     others.partitions(street.settings, lambda spec: spec.add_field("name", VoidTransform(), "v"))
     street.write(2, {"id": 2, "v": 7})
     assert street.rows(columns="_seq, _rest") == [(1, None), (2, '{"v":7}')]
+
+
+def test_rows_of_more_partitions_than_a_flush_writes_files_wait_until_there_are_fewer(street, monkeypatch):
+    monkeypatch.setattr(parts, "PARTITIONS_MAX", 3)
+    others.partitions(street.settings, lambda spec: spec.add_field("_row_id", IdentityTransform(), "row"))
+    street.write(2, {"id": 2}, {"id": 3}, {"id": 4})
+    street.write(5, *({"id": number} for number in range(5, 9)))
+    assert street.rows() == [(1,), (2,), (3,), (4,)]
+    street.recover()
+    assert (
+        "4 rows lie in 4 of its partitions by _ts_day (day), row (identity)" in FallbackBatch.objects.get().last_error
+    )
+    others.partitions(street.settings, lambda spec: spec.remove_field("row"))
+    street.recover()
+    assert street.rows() == [(number,) for number in range(1, 9)]
 
 
 @pytest.mark.parametrize("name", ["Straße", "Ärger/x y", "1a", "名"])
