@@ -25,6 +25,7 @@ __all__ = [
     "QueryUnavailable",
     "SchemaMismatch",
     "StoreUnavailable",
+    "TableRefused",
     "TooManyQueries",
 ]
 
@@ -81,6 +82,16 @@ class StoreUnavailable(LakehouseError):
 
     code = "STORE_UNAVAILABLE"
     retryable = True
+
+
+class TableRefused(LakehouseError):
+    """A table takes no rows as it is; those for it wait, and others go on."""
+
+    code = "TABLE_REFUSED"
+
+    def __init__(self, message: str = "", *, table: str) -> None:
+        super().__init__(message)
+        self.table = table
 
 
 class QueryError(LakehouseError):

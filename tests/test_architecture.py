@@ -193,6 +193,7 @@ FLOORS = {
         "lakehouse.query.named",
         "lakehouse.query.ranges",
         "lakehouse.query.time_travel",
+        "lakehouse.query.unreadable",
         "lakehouse.query.verify",
         "lakehouse.query.views",
         "lakehouse.subscriptions.counts",

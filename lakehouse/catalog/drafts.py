@@ -17,7 +17,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import AssertTableUUID, TableRequirement, TableUpdate
 
-from lakehouse.catalog import evolution, parts, tables
+from lakehouse.catalog import evolution, parts, refusals, tables
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.foreign_tables import store_errors
 from lakehouse.flush.outcome import STAMP_SEPARATOR
@@ -55,9 +55,10 @@ def new_stamp(flush_id: int) -> str:
 
 
 def make(table: Table, rows: pa.Table, stamping: Stamping, parquet: Mapping[str, str]) -> Draft:
-    """Raises SchemaMismatch before anything is written, StoreUnavailable when the store fails."""
+    """Raises TableRefused when the table takes no rows, StoreUnavailable when the store fails."""
+    *namespace, name = table.name()
     assert len(rows), f"a draft of no rows for {'.'.join(table.name())}"
-    with store_errors():
+    with store_errors(), refusals.of(".".join(namespace), name):
         change = tables.evolve(table, rows)
         change.set_properties({stamping.marker: stamping.stamp})
         metadata = change.table_metadata

@@ -17,7 +17,8 @@ import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.transforms import DayTransform
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.transforms import DayTransform, UnknownTransform
 from pyiceberg.types import (
     BinaryType,
     BooleanType,
@@ -38,6 +39,7 @@ from pyiceberg.types import (
 )
 
 from lakehouse.errors import SchemaMismatch
+from lakehouse.flush.names import reserving
 
 TIME, DAY = "_ts", "_ts_day"
 """The column tables are partitioned by, and the name of that partition; no column may take it."""
@@ -60,6 +62,7 @@ ARROW = {iceberg: arrow for arrow, iceberg in ICEBERG.items()}
 ALIASES: dict[pa.DataType, pa.DataType] = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
 
 
+FORMAT_VERSION_MAX = 2
 WIDER: set[tuple[IcebergType, IcebergType]] = {(IntegerType(), LongType()), (FloatType(), DoubleType())}
 Path = tuple[str, ...]
 ELEMENT = "element"
@@ -83,6 +86,25 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     fallback = schema_to_pyarrow(schema, include_field_ids=False)
     types = [_arrow(field.field_type, fallback.field(at).type) for at, field in enumerate(schema.fields)]
     return pa.schema([pa.field(f.name, type_, f.optional) for f, type_ in zip(schema.fields, types, strict=True)])
+
+
+def known(metadata: TableMetadata) -> pa.Schema:
+    """The same of a table, which says what no new column may be called as well: as a partition is.
+
+    Raises SchemaMismatch for a format we do not write, or partitions that we cannot compute.
+    """
+    if metadata.format_version > FORMAT_VERSION_MAX:
+        raise SchemaMismatch(
+            f"its format is version {metadata.format_version}, wanted at most {FORMAT_VERSION_MAX}; rename or drop it, "
+            "and a flush makes it anew"
+        )
+    schema, fields = metadata.schema(), metadata.spec().fields
+    for field in fields:
+        if isinstance(field.transform, UnknownTransform):
+            raise SchemaMismatch(f"its partition {field.name!r} is made by {field.transform!r}; replace that field")
+    partitions = {field.name for field in fields} - set(schema.column_names)
+    found: pa.Schema = reserving(arrow_schema(schema), partitions)
+    return found
 
 
 def _arrow(kind: IcebergType, fallback: Any) -> Any:
@@ -111,6 +133,15 @@ def iceberg_type(field: pa.Field[Any], ids: Iterator[int] | None = None) -> Iceb
     if found is None:
         raise SchemaMismatch(f"column {field.name!r} is {field.type}, wanted one of {', '.join(map(str, ICEBERG))}")
     return found
+
+
+def is_ours(field: pa.Field[Any]) -> bool:
+    """Whether a column of ours may be like this."""
+    try:
+        iceberg_type(field)
+    except SchemaMismatch:
+        return False
+    return True
 
 
 def new_table(rows: pa.Schema) -> tuple[Schema, PartitionSpec]:
@@ -169,10 +200,29 @@ def align(table: Schema, rows: pa.Table) -> pa.Table:
         if not field.nullable and (field.name not in rows.column_names or rows[field.name].null_count):
             raise SchemaMismatch(f"column {field.name!r} is required by its table, the rows hold no value for it")
     columns = [
-        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        cast(rows[field.name], field.type) if field.name in rows.column_names else nulls(len(rows), field.type)
         for field in fields
     ]
     return pa.table(columns, schema=pa.schema(fields))
+
+
+def cast(values: Any, kind: Any) -> Any:
+    """Arrow casts no struct that is null where a field of it must not be; such a column goes value by value."""
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:
+        if not pa.types.is_struct(kind):
+            raise
+        return pa.array(values.to_pylist(), kind)
+
+
+def nulls(length: int, kind: Any) -> Any:
+    """Null everywhere. A struct of others may have fields that must not be: those are hidden, with values in them."""
+    return pa.array([None] * length, kind) if _has_required(kind) else pa.nulls(length, kind)
+
+
+def _has_required(kind: Any) -> bool:
+    return pa.types.is_struct(kind) and any(not one.nullable or _has_required(one.type) for one in kind)
 
 
 def _refuse_clashes(names: Iterable[str], known: Iterable[str] = ()) -> None:

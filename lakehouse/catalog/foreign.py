@@ -13,9 +13,8 @@ from functools import partial
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from lakehouse.catalog import drafts, foreign_tables, intents, storage
+from lakehouse.catalog import drafts, evolution, foreign_tables, intents, refusals, storage
 from lakehouse.catalog.drafts import Draft, Stamping
-from lakehouse.catalog.evolution import arrow_schema
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.landing import Landing
 from lakehouse.catalog.tables import Staged
@@ -42,8 +41,13 @@ class ForeignLake:
         return self._opened
 
     def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-        found = {name: foreign_tables.find(self.catalog, namespace, name) for name in names}
-        return {name: arrow_schema(table.schema()) for name, table in found.items() if table is not None}
+        found: dict[str, pa.Schema] = {}
+        for name in names:
+            with refusals.of(namespace, name):
+                table = foreign_tables.find(self.catalog, namespace, name)
+                if table is not None:
+                    found[name] = evolution.known(table.metadata)
+        return found
 
     def tables_in(self, namespace: str) -> int:
         return len(foreign_tables.names(self.catalog, namespace))
@@ -97,7 +101,8 @@ class ForeignLake:
 
     def _draft(self, move: Move, marker: str, name: str, rows: pa.Table, parquet: Mapping[str, str]) -> Draft:
         """Everything but the append, of a table that nobody has announced yet."""
-        table = foreign_tables.find_or_create(self.catalog, move.namespace, name, rows.schema, parquet)
+        with refusals.of(move.namespace, name):
+            table = foreign_tables.find_or_create(self.catalog, move.namespace, name, rows.schema, parquet)
         before = table.properties.get(marker, "")
         if outcome.is_ahead(before, move.flush_id):
             intents.check_open(move)  # a late worker sees the flushes of its successors

@@ -6,19 +6,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pyarrow as pa
+import pydantic
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, TableAlreadyExistsError, ValidationError
 from pyiceberg.table import Table
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog import evolution
 from lakehouse.catalog.tables import TABLE_DEFAULTS
-from lakehouse.errors import StoreUnavailable
+from lakehouse.errors import StoreUnavailable, TableRefused
 from lakehouse.flush.outcome import SeenSnapshot, SeenTable
 
 AWAY = {"botocore", "google", "pydantic_core", "pyiceberg", "requests", "sqlalchemy", "thrift", "urllib3"}
 """Whose errors mean that the catalog, or its store, did not do what it was asked; their bases are many."""
+
+
+WORDS_MAX = 500
 
 
 @contextmanager
@@ -33,11 +37,15 @@ def store_errors() -> Iterator[None]:
 
 
 def find(catalog: Catalog, namespace: str, name: str) -> Table | None:
+    """Raises StoreUnavailable, or TableRefused for a table of a format we do not know."""
     with store_errors():
         try:
             return catalog.load_table(_identifier(namespace, name))
         except (NoSuchTableError, NoSuchNamespaceError):
             return None
+        except (pydantic.ValidationError, ValidationError) as exc:
+            said = f"the catalog says nothing of {namespace}.{name} that we understand: {str(exc)[:WORDS_MAX]}"
+            raise TableRefused(said, table=name) from exc
 
 
 def find_or_create(

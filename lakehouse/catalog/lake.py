@@ -39,7 +39,7 @@ class Move:
 
 class Lake(Protocol):
     def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-        """The Arrow schema of each of these tables that exists."""
+        """The Arrow schema of each of these tables that exists. Raises TableRefused, StoreUnavailable."""
         ...
 
     def tables_in(self, namespace: str) -> int:
@@ -47,7 +47,7 @@ class Lake(Protocol):
         ...
 
     def land(self, move: Move, tables: Mapping[str, pa.Table], parquet: Mapping[str, str]) -> list[Staged]:
-        """Raises CommitConflict, LeaseLost, OutcomeUnknown, SchemaMismatch, StoreUnavailable."""
+        """Raises CommitConflict, LeaseLost, OutcomeUnknown, StoreUnavailable, TableRefused."""
         ...
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -13,8 +13,8 @@ from lakehouse.catalog import tables
 from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.retention import Retention
-from lakehouse.catalog.tables import Staged
-from lakehouse.errors import OutcomeUnknown
+from lakehouse.catalog.tables import Begun, Staged
+from lakehouse.errors import OutcomeUnknown, TableRefused
 from lakehouse.models import IcebergTable
 
 TABLES_AT_A_TIME = 8
@@ -41,10 +41,24 @@ class OwnLake:
             )
         begin = partial(tables.begin, self.catalog, move.namespace, flush_id=move.flush_id, parquet=parquet)
         begun = [begin(name, table, retention=self._retention) for name, table in rows.items()]
+        staged: list[Staged] = []
+        refused: TableRefused | None = None
+        for written in self._written(begun):
+            try:
+                staged.append(written())
+            except TableRefused as exc:
+                refused = refused or exc
+        if refused is not None:
+            tables.throw_away(self.catalog, staged)
+            raise refused
+        return staged
+
+    def _written(self, begun: Sequence[Begun]) -> list[Callable[[], Staged]]:
+        """What became of each of them: in a bucket when all are done, in a folder when it is asked for."""
         if len(begun) == 1 or self.catalog.is_in_a_folder:
-            return [tables.write(one) for one in begun]
+            return [partial(tables.write, one) for one in begun]
         with ThreadPoolExecutor(min(len(begun), TABLES_AT_A_TIME), "stage") as pool:
-            return list(pool.map(tables.write, begun))
+            return [pool.submit(tables.write, one).result for one in begun]
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:
         tables.swap(staged)

@@ -20,16 +20,28 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, partition_record_value
 from pyiceberg.table import WriteTask
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.transforms import VoidTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import NestedField, StructType
 
-from lakehouse.catalog import null_lists, plain_columns, strange_properties, table_properties, text_bounds
+from lakehouse.catalog import (
+    avro_names,
+    null_lists,
+    plain_columns,
+    strange_properties,
+    table_properties,
+    text_bounds,
+)
+from lakehouse.errors import SchemaMismatch
 
+avro_names.mend()
 null_lists.mend()
 plain_columns.mend()
 strange_properties.mend()
 text_bounds.mend()
 
+PARTITIONS_MAX = 10_000
+"""Of the rows of one flush. A file takes 8 ms of CPU, 13 KB and as much memory until the commit, whatever is in it."""
 ROW_GROUP = "write.parquet.row-group-limit"
 ROW_GROUP_BYTES = 32 * 2**20
 """Of the rows in memory. The writer keeps a row group until it is whole."""
@@ -87,6 +99,12 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
     keys = _keys(metadata, rows)
     names = keys.column_names
     groups = _groups(keys)
+    if len(groups) > PARTITIONS_MAX:
+        fields = ", ".join(f"{field.name} ({field.transform})" for field in spec.fields)
+        raise SchemaMismatch(
+            f"{len(rows)} rows lie in {len(groups)} of its partitions by {fields}, and each is a file, wanted at most "
+            f"{PARTITIONS_MAX} at once; partition it coarser, such as by the month or year of _ts"
+        )
     if len(groups) > 1:
         order = keys.append_column("row", pa.array(range(len(rows)))).sort_by(
             [(n, "ascending") for n in [*names, "row"]]
@@ -101,8 +119,11 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
 
 def _keys(metadata: TableMetadata, rows: pa.Table) -> pa.Table:
     """The partition values of each row."""
-    schema, columns = metadata.schema(), {}
+    schema, columns = metadata.schema(), dict[str, Any]()
     for number, field in enumerate(metadata.spec().fields):
+        if isinstance(field.transform, VoidTransform):
+            columns[f"key{number}"] = pa.nulls(len(rows))
+            continue
         source = schema.find_field(field.source_id)
         key = field.transform.pyarrow_transform(source.field_type)
         values = _values(rows, schema.fields, field.source_id)

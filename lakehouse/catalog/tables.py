@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from django.db import transaction
 from pyiceberg.catalog import Catalog, delete_files
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
+from pyiceberg.table.update import AssertDefaultSpecId
 from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
-from lakehouse.catalog import evolution, parts, pointers
+from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.pointers import Forgotten
 from lakehouse.catalog.retention import Retention, forgetting
 from lakehouse.catalog.staging import Change, Creation, Staging
@@ -61,6 +63,8 @@ class Staged:
     """Metadata files the table forgets with this commit, and manifests it never named; see tidy."""
     forgotten: tuple[Forgotten, ...] = ()
     """Snapshots it forgets; their files are deleted later (see upkeep)."""
+    written: tuple[str, ...] = ()
+    """All files of this stage but that of the metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,16 @@ class Begun:
 
 
 def known_schemas(catalog: DjangoCatalog, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-    """The Arrow schema of each of these tables that exists."""
-    with _store_errors():
-        found = {name: catalog.find((*Catalog.identifier_to_tuple(namespace), name)) for name in names}
-    return {name: evolution.arrow_schema(table.schema()) for name, table in found.items() if table is not None}
+    """The Arrow schema of each of these tables that exists. Raises TableRefused, StoreUnavailable."""
+    found: dict[str, pa.Schema] = {}
+    for name in names:
+        identifier = (*Catalog.identifier_to_tuple(namespace), name)
+        missing = refusals.of_missing(catalog, identifier)
+        with _store_errors(), refusals.of(namespace, name), missing:
+            table = catalog.find(identifier)
+            if table is not None:
+                found[name] = evolution.known(table.metadata)
+    return found
 
 
 def stage(
@@ -99,7 +109,7 @@ def stage(
 
     `parquet` are write properties for these files; a new table keeps them as its own. With a `retention` a table that
     names too many snapshots forgets some in the same commit.
-    Raises SchemaMismatch before anything is written, StoreUnavailable when the store fails.
+    Raises TableRefused when it takes no rows, StoreUnavailable when the store fails.
     """
     return write(begin(catalog, namespace, name, rows, flush_id=flush_id, parquet=parquet, retention=retention))
 
@@ -116,9 +126,10 @@ def begin(
 ) -> Begun:
     """The half of a stage that asks the database."""
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
-    with _store_errors():
+    identifier = (*Catalog.identifier_to_tuple(namespace), name)
+    missing = refusals.of_missing(catalog, identifier)
+    with _store_errors(), refusals.of(namespace, name), missing:
         staging = Staging(catalog)
-        identifier = (*Catalog.identifier_to_tuple(namespace), name)
         table = staging.find(identifier)
         expected = table.metadata_location if table is not None else None
         change = _create(staging, identifier, rows, parquet) if table is None else evolve(table, rows)
@@ -128,7 +139,9 @@ def begin(
 def write(begun: Begun) -> Staged:
     """The half that writes files and asks nobody; several may be at it in threads."""
     staging, change = begun.staging, begun.change
-    with _store_errors():
+    identifier = (*Catalog.identifier_to_tuple(begun.namespace), begun.name)
+    missing = refusals.of_missing(staging, identifier, lambda: begun.expected)
+    with _store_errors(), refusals.of(begun.namespace, begun.name), missing:
         metadata = change.table_metadata
         rows = evolution.align(metadata.schema(), begun.rows)
         files = parts.write(metadata, rows, change._table.io, begun.parquet)
@@ -138,10 +151,12 @@ def write(begun: Begun) -> Staged:
                 snapshot.append_data_file(file)
         if begun.retention is not None:
             _forget(change, begun.retention)
+        io = change._table.io
+        written = tuple(io.written) if isinstance(io, DurableFileIO) else ()
         change.commit_transaction()
         reach(Failpoint.METADATA_WRITTEN)
         obsolete = (*staging.obsolete, *_merged_at_once(snapshot, staging.result))
-    return _described(staging, begun.namespace, begun.name, begun.expected, files, obsolete)
+    return replace(_described(begun, files, obsolete), written=written)
 
 
 def swap(staged: Sequence[Staged]) -> None:
@@ -177,6 +192,11 @@ def tidy(catalog: DjangoCatalog, staged: Sequence[Staged]) -> None:
     delete_metadata(catalog, [location for one in staged for location in one.obsolete])
 
 
+def throw_away(catalog: DjangoCatalog, staged: Sequence[Staged]) -> None:
+    """Delete what was staged and will not be swapped, as far as that is possible now."""
+    delete_metadata(catalog, [path for one in staged for path in (*one.written, one.metadata_location)])
+
+
 def delete_metadata(catalog: DjangoCatalog, locations: Iterable[str]) -> None:
     """Delete these metadata files as far as that is possible now."""
     delete_files(catalog._load_file_io(), set(locations), "metadata")
@@ -188,8 +208,13 @@ def _create(staging: Staging, identifier: Identifier, rows: pa.Table, parquet: M
 
 
 def evolve(table: Table, rows: pa.Table) -> Transaction:
-    """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch."""
+    """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch.
+
+    What it is partitioned by has to be there; a field made of a column that somebody dropped is left out from now on.
+    """
     change = Change(table)
+    if repair := partitioning.repair(table.metadata):
+        change._apply(repair, (AssertDefaultSpecId(default_spec_id=table.metadata.default_spec_id),))  # type: ignore[call-arg]
     if wanted := evolution.changes(table.schema(), rows.schema):
         with change.update_schema() as update:
             for path, type_ in wanted.widened.items():
@@ -216,20 +241,14 @@ def _merged_at_once(snapshot: _FastAppendFiles, table: Table) -> list[str]:
     return [path for path in written if path not in named]
 
 
-def _described(
-    staging: Staging,
-    namespace: str,
-    name: str,
-    expected: str | None,
-    files: Sequence[DataFile],
-    obsolete: tuple[str, ...],
-) -> Staged:
+def _described(begun: Begun, files: Sequence[DataFile], obsolete: tuple[str, ...]) -> Staged:
+    staging = begun.staging
     snapshot = staging.result.metadata.current_snapshot()
     assert snapshot is not None
     return Staged(
-        namespace=namespace,
-        table=name,
-        expected_location=expected,
+        namespace=begun.namespace,
+        table=begun.name,
+        expected_location=begun.expected,
         metadata_location=staging.result.metadata_location,
         snapshot_id=snapshot.snapshot_id,
         rows=sum(file.record_count for file in files),

@@ -21,7 +21,8 @@ class Moment:
     turn: int
     positions: dict[str, int]
     """When all of this is in the table."""
-    version: int
+    mark: int
+    """Of the table of changes: which one it is, and how often it was changed."""
     flushes: tuple[int, ...] | None
     """Those that brought rows since; None: everything is to be read."""
     changes_location: str
@@ -46,12 +47,10 @@ def wanted(now_ms: int) -> list[tuple[str, str]]:
     }
     found = []
     for namespace in namespaces:
-        for name, version in IcebergTable.objects.filter(namespace__name=_key(namespace)).values_list(
-            "name", "version"
-        ):
-            known, refreshed_ms = seen.get((namespace, name), (None, 0))
-            if known != version or refreshed_ms < now_ms - RESTS_MS:
-                found.append((refreshed_ms, namespace, name))
+        for table in IcebergTable.objects.filter(namespace__name=_key(namespace)):
+            known, refreshed_ms = seen.get((namespace, table.name), (None, 0))
+            if known != table.mark or refreshed_ms < now_ms - RESTS_MS:
+                found.append((refreshed_ms, namespace, table.name))
     return [(namespace, name) for _, namespace, name in sorted(found)]
 
 
@@ -65,9 +64,9 @@ def look(namespace: str, table: str) -> Moment | None:
             str(pk): number
             for pk, number in Parent.objects.filter(namespace=namespace).values_list("pk", "commit_number")
         }
-        if changes is None or (now is not None and (row.positions, row.version) == (newest, changes.version)):
+        if changes is None or (now is not None and (row.positions, row.version) == (newest, changes.mark)):
             return None
-        is_whole = now is None or _has_forgotten(row.positions, newest)
+        is_whole = now is None or _has_forgotten(row.positions, newest) or changes.is_another_than(row.version or 0)
         flushes = None if is_whole else _since(namespace, table, row.positions)
     return Moment(
         namespace,
@@ -75,7 +74,7 @@ def look(namespace: str, table: str) -> Moment | None:
         row.pk,
         row.turn,
         newest,
-        changes.version,
+        changes.mark,
         flushes,
         changes.metadata_location,
         None if now is None else now.metadata_location,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -34,7 +34,7 @@ from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current.moment import Moment, look, wanted
 from lakehouse.current.pulling import BUCKET, LEFT_OUT, Pull
-from lakehouse.errors import CommitConflict, LakehouseError, StoreUnavailable
+from lakehouse.errors import CommitConflict, LakehouseError, SchemaMismatch, StoreUnavailable
 from lakehouse.models import CurrentSource, CurrentTable
 from lakehouse.query import duck
 from lakehouse.query.quoting import quoted
@@ -69,8 +69,11 @@ def go(catalog: DjangoCatalog, settings: Settings, *, now_ms: Callable[[], int],
             break
         try:
             found = refresh(catalog, settings, namespace, table, now_ms=now_ms)
-        except (LakehouseError, duckdb.Error) as exc:  # no table keeps the others waiting
+        except (LakehouseError, duckdb.Error) as exc:
             log.warning("the table of now of %s.%s is left for later: %s", namespace, table, exc)
+            continue
+        except Exception:  # no table keeps the others waiting
+            log.exception("the table of now of %s.%s cannot be refreshed", namespace, table)
             continue
         if found is not None:
             refreshed += 1
@@ -123,7 +126,8 @@ class _Refresh:
             raise CommitConflict(f"{'.'.join(self._identifier)} is no table of now, so none can be kept there")
         self._changes = changes
         self._buckets = settings.current_buckets if self._now is None else int(self._now.properties[BUCKETS])
-        self._pull = Pull(connection, moment, changes.schema().column_names, self._buckets)
+        self._kept = list(_kept(changes.schema()))
+        self._pull = Pull(connection, moment, [field.name for field in self._kept], self._buckets)
 
     def run(self, now_ms: Callable[[], int]) -> Refreshed:
         reached = {source: (epoch, seq) for source, epoch, seq in self._pull.sources()}
@@ -157,16 +161,19 @@ class _Refresh:
     def _begin(self) -> Transaction:
         """A change of the table, with the columns of the changes; of a new one if there is none."""
         schema = self._changes.schema()
-        kept = [field for field in schema.fields if field.name not in LEFT_OUT]
         if self._now is None:
-            fields = [field.model_copy(update={"required": False}) for field in kept]
+            fields = [field.model_copy(update={"required": False}) for field in self._kept]
             bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
             spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
             properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
             return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))
-        names = {field.name for field in kept}
+        names = {field.name for field in self._kept}
         arrow = evolution.arrow_schema(schema)
-        return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
+        try:
+            return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
+        except SchemaMismatch as exc:
+            name = ".".join(self._identifier)
+            raise SchemaMismatch(f"{exc}; drop the table {name}, and it is made anew as its changes are now") from exc
 
     def _rewrite(self, change: Transaction, buckets: Sequence[int]) -> int:
         """Exchange the files of these buckets; of all, when the table is made anew."""
@@ -230,8 +237,18 @@ class _Refresh:
         return (*self._moment.namespace_of_now.split("."), self._moment.table)
 
 
+def _kept(changes: Schema) -> Iterator[NestedField]:
+    """The columns of a table of now: not those of others that we cannot write, or that differ from one only in case."""
+    seen: set[str] = set()
+    for field, arrow in zip(changes.fields, evolution.arrow_schema(changes), strict=True):
+        key = field.name.casefold()
+        if field.name not in LEFT_OUT and key not in seen and evolution.is_ours(arrow):
+            seen.add(key)
+            yield field
+
+
 def move_on(moment: Moment, now_ms: int) -> None:
     """The table has all up to these positions. Raises CommitConflict when somebody else was faster."""
     seen = CurrentTable.objects.filter(pk=moment.current_id, turn=moment.turn)
-    if not seen.update(turn=F("turn") + 1, positions=moment.positions, version=moment.version, refreshed_ms=now_ms):
+    if not seen.update(turn=F("turn") + 1, positions=moment.positions, version=moment.mark, refreshed_ms=now_ms):
         raise CommitConflict(f"the table of now of {moment.namespace}.{moment.table} was refreshed meanwhile")

@@ -17,10 +17,11 @@ from typing import Any
 
 from django.db import OperationalError, transaction
 
+from lakehouse.catalog import refusals
 from lakehouse.catalog.lake import Lake, Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
-from lakehouse.errors import CommitConflict, LakehouseError, LeaseLost, StoreUnavailable
+from lakehouse.errors import CommitConflict, LakehouseError, LeaseLost, StoreUnavailable, TableRefused
 from lakehouse.fallback import settle
 from lakehouse.fallback.config import RecoveryConfig
 from lakehouse.fallback.objects import TableName
@@ -53,7 +54,7 @@ class KeptUnreadable(LakehouseError):
     code = "KEPT_UNREADABLE"
 
 
-BLAMELESS = (StoreUnavailable, CommitConflict, LeaseLost, FuseBlown, KeptUnreadable, OperationalError)
+BLAMELESS = (StoreUnavailable, TableRefused, CommitConflict, LeaseLost, FuseBlown, KeptUnreadable, OperationalError)
 """What costs no attempt. Rows that were tried go piece by piece, and a piece may have too few unreadable ones."""
 
 
@@ -136,7 +137,8 @@ class Transfer:
         known = self.lake.known_schemas(name.namespace, [name.table]).get(name.table)
         parent = Parent.objects.get(pk=self.parent_id)
         rules = table_rules.of(parent)(name.table)
-        rows, complaints = shred.type_rows(kept, known, rules)
+        with refusals.of(name.namespace, name.table):
+            rows, complaints = shred.type_rows(kept, known, rules)
         drift = inbox.drift_of({name.table: rows}, {name.table: known} if known else {}, lambda _: rules)
         self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]

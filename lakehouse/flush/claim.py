@@ -36,6 +36,7 @@ from rpc.batch import Encoding
 
 BATCHES_MAX = 20_000
 """Of one flush; marking more would hold SQLite's only writer for too long."""
+Letters = Sequence[Unreadable]
 PAYLOADS_PER_DELETE = 1000
 IDS_PER_QUERY = 1000
 
@@ -129,41 +130,42 @@ def renew(claim: Claim, *, now_ms: int, lease_ms: int) -> None:
         raise _lost(claim)
 
 
-def finish(claim: Claim, staged: Sequence[Staged], unreadable: Sequence[Unreadable], *, now_ms: int) -> int:
+def finish(
+    claim: Claim, staged: Sequence[Staged], unreadable: Letters, *, now_ms: int, kept: Collection[int] = ()
+) -> int:
     """Mark everything done; returns the commit number. Within the transaction that swaps the pointers.
 
+    Of the batches `kept` rows wait elsewhere, for a table that takes none now.
     Raises LeaseLost when somebody else took over: then nothing of the transaction may stay.
     """
     _free(claim, now_ms=now_ms, commit_number=F("commit_number") + 1)
     number = Parent.objects.values_list("commit_number", flat=True).get(pk=claim.parent_id)
-    marked = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING).update(state=BatchState.PERSISTED)
-    assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
+    _mark(claim, kept)
     closed = close(claim.flush_id, staged, unreadable, number=number, now_ms=now_ms)
     assert closed, f"flush {claim.flush_id} was not open any more"
     letters.settle(claim.parent_id, unreadable, now_ms=now_ms)
     return number
 
 
-def finish_in_fallback(
-    claim: Claim, kept: Collection[int], unreadable: Sequence[Unreadable], *, error: str, now_ms: int
-) -> None:
+def finish_in_fallback(claim: Claim, kept: Collection[int], unreadable: Letters, *, error: str, now_ms: int) -> None:
     """The rows of the batches `kept` wait elsewhere; the buffer is free. Within the transaction that keeps them.
 
     A batch of which nothing is kept has nothing to wait for. Raises LeaseLost as `finish` does.
     """
     _free(claim, now_ms=now_ms)
-    claimed = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING)
-    marked = 0
-    if len(kept) < claim.batches:
-        done = set(claimed.values_list("pk", flat=True)) - set(kept)
-        marked = sum(claimed.filter(pk__in=some).update(state=BatchState.PERSISTED) for some in by_thousands(done))
-    marked += claimed.update(state=BatchState.FALLBACK)
-    assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
+    _mark(claim, kept)
     closed = Flush.objects.filter(pk=claim.flush_id, state=FlushState.OPEN).update(
         state=FlushState.KEPT, finished_ms=now_ms, dead_letters=len(unreadable), error=error
     )
     assert closed == 1, f"flush {claim.flush_id} was not open any more"
     letters.settle(claim.parent_id, unreadable, now_ms=now_ms)
+
+
+def _mark(claim: Claim, kept: Collection[int]) -> None:
+    claimed = Batch.objects.filter(flush_id=claim.flush_id, state=BatchState.FLUSHING)
+    marked = sum(claimed.filter(pk__in=some).update(state=BatchState.FALLBACK) for some in by_thousands(kept))
+    marked += claimed.update(state=BatchState.PERSISTED)
+    assert marked == claim.batches, f"flush {claim.flush_id} marked {marked} of {claim.batches} batches"
 
 
 def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
@@ -265,9 +267,7 @@ def _release(parent_id: int, *, now_ms: int, error: str) -> None:
     )
 
 
-def close(
-    flush_id: int, staged: Sequence[Staged], unreadable: Sequence[Unreadable], *, number: int, now_ms: int
-) -> bool:
+def close(flush_id: int, staged: Sequence[Staged], unreadable: Letters, *, number: int, now_ms: int) -> bool:
     """Write down what a flush did, if it is open still. Within the transaction that swaps its tables' pointers."""
     closed = Flush.objects.filter(pk=flush_id, state=FlushState.OPEN).update(
         state=FlushState.COMMITTED,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.flush import exact, moments, nested, structs, values, widening
-from lakehouse.flush.names import Names
+from lakehouse.flush.names import Names, reserved_in
 from lakehouse.flush.plans import Survey
 from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.structs import Surprise
@@ -74,6 +74,8 @@ class Wanted:
     is_nested: bool
     structs: frozenset[str]
     """Columns that have columns of their own."""
+    reserved: frozenset[str] = frozenset()
+    """Names of partitions."""
 
     @classmethod
     def of(cls, known: Any | None, rules: Rules) -> Wanted:
@@ -83,10 +85,10 @@ class Wanted:
         for name in structs:
             if not nested.is_writable(types[name]):
                 types[name] = NOTHING
-        return cls(types, rules.is_open(known), rules.is_nested, structs)
+        return cls(types, rules.is_open(known), rules.is_nested, structs, reserved_in(schema))
 
     def names(self) -> Names:
-        return Names(self.types, nested=self.structs, is_open=self.is_open)
+        return Names(self.types, nested=self.structs, is_open=self.is_open, reserved=self.reserved)
 
 
 def _objects(texts: Any) -> tuple[Any, Any]:

@@ -13,25 +13,31 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
+import pyarrow as pa
 from django.db import transaction
 
 from lakehouse import memory
+from lakehouse.catalog import refusals
 from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
-from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable
+from lakehouse.errors import CommitConflict, OutcomeUnknown, StoreUnavailable, TableRefused
 from lakehouse.events import namespaces, table
+from lakehouse.fallback.objects import StoredRows
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
 from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
+from lakehouse.flush.fuse import Counted
 from lakehouse.flush.inbox import Drift
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.flush.raw import Raw, RawRows
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
 from lakehouse.models import Parent
@@ -125,41 +131,70 @@ class Flusher:
 
     def _keep(self, claimed: Claim) -> Flushed:
         """Raises BufferOverflowError when the fallback is full or off."""
-        most = self.settings.fallback_bytes_max
-        if not most:
+        if not self.settings.fallback_bytes_max:
             raise BufferOverflowError("the object store is away and the fallback is off (EVODB_FALLBACK_BYTES_MAX=0)")
         batches = claim.read(claimed)
         counted, read = fuse.counted(batches), raw.read(batches)
         assert read.entries == claimed.entries, f"read {read.entries} of {claimed.entries} entries"
         fuse_box.check(claimed, counted, read.unreadable, self.settings, now_ms=self.now_ms())
-        storage = FallbackStorage(DatabaseStorage(claimed.parent_id), max_bytes=most, now_ms=self.now_ms)
-        packed, kept = [], set[int]()
-        for one in read.tables:
-            ids = raw.batch_ids(one.rows)
-            kept.update(ids)
-            rows = storage.pack(claimed.namespace, one.table, raw.to_keep(one))
-            packed.append(replace(rows, batches=array("Q", ids).tobytes(), flush_id=claimed.flush_id))
+        packed, kept = self._packed(claimed, read.tables)
         reach(Failpoint.SHREDDED)
         unreadable = read.unreadable
         with transaction.atomic():
-            storage.keep(packed)
+            self._storage(claimed).keep(packed)
             claim.finish_in_fallback(claimed, kept, unreadable, error=IN_FALLBACK, now_ms=self.now_ms())
             child_tables.add(claimed.parent_id, claimed.flush_id, (), unreadable)
             reach(Failpoint.FALLBACK_WRITTEN)
         return Flushed(claimed.flush_id, None, claimed.batches, claimed.entries, len(unreadable), [])
 
+    def _storage(self, claimed: Claim) -> FallbackStorage:
+        most = self.settings.fallback_bytes_max
+        return FallbackStorage(DatabaseStorage(claimed.parent_id), max_bytes=most, now_ms=self.now_ms)
+
+    def _packed(self, claimed: Claim, tables: Sequence[RawRows]) -> tuple[list[StoredRows], set[int]]:
+        """As the fallback keeps them, and the batches they came in."""
+        storage, packed, kept = self._storage(claimed), [], set[int]()
+        for one in tables:
+            ids = raw.batch_ids(one.rows)
+            kept.update(ids)
+            rows = storage.pack(claimed.namespace, one.table, raw.to_keep(one))
+            packed.append(replace(rows, batches=array("Q", ids).tobytes(), flush_id=claimed.flush_id))
+        return packed, kept
+
     def _persist(self, claimed: Claim) -> Flushed:
+        """The rows of a table that takes none wait in the fallback, and the others go on."""
         batches = claim.read(claimed)
-        parent = Parent.objects.get(pk=claimed.parent_id)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        known = self.lake.known_schemas(claimed.namespace, {one.table for one in read.tables})
+        known: dict[str, pa.Schema] = {}
+        for one in read.tables:
+            try:
+                known |= self.lake.known_schemas(claimed.namespace, [one.table])
+            except TableRefused as exc:
+                read = self._without(claimed, read, exc)
+        while True:
+            try:
+                return self._land(claimed, counted, read, known)
+            except TableRefused as exc:
+                read = self._without(claimed, read, exc)
+
+    def _without(self, claimed: Claim, read: Raw, refused: TableRefused) -> Raw:
+        """Its rows wait in the fallback, and where there is none they are dead letters."""
+        if all(one.table != refused.table for one in read.tables):
+            raise refused
+        log.warning("flush %d goes on without the rows of a table: %s", claimed.flush_id, refused)
+        if self.settings.fallback_bytes_max:
+            return read.without(refused.table)
+        return read.refusing({refused.table}, str(refused))
+
+    def _land(self, claimed: Claim, counted: Sequence[Counted], read: Raw, known: Mapping[str, pa.Schema]) -> Flushed:
+        parent = Parent.objects.get(pk=claimed.parent_id)
         if holds_events := namespaces.holds_events(parent.name):
             known = table.with_ours(known)
         config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         rules_of = table_rules.of(parent)
-        shredded = shred.typed_of(kept, known, rules_of)
+        shredded = shred.typed_of(kept, known, rules_of, partial(refusals.of, claimed.namespace))
         if holds_events:
             shredded = replace(shredded, tables=table.completed(shredded.tables))
         drift = inbox.drift_of(shredded.tables, known, rules_of)
@@ -169,10 +204,11 @@ class Flusher:
         fuse_box.check(claimed, counted, shredded.unreadable, self.settings, now_ms=self.now_ms())
         parquet = parquet_of(config)
         rows = {name: shred.stamped(one, claimed.flush_id) for name, one in shredded.tables.items()}
+        waiting = self._packed(claimed, read.aside) if read.aside else ([], set[int]())
         for attempt in range(1, self.settings.commit_attempts_max + 1):
             staged = self.lake.land(claimed.move, rows, parquet)
             try:
-                number = self._commit(claimed, staged, shredded, drift)
+                number = self._commit(claimed, staged, shredded, drift, *waiting)
             except CommitConflict as exc:
                 # Somebody else wrote to the table meanwhile: these files are lost, the rows are not.
                 if attempt == self.settings.commit_attempts_max:
@@ -182,10 +218,20 @@ class Flusher:
                 break
         return Flushed(claimed.flush_id, number, claimed.batches, claimed.entries, len(shredded.unreadable), staged)
 
-    def _commit(self, claimed: Claim, staged: list[Staged], shredded: Shredded, drift: Drift) -> int:
+    def _commit(
+        self,
+        claimed: Claim,
+        staged: list[Staged],
+        shredded: Shredded,
+        drift: Drift,
+        waiting: Sequence[StoredRows],
+        kept: Collection[int],
+    ) -> int:
         sums = digests.of_tables(shredded.tables)
         with transaction.atomic():
-            number = claim.finish(claimed, staged, shredded.unreadable, now_ms=self.now_ms())
+            if waiting:
+                self._storage(claimed).keep(waiting)
+            number = claim.finish(claimed, staged, shredded.unreadable, kept=kept, now_ms=self.now_ms())
             child_tables.add(claimed.parent_id, claimed.flush_id, sums, shredded.unreadable)
             inbox.note(claimed.parent_id, drift, now_ms=self.now_ms())
             reach(Failpoint.MARKED)

@@ -8,8 +8,10 @@ Avro allows, where `a b` is `a_x20b`; who is called that already is in the way.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
 COLUMNS_MAX = 1000
 """Typed columns of one table; a child that writes values as keys must not widen it without end."""
@@ -46,27 +48,48 @@ def _escaped(sign: str) -> str:
     return f"_x{ord(sign):X}"
 
 
+_RESERVED = b"evodb.reserved"
+
+
+def reserving(schema: Any, names: Collection[str]) -> Any:
+    """The Arrow schema of a table, of which it is known that no new column may have these names."""
+    return schema.with_metadata({_RESERVED: json.dumps(sorted(names)).encode()}) if names else schema
+
+
+def reserved_in(schema: Any | None) -> frozenset[str]:
+    found = ((schema is not None and schema.metadata) or {}).get(_RESERVED)
+    return frozenset(json.loads(found)) if found else frozenset()
+
+
 class Names:
     """The columns of one table, as they are taken one after the other.
 
     `nested` are those that have columns of their own: beside `a` with a `b` there can be no `a.b`. Where it is not open
-    no key takes a name that is not known.
+    no key takes a name that is not known. `reserved` are names of partitions, which no new column may have.
     """
 
-    def __init__(self, known: Iterable[str] = (), *, nested: Collection[str] = (), is_open: bool = True) -> None:
+    def __init__(
+        self,
+        known: Iterable[str] = (),
+        *,
+        nested: Collection[str] = (),
+        is_open: bool = True,
+        reserved: Collection[str] = (),
+    ) -> None:
         self._taken: dict[str, str] = {}
         for name in known:  # a table of others may have two that differ in case
             self._taken.setdefault(name.casefold(), name)
         self._in_files = {in_files(name) for name in self._taken.values()}
         self._nested = nested
         self._is_open = is_open
+        self._reserved = reserved
 
     def is_free(self, name: str) -> bool:
         """Whether this key is a column, or could become one if there is room."""
         taken = self._taken.get(name.casefold())
         if taken is not None:
             return taken == name and is_possible(name)
-        if not self._is_open or not is_possible(name) or in_files(name) in self._in_files:
+        if name in self._reserved or not self._is_open or not is_possible(name) or in_files(name) in self._in_files:
             return False
         return not (self._nested and self._is_path(name))
 

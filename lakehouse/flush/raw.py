@@ -6,8 +6,8 @@ again, so each knows the batch it came in and its place there: what turns out un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -60,11 +60,31 @@ class RawRows:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """`letters` are the rows of the sheet that are no rows of a table, by their number there."""
+    """`letters` are the rows of the sheet that are no rows of a table, by their number there.
+
+    `aside` are the rows of tables that take none now.
+    """
 
     sheet: Sheet
     tables: list[RawRows]
     letters: dict[int, Unreadable]
+    aside: Sequence[RawRows] = ()
+
+    def without(self, table: str) -> Raw:
+        """The same with the rows of this table aside."""
+        aside = [one for one in self.tables if one.table == table]
+        return replace(self, tables=[one for one in self.tables if one.table != table], aside=[*self.aside, *aside])
+
+    def refusing(self, tables: Collection[str], reason: str) -> Raw:
+        """The same with the rows of these tables as letters."""
+        letters = {
+            row: one.letter(index, reason)
+            for one in self.tables
+            if one.table in tables
+            for index, row in enumerate(one.rows["row"].to_pylist())
+        }
+        kept = [one for one in self.tables if one.table not in tables]
+        return replace(self, tables=kept, letters=self.letters | letters)
 
     @property
     def entries(self) -> int:

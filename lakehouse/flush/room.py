@@ -21,9 +21,4 @@ def within(lake: Lake, read: Raw, known: Collection[str], *, namespace: str, tab
         f"a new table, and {namespace} has its {tables_max} tables (tables_max); raise it in the settings of the "
         "parent, or delete tables"
     )
-    refused = new[left:]
-    letters = {
-        row: one.letter(index, reason) for one in refused for index, row in enumerate(one.rows["row"].to_pylist())
-    }
-    kept = [one for one in read.tables if all(one is not other for other in refused)]
-    return Raw(read.sheet, kept, read.letters | letters)
+    return read.refusing({one.table for one in new[left:]}, reason)

@@ -42,7 +42,7 @@ class Rules:
         for name, declared in self.declared.items():
             have = columns.get(name)
             columns[name] = declared if have is None or widening.wider(have, declared) == declared else have
-        return pa.schema(list(columns.items()))
+        return pa.schema(list(columns.items()), None if known is None else known.metadata)
 
     def is_open(self, known: Any | None) -> bool:
         """Whether new keys may become columns. A table that is not there, nor declared, has to begin with some."""

@@ -11,6 +11,7 @@ Entries a second on one core, documents of 19 keys and 300 bytes in batches of 1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ PARTITION, BLOBS = "_partition", "_blobs"
 
 @dataclass(frozen=True, slots=True)
 class Shredded:
-    """`entries` counts the rows of all tables and the unreadable entries.
+    """`entries` counts the rows of all tables, those aside too, and the unreadable entries.
 
     A payload that cannot even be cut counts as the entries it announces.
     """
@@ -49,16 +50,22 @@ def shred(batches: Sequence[StoredBatch], known: Mapping[str, pa.Schema]) -> Shr
     return typed_of(raw.read(batches), known)
 
 
-def typed_of(read: Raw, known: Mapping[str, pa.Schema], rules_of: Callable[[str], Rules] = lambda _: USUAL) -> Shredded:
-    """The second half: raw rows get types, by the rules of their tables."""
+def typed_of(
+    read: Raw,
+    known: Mapping[str, pa.Schema],
+    rules_of: Callable[[str], Rules] = lambda _: USUAL,
+    guard: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> Shredded:
+    """The second half: raw rows get types, by the rules of their tables, each within its guard. What is aside stays."""
     tables: dict[str, Any] = {}
     letters = dict(read.letters)
     for one in read.tables:
-        table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table))
+        with guard(one.table):
+            table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table))
         letters |= {one.rows["row"][index].as_py(): one.letter(index, reason) for index, reason in unreadable.items()}
         if table.num_rows:
             tables[one.table] = table
-    stored = sum(table.num_rows for table in tables.values())
+    stored = sum(table.num_rows for table in tables.values()) + sum(len(one.rows) for one in read.aside)
     assert stored + len(letters) == read.sheet.rows.num_rows, (
         f"{stored} rows, {len(letters)} letters: not {read.sheet.rows.num_rows}"
     )

@@ -45,7 +45,9 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, ru
     others = pc.if_else(numbers.is_valid(), pa.scalar(None, pa.string()), texts)
     unreadable |= documents.check(pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string())))
     fields = [(name, typed[name].type) for name in typed if name not in types]
-    found = documents.read(others, pa.schema([*(rules.schema(known) or []), *fields]), rules)
+    schema = rules.schema(known)
+    seen = pa.schema([*(schema or []), *fields], None if schema is None else schema.metadata)
+    found = documents.read(others, seen, rules)
     columns = {key: widening.either(typed[key], found.columns[key]) for key in typed.keys() & found.columns.keys()}
     order = dict.fromkeys([*typed, *found.columns])
     return Documents(

@@ -157,13 +157,13 @@ def currencies(namespace: str) -> list[Currency]:
     parents = dict(Parent.objects.filter(namespace=namespace).values_list("pk", "name"))
     newest = dict(Parent.objects.filter(namespace=namespace).values_list("pk", "commit_number"))
     key = namespace.replace(".", SEPARATOR)
-    versions = dict(IcebergTable.objects.filter(namespace__name=key).values_list("name", "version"))
+    marks = {table.name: table.mark for table in IcebergTable.objects.filter(namespace__name=key)}
     rows = CurrentTable.objects.filter(namespace=namespace).order_by("table")
     found = []
     for table, positions, version, refreshed_ms in rows.values_list("table", "positions", "version", "refreshed_ms"):
         for pk, name in sorted(parents.items(), key=lambda one: one[1]):
             # What no commit has touched since is complete, wherever its position is.
-            bookmark = newest[pk] if version == versions.get(table) else positions.get(str(pk), 0)
+            bookmark = newest[pk] if version == marks.get(table) else positions.get(str(pk), 0)
             found.append(Currency(name, table, bookmark, newest[pk], bookmark == newest[pk], refreshed_ms))
     return found
 

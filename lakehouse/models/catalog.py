@@ -6,6 +6,8 @@ import uuid
 
 from django.db import models
 
+VERSION_BITS = 32
+
 
 class Namespace(models.Model):
     """`name` holds the levels joined by U+001F, as the Iceberg REST specification joins them."""
@@ -31,6 +33,15 @@ class IcebergTable(models.Model):
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+    @property
+    def mark(self) -> int:
+        """One number for which table this is and how often it was changed."""
+        return self.pk << VERSION_BITS | self.version
+
+    def is_another_than(self, mark: int) -> bool:
+        """Whether this is not the table that had that mark. An older one says how often only, and of which nothing."""
+        return mark >> VERSION_BITS not in {0, self.pk}
 
 
 class TableToMake(models.Model):

@@ -13,11 +13,16 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.flush import digests
-from lakehouse.query import duck
+from lakehouse.query import duck, unreadable
 from lakehouse.query.quoting import identifier, quoted
 from rpc.entry_digest import Sum
 
 ROWS_AT_ONCE = 20_000
+OURS = dict.fromkeys(("_source", "_op", "_row_id", "_before", "_after"), "VARCHAR") | {
+    **dict.fromkeys(("_epoch", "_seq", "_batch_seq"), "BIGINT"),
+    "_ts": "TIMESTAMP WITH TIME ZONE",
+}
+"""What flushes write that is compared, as DuckDB calls it."""
 _KEYS = "SELECT coalesce(_epoch, -1) AS _epoch, coalesce(_batch_seq, -1) AS _batch_seq, coalesce(_seq, -1) AS _seq"
 _BATCHES = """SELECT _epoch, _batch_seq, count(*), count(DISTINCT _seq), min(_seq), max(_seq) FROM ({rows})
 GROUP BY _epoch, _batch_seq ORDER BY _epoch, _batch_seq"""
@@ -43,14 +48,43 @@ class Accounted(NamedTuple):
     sequence: int
 
 
-def is_ours(connection: duckdb.DuckDBPyConnection, location: str) -> bool:
-    """Whether this table has the columns that flushes write."""
-    found = connection.execute(f"DESCRIBE SELECT * FROM {duck.scan(location)}").fetchall()  # noqa: S608 - quoted
-    return {row[0] for row in found} >= {*digests.COLUMNS, "_batch_seq"}
+def complaint(connection: duckdb.DuckDBPyConnection, location: str) -> str:
+    """Why the rows of flushes cannot be compared with those in this table; nothing when they can.
+
+    Raises duckdb.HTTPException when the store is away.
+    """
+    try:
+        if why := unreadable.complaint(connection, unreadable.metadata_of(connection, location)):
+            return why
+        found = connection.execute(f"DESCRIBE SELECT * FROM {duck.scan(location)}").fetchall()  # noqa: S608 - quoted
+    except (duckdb.Error, OSError, ValueError) as exc:
+        return _damage(exc)
+    types = {row[0]: row[1] for row in found}
+    wrong = [
+        f"{name!r} ({types.get(name, 'gone')}, wanted {kind})" for name, kind in OURS.items() if types.get(name) != kind
+    ]
+    return f"the columns by which rows are compared are not what flushes write: {', '.join(wrong)}" if wrong else ""
 
 
-def sums(connection: duckdb.DuckDBPyConnection, location: str, *, table: str, source: str | None) -> dict[str, Sum]:
-    """The sum of each child's rows, or of one child's."""
+def _damage(error: Exception) -> str:
+    if isinstance(error, duckdb.HTTPException):
+        raise error
+    return f"it cannot be read: {str(error).strip().partition(chr(10))[0]}"
+
+
+def sums(
+    connection: duckdb.DuckDBPyConnection, location: str | None, *, table: str, source: str | None
+) -> tuple[dict[str, Sum], str]:
+    """The sum of each child's rows, or of one child's; and why there are none, if the table cannot be read."""
+    if location is None:
+        return {}, ""
+    try:
+        return _sums(connection, location, table, source), ""
+    except duckdb.Error as exc:
+        return {}, _damage(exc)
+
+
+def _sums(connection: duckdb.DuckDBPyConnection, location: str, table: str, source: str | None) -> dict[str, Sum]:
     where, values = ("", []) if source is None else (" WHERE _source = ?", [source])
     sql = f"SELECT {', '.join(digests.COLUMNS)} FROM {duck.scan(location)}{where}"  # noqa: S608 - quoted
     found: dict[str, Sum] = {}

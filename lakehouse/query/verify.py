@@ -147,19 +147,25 @@ def _namespace(
     wanted: Wanted,
 ) -> Iterator[ChildReport]:
     locations = moment.locations.get(namespace, {})
-    ours = {table: place for table, place in locations.items() if lake_sums.is_ours(connection, place)}
+    complaints = {table: lake_sums.complaint(connection, place) for table, place in locations.items()}
+    ours = {table: place for table, place in locations.items() if not complaints[table]}
     named = {table for known in children.values() for table in known.tables}
-    found = {
-        table: lake_sums.sums(connection, ours[table], table=table, source=wanted.child) if table in ours else {}
-        for table in sorted(named | ours.keys())
-        if wanted.table in (None, table)
-    }
+    found: dict[str, dict[str, Sum]] = {}
+    for table in sorted(named | ours.keys()):
+        if wanted.table in (None, table):
+            sums, why = lake_sums.sums(connection, ours.get(table), table=table, source=wanted.child)
+            found[table] = sums
+            if why:
+                complaints[table] = why
+                del ours[table]
     typed = {table: lake_sums.typed(connection, ours[table], source=wanted.child) for table in found if table in ours}
     sources = {source for sums in found.values() for source in sums}
     names = children.keys() if wanted.parent is not None else children.keys() | sources
     for name in sorted(names):
         known = children.get(name, _Known())
         findings = list(_findings(namespace, name, known, found, typed))
+        for one in findings:
+            one.why += [complaints[one.table]] if complaints.get(one.table) else []
         older = max(0, known.entries - known.counted - known.waiting - known.fallback)
         report = ChildReport(namespace, name, findings, [], known.waiting, known.fallback, older)
         if not all(one.is_equal for one in findings):

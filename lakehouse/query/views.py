@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from lakehouse.errors import InvalidQuery
-from lakehouse.query import snapshots
+from lakehouse.query import snapshots, unreadable
 from lakehouse.query.messages import Place, Rows
 from lakehouse.query.quoting import identifier, quoted
 from lakehouse.query.statement import Reference
@@ -51,9 +51,12 @@ def open_tables(
             view = views.fill(wanted, _current(one, rows, as_of))
         else:
             if location not in metadata:
-                metadata[location] = _read(connection, location)
+                metadata[location] = unreadable.metadata_of(connection, location)
                 opened.folders += snapshots.folders(metadata[location], location)
-            view = views.open(wanted, location, _snapshot(connection, one, metadata[location], as_of))
+            snapshot_id = _snapshot(connection, one, metadata[location], as_of)
+            if why := unreadable.complaint(connection, metadata[location], snapshot_id):
+                raise InvalidQuery(f"{one.table} cannot be read: {why}")
+            view = views.open(wanted, location, snapshot_id)
         if view != wanted or one.at or one.node["catalog_name"]:
             one.rename(*view)
             opened.is_renamed = True
@@ -170,14 +173,6 @@ def _selected(expression: dict[str, Any]) -> dict[str, Any]:
         "qualify": None,
     }
     return {"error": False, "statements": [{"node": node, "named_param_map": []}]}
-
-
-def _read(connection: duckdb.DuckDBPyConnection, location: str) -> dict[str, Any]:
-    rows = connection.execute("SELECT content FROM read_text(?)", [location]).fetchall()
-    if not rows:
-        raise OSError(f"{location} is not there")
-    found: dict[str, Any] = json.loads(rows[0][0])
-    return found
 
 
 def _schema(namespace: str) -> str:

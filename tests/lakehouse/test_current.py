@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from django.conf import settings as site
 from django.core.management import call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyiceberg.types import LongType, MapType, NestedField, StringType, StructType
 
 from lakehouse import tasks
 from lakehouse.catalog.lakes import chosen
@@ -23,7 +25,7 @@ from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current import refresh as refreshing
 from lakehouse.current.names import changes_of, current_of
-from lakehouse.errors import CommitConflict, ForbiddenQuery
+from lakehouse.errors import CommitConflict, DamagedTable, ForbiddenQuery, SchemaMismatch
 from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -45,6 +47,7 @@ from lakehouse.query import duck, lake_tables
 from lakehouse.query.messages import Name
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, parent, source
+from tests.lakehouse import others_site as others
 from tests.lakehouse.outage_site import come_back, go_away
 from tests.repetition import LONG
 
@@ -442,3 +445,100 @@ def emptied():
     finally:
         for model in (BatchPayload, Batch, Flush, CurrentTable, IcebergTable, Child, Parent):
             model.objects.all().delete()
+
+
+def taken_away(street, column, kind):
+    others.schema(street.settings, lambda update: update.delete_column(column))
+    others.schema(street.settings, lambda update: update.add_column(column, kind))
+
+
+def test_a_table_of_now_whose_order_somebody_took_away_says_so_and_keeps_no_other_waiting(street, worker, caplog):
+    worker(current_buckets=3)
+    street.write("a", (1, INSERT, "x", 1))
+    taken_away(street, "_seq", StringType())
+    with pytest.raises(DamagedTable, match="which change of a row is its last: _seq is VARCHAR, wanted BIGINT; drop"):
+        street.refresh()
+    street.write("a", (2, UPDATE, "x", 2))
+    others.schema(street.settings, lambda update: update.delete_column("_seq"))
+    street.recover()
+    with pytest.raises(DamagedTable, match=r"1 rows that flushes wrote to lake\.orders have no value in .*_seq"):
+        street.refresh()
+    items = RawEntry(9, NOW_MS, INSERT, b"items", b"i", b"", b'{"v": 1}')
+    accept([(source(street.home, "a"), frame(9, [items], source="a"))], now_ms=NOW_MS)
+    street.flush()
+    assert tasks.refresh_current() == 1
+    assert IcebergTable.objects.get(namespace__name="current").name == "items"
+    assert "the table of now of lake.orders is left for later: 1 rows that flushes wrote" in caplog.text
+
+
+def test_what_breaks_the_refresh_of_one_table_keeps_no_other_waiting(street, worker, monkeypatch, caplog):
+    worker(current_buckets=3)
+    street.write("a", (1, INSERT, "x", 1))
+    monkeypatch.setattr(refreshing, "refresh", lambda *args, **kwargs: 1 // 0)
+    assert tasks.refresh_current() == 0
+    assert "the table of now of lake.orders cannot be refreshed" in caplog.text
+
+
+def test_rows_that_no_child_brought_are_in_no_table_of_now(street):
+    street.write("a", (1, INSERT, "x", 1))
+    table = others.table(street.settings)
+    theirs = table.scan(selected_fields=("v",)).to_arrow()
+    nothing = [pa.nulls(1, field.type) for field in table.schema().as_arrow()]
+    names = table.schema().column_names
+    table.append(
+        pa.table([theirs["v"] if name == "v" else one for name, one in zip(names, nothing, strict=True)], names)
+    )
+    street.refresh()
+    assert street.now() == {("a", "x"): 1}
+
+
+def test_a_table_that_was_dropped_and_flushed_anew_has_a_table_of_now_of_its_new_rows(street):
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
+    street.refresh()
+    street.catalog.drop_table(("lake", "orders"))
+    street.write("a", (3, INSERT, "z", 3))
+    assert refreshing.wanted(NOW_MS) == [("lake", "orders")]
+    street.refresh()
+    assert street.now() == {("a", "z"): 3}
+
+
+def test_columns_of_others_that_a_table_of_now_cannot_have_are_left_out(street):
+    others_columns = {"tags": MapType(1, StringType(), 2, LongType()), "V": StringType(), "_SEQ": StringType()}
+    street.write("a", (1, INSERT, "x", 1))
+    street.refresh()
+    for name, kind in others_columns.items():
+        others.schema(street.settings, lambda update, name=name, kind=kind: update.add_column(name, kind))
+    street.write("a", (2, UPDATE, "x", 2), (3, INSERT, "y", 3))
+    street.refresh()
+    assert street.now() == {("a", "x"): 2, ("a", "y"): 3}
+    assert not others_columns.keys() & set(others.table(street.settings, namespace="current").schema().column_names)
+
+
+def test_a_struct_of_others_with_a_field_that_is_required_is_in_a_table_of_now(street):
+    kind = StructType(NestedField(1, "a", LongType(), required=True))
+    street.write("a", (1, INSERT, "x", 1))
+    others.schema(street.settings, lambda update: update.add_column("theirs", kind))
+    street.refresh()
+    street.write("a", (2, INSERT, "y", 2))
+    street.refresh()
+    assert street.now() == {("a", "x"): 1, ("a", "y"): 2}
+
+
+def test_a_column_that_changed_its_type_for_good_says_which_table_to_drop(street):
+    street.write("a", (1, INSERT, "x", 1))
+    street.refresh()
+    taken_away(street, "v", StringType())
+    street.write("a", (2, INSERT, "y", "text"))
+    with pytest.raises(SchemaMismatch, match=r"'v' is string, its table has long; drop the table current\.orders"):
+        street.refresh()
+    street.catalog.drop_table(("current", "orders"))
+    street.refresh()
+    assert street.now() == {("a", "x"): None, ("a", "y"): "text"}
+
+
+def test_a_table_that_duckdb_does_not_survive_is_told_of_and_ends_no_worker(street):
+    street.write("a", (1, INSERT, "x", 1))
+    others.metadata(street.settings, others.without_column("_ts"))
+    street.write("a", (2, INSERT, "y", 2))
+    with pytest.raises(DamagedTable, match=r"lake\.orders cannot be read: it has files in partitions by '_ts_day'"):
+        street.refresh()

@@ -532,3 +532,34 @@ def test_verify_sees_rows_that_somebody_took_out_of_a_foreign_table(site: Site) 
     site.table().delete("_seq = 2")
     (report,) = verify(site.settings, Wanted())
     assert report.is_red
+
+
+@pytest.mark.parametrize(
+    ("torn", "said"),
+    [
+        (
+            lambda text: text.replace('"format-version":2', '"format-version":3,"next-row-id":0'),
+            "its format is version 3",
+        ),
+        (lambda text: "{", "the catalog says nothing of lake.items that we understand"),
+    ],
+    ids=["version 3", "torn"],
+)
+def test_rows_of_a_table_of_theirs_that_takes_none_wait_and_the_others_go_on(site: Site, torn: Any, said: str) -> None:
+    shop = source(parent())
+    put(shop, of_three_tables(1, 1))
+    site.flush(shop)
+    metadata = Path(site.table("items").metadata_location)
+    text = metadata.read_text()
+    metadata.write_text(torn(text))
+    put(shop, of_three_tables(2, 11))
+    flushed = site.flush(shop)
+    assert flushed is not None
+    assert [one.table for one in flushed.staged] == ["clients", "orders"]
+    site.recovery(shop.parent_id).recover()
+    assert said in FallbackBatch.objects.get(table="items").last_error
+    assert not StoreBreaker.objects.filter(failures__gt=0).exists()
+    metadata.write_text(text)
+    site.recovery(shop.parent_id).recover()
+    assert everything(site) == [1, 2, 3, 11, 12, 13]
+    assert_nothing_is_open()

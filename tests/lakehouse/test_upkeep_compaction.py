@@ -73,6 +73,24 @@ def test_small_files_of_each_day_become_one_with_the_same_rows(lake_settings: Se
     assert not compact(lake, Terms(target_bytes=2**27, files_min=8))
 
 
+def test_many_days_of_little_are_merged_in_one_commit_that_reads_what_names_them_once(lake: Lake) -> None:
+    lake.commit(3, each=40, days=40)
+    rows, version = lake.rows(), lake.row().version
+    done = compact(lake)
+    assert (done.old, done.new, done.rows) == (120, 40, 120)
+    assert lake.rows() == rows
+    assert lake.row().version == version + 1
+
+
+def test_a_merge_of_many_days_ends_when_its_time_is_over_and_keeps_what_it_has_done(lake: Lake) -> None:
+    lake.commit(2, each=5, days=5)
+    rows, looks = lake.rows(), iter([False, False, True])
+    with lake.keeper() as keeper:
+        done = compaction.compact(keeper, ALL, until=lambda: next(looks, True))
+    assert (done.old, done.new) == (6, 3)
+    assert lake.rows() == rows
+
+
 def test_rows_are_sorted_by_their_id(lake: Lake) -> None:
     lake.commit(4, each=5)
     compact(lake)

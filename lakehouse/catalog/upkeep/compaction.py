@@ -23,7 +23,7 @@ from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.staging import Change
 from lakehouse.catalog.table_properties import number
 from lakehouse.catalog.upkeep import engines, expiry, reachable, rewriting
-from lakehouse.catalog.upkeep.piles import Small, piles
+from lakehouse.catalog.upkeep.piles import Small, piles, together
 from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
 from lakehouse.catalog.upkeep.tending import Tender
@@ -70,17 +70,36 @@ def compact(keeper: Tender, terms: Terms, *, until: Callable[[], bool] = lambda:
     done = Compacted()
     with told(f"files of {keeper.name} cannot be read or written"):
         table = keeper.load()
-        for pile in _piles(table, keeper, terms):
+        for some in together(_piles(table, keeper, terms), terms.target_bytes):
             if done and until():
                 break
-            keeper.renew()
-            old = list(described(table, pile))
-            new = rewritten(table, old, sum(file.rows for file in pile), terms)
+            old, new = _merged(table, some, keeper, terms, until)
             exchange(keeper, old, new, terms)
             done.old, done.new = done.old + len(old), done.new + len(new)
             done.rows += sum(file.record_count for file in new)
             pa.default_memory_pool().release_unused()
     return done
+
+
+def _merged(
+    table: Table, some: Sequence[Sequence[Small]], keeper: Tender, terms: Terms, until: Callable[[], bool]
+) -> tuple[list[DataFile], list[DataFile]]:
+    """The files of the first of these piles, and of the next ones before `until`; and the new ones with their rows."""
+    known = {file.file_path: file for file in described(table, [file for pile in some for file in pile])}
+    old: list[DataFile] = []
+    new: list[DataFile] = []
+    try:
+        for pile in some:
+            if old and until():
+                break
+            keeper.renew()
+            mine = [known[file.path] for file in pile]
+            new += rewritten(table, mine, sum(file.rows for file in pile), terms)
+            old += mine
+    except BaseException:
+        expiry.remove(table.io, [file.file_path for file in new])
+        raise
+    return old, new
 
 
 def merge_manifests(keeper: Tender, *, count_min: int = 2) -> int:

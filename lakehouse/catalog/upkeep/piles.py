@@ -15,7 +15,7 @@ GROWTH = 3
 SMALL = 0.75
 """A file of so much of the target is large enough."""
 FILES_MAX = 500
-"""Of one rewrite."""
+"""Of one rewrite, and of one commit."""
 
 
 class Small(NamedTuple):
@@ -42,6 +42,21 @@ def piles(files: Iterable[Small], *, target_bytes: int, files_min: int, is_tiere
         if len(part) > 1
     ]
     return sorted(found, key=lambda pile: sum(file.size_bytes for file in pile))
+
+
+def together(found: Iterable[list[Small]], target_bytes: int) -> Iterator[list[list[Small]]]:
+    """Piles for one commit: it reads and writes whatever names their files, which takes longer than a small pile."""
+    some: list[list[Small]] = []
+    files = size_bytes = 0
+    for pile in found:
+        more_bytes = sum(file.size_bytes for file in pile)
+        if some and (size_bytes + more_bytes > target_bytes or files + len(pile) > FILES_MAX):
+            yield some
+            some, files, size_bytes = [], 0, 0
+        some.append(pile)
+        files, size_bytes = files + len(pile), size_bytes + more_bytes
+    if some:
+        yield some
 
 
 def _of_partition(files: list[Small], files_min: int, is_tiered: bool) -> Iterator[list[Small]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyiceberg.exceptions import ValidationError
+from pyiceberg.exceptions import ResolveError, ValidationError
+from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException
 
 from lakehouse.errors import DamagedTable, StoreUnavailable
 
@@ -15,7 +16,9 @@ STRANGE = (
     EOFError,
     LookupError,
     NotImplementedError,
+    ResolveError,
     TypeError,
+    UnsupportedPyArrowTypeException,
     ValidationError,
     ValueError,
 )

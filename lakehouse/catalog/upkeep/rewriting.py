@@ -23,7 +23,7 @@ from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import memory
-from lakehouse.catalog import parts, strange_properties
+from lakehouse.catalog import evolution, parts, strange_properties
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
 from lakehouse.catalog.table_properties import number
@@ -78,7 +78,8 @@ def read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iter
         rows = max(1, min(20_000, file.metadata.num_rows * READ_BYTES // max(1, size)))
         for batch in file.iter_batches(batch_size=rows, use_threads=False):
             found = _to_requested_schema(schema, written, batch, include_field_ids=True, format_model=model)
-            yield found.cast(wanted)
+            arrays = [evolution.cast(found.column(at), field.type) for at, field in enumerate(wanted)]
+            yield pa.record_batch(arrays, schema=wanted)
 
 
 def _row_groups(tables: Iterable[Any], rows_max: int) -> Iterator[Any]:
