@@ -107,6 +107,9 @@ SECRET_KEY = _secret_key()
 DEBUG = EVODB.debug
 ALLOWED_HOSTS = listed(EVODB.allowed_hosts)
 CSRF_TRUSTED_ORIGINS = _origins(ALLOWED_HOSTS)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = EVODB.cookies_secure
+# HSTS and redirects are for the proxy that ends TLS.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008"]
 # Not daphne's app: it loads Twisted into every worker, beat and command, 25 MiB and 0.5 s of CPU each. All it brings is
 # the command `runserver`; that is lakehouse's here, which so stands before staticfiles, which has one too. Nor ninja's,
 # of which only files are wanted, and what the admin shows is loaded with the URLs (evodb_site.urls): 14 MiB and 0.15 s.
@@ -193,9 +196,13 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    "filters": {"strangers": {"()": "lakehouse.log_redaction.Strangers"}},
+    "filters": {
+        "foreseen": {"()": "lakehouse.log_redaction.Foreseen"},
+        "strangers": {"()": "lakehouse.log_redaction.Strangers"},
+    },
     "loggers": {
         "lakehouse": {"level": "INFO"},
+        "django.request": {"filters": ["foreseen"]},
         "django.security.DisallowedHost": {"filters": ["strangers"]},
     },
 }

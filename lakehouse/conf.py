@@ -91,6 +91,9 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         why="Host names the HTTP side answers to.",
         **hosts(),
     )
+    cookies_secure: bool = setting(
+        False, unit="yes/no", why="Logins of the admin and the dashboard travel by HTTPS only, which a proxy ends."
+    )
     open: bool = setting(False, unit="yes/no", why="Accept children without an access key; for closed networks only.")
     grip: bool = setting(
         False,

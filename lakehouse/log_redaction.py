@@ -31,6 +31,9 @@ SECRETS = (
 )
 
 
+SERVICE_UNAVAILABLE = 503
+
+
 class Strangers(logging.Filter):
     """What anybody can cause is a warning of one line, and not an error with a traceback."""
 
@@ -39,6 +42,13 @@ class Strangers(logging.Filter):
         record.msg, record.args = record.getMessage().splitlines()[0][:CHARS_MAX], ()
         record.exc_info = record.exc_text = None
         return True
+
+
+class Foreseen(logging.Filter):
+    """A 503 is an answer of ours, whose reason is logged once; each probe and each child that comes back hears it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(record, "status_code", None) != SERVICE_UNAVAILABLE
 
 
 def configure(config: dict[str, Any]) -> None:

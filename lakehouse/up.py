@@ -13,6 +13,7 @@ flush, stop the worker.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import os
@@ -25,7 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 
-from lakehouse.conf import SettingError, Settings, load
+from lakehouse import misspelt
+from lakehouse.conf import SettingError, Settings, load, variable
 from lakehouse.setting import listed
 from lakehouse.supervisor import Program, Supervisor
 
@@ -55,6 +57,9 @@ def command(argv: list[str]) -> int:
     except SettingError as exc:
         sys.stderr.write(f"evodb up: {exc}\n")
         return 2
+    known = [variable(row.name) for row in dataclasses.fields(Settings)]
+    for said in misspelt.sentences(os.environ, known):
+        sys.stderr.write(f"evodb up: {said}\n")
     if complaint := _complaint(settings.up_host, settings.up_port):
         sys.stderr.write(f"evodb up: {complaint}\n")
         return 1
@@ -68,6 +73,9 @@ def run(settings: Settings) -> int:
     except Unprepared as exc:
         sys.stderr.write(f"evodb up: {exc}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("evodb up: ended before anything was started\n")
+        return 130
     supervisor = Supervisor([daphne(settings), worker(), beat(), deliverer()], say=_say)
     with _stop_signals(supervisor):
         supervisor.start()

@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from rpc.config import ChildConfig
 from rpc.errors import ConnectionError, LakehouseRpcError
 from rpc.failpoints import Failpoint, reach
+from rpc.forgotten import welcomed
 from rpc.listener import Listener
 from rpc.messages import NackReason
 from rpc.outbox import Outbox, OutboxBatch
@@ -106,7 +107,7 @@ class Link:
         while (welcome := await self._agreed()) is None:
             await self._renew_epoch()
         self._last_sent = self._last_ack = welcome.resume_sequence
-        await asyncio.to_thread(self._outbox.ack_through, welcome.resume_sequence)
+        await asyncio.to_thread(welcomed, self._outbox, welcome, self.session.child_id)
         self.is_welcome = True
         self._tells_persisted = welcome.status.persisted_acks is True
         self._listener.welcomed(welcome)

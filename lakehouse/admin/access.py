@@ -46,7 +46,8 @@ class AccessKeyForm(ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in OPTIONAL:
-            self.fields[name].required = False  # `clean` says more than "required"
+            if name in self.fields:  # who may only look has none
+                self.fields[name].required = False  # `clean` says more than "required"
         if self.instance.expires_ms:
             self.initial["expires"] = datetime.fromtimestamp(self.instance.expires_ms // 1000, UTC)
 
@@ -126,13 +127,20 @@ class AccessKeyAdmin(EditableAdmin):
         obj.pk = made.pk
         self._show(request, made, key)
 
-    @admin.action(description="Revoke: the key opens nothing from now on")
+    def has_rotate_permission(self, request: HttpRequest) -> bool:
+        """It shows a new key, as adding one does, and ends the old one."""
+        return self.has_add_permission(request) and self.has_change_permission(request)
+
+    @admin.action(description="Revoke: the key opens nothing from now on", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
         now_ms = clock.now_ms()
         count = sum(key_changes.revoke(key, now_ms=now_ms) for key in queryset)
         self.message_user(request, f"{count} keys revoked.", messages.SUCCESS)
 
-    @admin.action(description="Rotate: a new key with the same bindings; the old one is good for 24 h more")
+    @admin.action(
+        description="Rotate: a new key with the same bindings; the old one is good for 24 h more",
+        permissions=["rotate"],
+    )
     def rotate(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
         """One at a time: every key has to be copied, and only a few fit into a cookie; the rest would be stored."""
         if len(keys := list(queryset[:2])) > 1:

@@ -15,7 +15,7 @@ from lakehouse.errors import LakehouseError
 class RedisAway(LakehouseError):
     """Redis does not answer, or not with what was asked for."""
 
-    code = "COUNTS_AWAY"
+    code = "REDIS_AWAY"
     retryable = True
 
 

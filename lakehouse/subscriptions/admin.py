@@ -53,6 +53,11 @@ class SubscriptionAdmin(EditableAdmin):
     readonly_fields = (*_STANDING, "secret", moment("last_delivered_ms"), moment("created_ms"))
     actions = ("pause", "resume", "test_fire")
 
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[Any]:
+        """Whoever knows the secret signs in our name, so it is for those who may change who hears us."""
+        may_sign = self.has_change_permission(request, obj)
+        return [name for name in super().get_fields(request, obj) if name != "secret" or may_sign]
+
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Never here: it would take the record of its deliveries along. Paused is as quiet."""
         return False

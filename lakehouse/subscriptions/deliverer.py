@@ -91,19 +91,27 @@ class Deliverer:
 
     async def stop(self) -> None:
         """Wait for what is on its way, write it down, and let others have the subscriptions."""
-        until_ms = self.now_ms() + self.settings.drain_ms
-        sending = self._sending
-        sending.drop_all()
+        self._sending.drop_all()
+        try:
+            await self._drain()
+            await sync_to_async(leases.leave)(self.owner)
+        except DatabaseError as exc:
+            words = " ".join(str(exc).split())
+            log.warning("stopped without the database, so others wait for the leases to end: %s", words)
+        finally:
+            for lane in self._sending.lanes:
+                lane.cancel()
+            self._kept.close()
+
+    async def _drain(self) -> None:
+        """What is not done in time is pending as it was, and the next process sends it under the same id."""
+        sending, until_ms = self._sending, self.now_ms() + self.settings.drain_ms
         while sending.lanes or sending.done:
             if sending.lanes and self.now_ms() >= until_ms:
-                break  # pending as they are, the next process sends them under the same id
+                return
             if sending.lanes:
                 await asyncio.wait(list(sending.lanes), timeout=self.settings.drain_ms / 1000)
             await sync_to_async(self._settle)()
-        for lane in sending.lanes:
-            lane.cancel()
-        self._kept.close()
-        await sync_to_async(leases.leave)(self.owner)
 
     async def until_idle(self) -> None:
         """For whoever waits for the end: until nothing is due and nothing is on its way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import Model
@@ -205,6 +207,33 @@ def test_a_record_of_what_happened_has_no_actions(model: type[Model], admin_clie
         url(model, "changelist"), {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"}
     )
     assert model._default_manager.filter(pk=row.pk).exists()
+
+
+def test_who_may_only_look_sees_every_list_its_filters_and_every_row_and_can_do_nothing(client: Client) -> None:
+    rows = everything(1)
+    looker = get_user_model().objects.create(username="looker", is_staff=True)
+    looker.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
+    client.force_login(looker)
+    text_of(client, reverse("admin:index"))
+    for model, row in rows.items():
+        before = model._default_manager.values().get(pk=row.pk)
+        page = text_of(client, url(model, "changelist"))
+        assert 'name="action"' not in page, model
+        for query in set(re.findall(r'<a href="(\?[^"]+)"', page)):
+            text_of(client, url(model, "changelist") + html.unescape(query))
+        page = text_of(client, url(model, "change", row.pk))
+        assert 'type="submit" value' not in page, model
+        text_of(client, url(model, "history", row.pk))
+        refused = [
+            client.post(url(model, "change", row.pk), {"name": "other"}).status_code,
+            client.post(url(model, "delete", row.pk), {"post": "yes"}).status_code,
+            client.get(url(model, "add")).status_code,
+        ]
+        assert refused == [403, 403, 403], model
+        for name in admin.site._registry[model].actions or ():
+            action = name if isinstance(name, str) else name.__name__
+            client.post(url(model, "changelist"), {"action": action, "_selected_action": [row.pk]})
+        assert model._default_manager.values().get(pk=row.pk) == before, model
 
 
 @pytest.mark.parametrize("model", [BatchPayload, DeadLetter, FallbackBatch], ids=sentences)

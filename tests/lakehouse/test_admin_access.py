@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
@@ -173,3 +174,21 @@ def test_revoking_says_how_many_and_keeps_the_first_moment(admin_client: Client)
     assert "2 keys revoked." in act(admin_client, "revoke", *rows)
     assert AccessKey.objects.get(pk=rows[0].pk).revoked_ms == 5
     assert not access.alive(now_ms=clock.now_ms()).exists()
+
+
+@pytest.mark.parametrize(
+    ("permissions", "made", "revoked"),
+    [(["view"], 0, 0), (["view", "add"], 0, 0), (["view", "change"], 0, 1), (["view", "add", "change"], 1, 1)],
+)
+def test_who_may_only_look_at_keys_can_neither_get_one_nor_end_one(
+    client: Client, permissions: list[str], made: int, revoked: int
+) -> None:
+    """Rotating showed a new key of the same scopes to whoever could open the list."""
+    found = key("all", scopes=access.SCOPES)[0]
+    looker = get_user_model().objects.create(username="looker", is_staff=True)
+    looker.user_permissions.set(Permission.objects.filter(codename__in=[f"{one}_accesskey" for one in permissions]))
+    client.force_login(looker)
+    for action in ("rotate", "revoke"):
+        act(client, action, found)
+    assert AccessKey.objects.count() == 1 + made
+    assert AccessKey.objects.filter(pk=found.pk, revoked_ms__isnull=False).count() == revoked

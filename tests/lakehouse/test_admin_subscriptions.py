@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.test import Client
 
 from lakehouse.models import Parent
@@ -43,6 +44,19 @@ def test_a_new_one_starts_now_and_has_a_secret_to_show(admin_client: Client) -> 
     one = Subscription.objects.get()
     assert (one.commit_number, one.state, one.created_ms > 0) == (7, "active", True)
     assert one.secret in text_of(admin_client, url(Subscription, "change", one.pk))
+
+
+@pytest.mark.parametrize(("codenames", "is_shown"), [(["view"], False), (["view", "change"], True)])
+def test_the_secret_that_signs_is_shown_to_nobody_who_may_only_look(
+    client: Client, codenames: list[str], is_shown: bool
+) -> None:
+    parent = Parent.objects.create(name="shop")
+    one = Subscription.objects.create(parent=parent, name="hook", pattern="*", target_kind="webhook")
+    looker = get_user_model().objects.create(username="looker", is_staff=True)
+    looker.user_permissions.set(Permission.objects.filter(codename__in=[f"{name}_subscription" for name in codenames]))
+    client.force_login(looker)
+    assert one.secret
+    assert (one.secret in text_of(client, url(Subscription, "change", one.pk))) is is_shown
 
 
 @pytest.mark.parametrize("wrong", [{"pattern": "a..b"}, {"target": "http://127.0.0.1/"}, {"batch_events": 0}])

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from daphne.access import AccessLogGenerator
 from django.conf import settings
+from django.http import HttpResponse
 from django.test import Client
+from django.utils.log import log_response
 from uvicorn.logging import AccessFormatter
 
 from lakehouse import log_redaction
@@ -203,6 +205,15 @@ def test_a_long_host_is_cut() -> None:
     record = logging.LogRecord("n", logging.ERROR, "p", 1, "%s\n2", ("x" * 10_000,), None)
     assert log_redaction.Strangers().filter(record)
     assert record.getMessage() == "x" * log_redaction.CHARS_MAX
+
+
+@pytest.mark.parametrize(("status", "is_logged"), [(503, False), (500, True), (404, True)])
+def test_a_probe_that_hears_that_the_process_is_not_ready_is_no_line_of_the_log_each_time(
+    caplog: pytest.LogCaptureFixture, status: int, is_logged: bool
+) -> None:
+    """It was an error every few seconds, beside the one that says why."""
+    log_response("%s: %s", "Said", "/ready", response=HttpResponse(status=status), request=None)
+    assert [record.name for record in caplog.records] == ["django.request"] * is_logged
 
 
 def test_the_key_of_a_namespace_keeps_its_namespace_and_nothing_more() -> None:

@@ -10,17 +10,19 @@ import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from asgiref.sync import sync_to_async
 from celery import shared_task
 from channels.layers import get_channel_layer
 from django.core.management import call_command
+from django.db import OperationalError
 
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
 from lakehouse.models import Batch, BatchPayload, Flush, Parent
-from lakehouse.subscriptions import desk, fan_out, settle
+from lakehouse.subscriptions import desk, fan_out, leases, settle
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.builders import NOW_MS, entry, parent, run, source
 from tests.lakehouse.subscription_site import LOOPBACK, Receiver, Street, commit, receiver, subscribe
@@ -640,3 +642,13 @@ async def test_an_event_with_two_ids_of_which_a_receiver_takes_one_stops_no_deli
     await commit(street, shop, [entry(at, table="events")._replace(after=text) for at in (1, 2)])
     await street.deliver()
     assert await every(Delivery, "state", "last_error") == [("pending", "the receiver took 0 of 2 events")]
+
+
+async def test_who_delivers_stops_in_order_and_in_a_sentence_while_the_database_is_away(
+    street: Street, hook: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = street.deliverer()
+    await one.round()
+    monkeypatch.setattr(leases, "leave", Mock(side_effect=OperationalError("connection refused")))
+    await one.stop()
+    assert "stopped without the database, so others wait for the leases to end: connection refused" in caplog.text

@@ -68,3 +68,9 @@ def test_a_postgresql_that_is_away_is_told_without_its_password_and_without_a_tr
 def test_a_setting_that_cannot_work_is_a_sentence_of_every_command(environment, said):
     done = manage("lake", "stats", **environment)
     assert (done.returncode, done.stderr.startswith(said)) == (1, True), done.stderr
+
+
+def test_a_house_behind_https_passes_the_checks_for_deployment(tmp_path):
+    found = {"EVODB_DATA_DIR": str(tmp_path), "EVODB_COOKIES_SECURE": "yes"}
+    done = manage("check", "--deploy", "--fail-level", "WARNING", **found)
+    assert (done.returncode, done.stderr) == (0, "")

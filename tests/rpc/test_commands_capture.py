@@ -102,6 +102,23 @@ async def test_a_snapshot_that_is_complete_is_not_told_again_by_later_runs(
     assert [event for event in again.events if event["event"] == "progress"] == []
 
 
+async def test_who_moves_a_captured_database_to_another_parent_hears_that_its_rows_stay_behind(
+    tmp_path: Path, user: sqlite3.Connection
+) -> None:
+    """It said that 0 changes were acknowledged and ended with 0, and the larger house stayed empty."""
+    async with serving() as server:
+        first = await capture(server.url, tmp_path, "--snapshot", "--once")
+        again = await capture(server.url, tmp_path, "--snapshot", "--once")
+        moved = await capture(f"{server.url}/larger", tmp_path, "--snapshot", "--once")
+        assert (first.code, first.err, again.code, again.err, moved.code) == (0, "", 0, "", 0)
+        assert "this parent knows none of the 1 batches that were acknowledged" in moved.err
+        assert "`evodb capture --detach`, and then `--snapshot`, sends all rows there are" in moved.err
+        assert (await evodb("capture", "shop.db", "--detach", cwd=tmp_path)).code == 0
+        whole = await capture(f"{server.url}/larger", tmp_path, "--snapshot", "--once")
+        assert (whole.code, whole.err) == (0, "")
+        assert len(await in_thread(rows)) == 2 * len(set(await in_thread(rows)))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupt_sends_what_waits_and_is_no_failure(
     tmp_path: Path, user: sqlite3.Connection, number: int
