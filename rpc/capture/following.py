@@ -18,11 +18,13 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from rpc.capture import snapshot as snapshots
 from rpc.capture.expressions import literal, quoted, row_id, row_json
 from rpc.capture.snapshot import EVERYTHING
 from rpc.capture.tables import UserTable, default_sql
 from rpc.capture.triggers import NOW_MS
 from rpc.capture.values import SNAPSHOT
+from rpc.outbox_file import number
 
 Noted = Mapping[str, Sequence[str]]
 """The columns of each captured table."""
@@ -61,6 +63,27 @@ def missed(table: UserTable, columns: Sequence[str] | None, *, defaults: Mapping
     else:
         tests = [f"o.{quoted(column)} IS NOT ({defaults[column]})" for column in added]
     return " OR ".join(tests) or None
+
+
+def plan_missed(
+    connection: sqlite3.Connection, found: Iterable[UserTable], with_triggers: Collection[str], *, is_chosen: bool
+) -> None:
+    """Have a snapshot write what went by. Tables that somebody chose are captured from now on, unless all rows are."""
+    known = noted(connection)
+    if known is None:
+        return
+    whole = snapshots.whole(connection)
+    for table in found:
+        if table.name not in known and is_chosen and not number(connection, "snapshot"):
+            continue  # named only now
+        where = missed(
+            table,
+            known.get(table.name) if table.name in with_triggers else None,
+            defaults=defaults(connection, table.name),
+            whole=table.name in whole,
+        )
+        if where is not None:
+            snapshots.plan(connection, table, total=None, where=where)
 
 
 def renamed(table: UserTable, columns: Sequence[str]) -> list[str]:
