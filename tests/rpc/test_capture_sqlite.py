@@ -377,6 +377,20 @@ def test_a_sqlite_that_trusts_no_schema_is_refused_before_a_write_fails_or_captu
     user.execute("INSERT INTO flights (carrier) VALUES ('UA')")
 
 
+def test_after_a_unique_index_is_dropped_no_row_is_taken_for_replaced(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+    user.execute("CREATE UNIQUE INDEX once ON kept (number)")
+    capture.attach()
+    user.execute("INSERT INTO kept VALUES ('a', 1), ('b', 2)")
+    user.execute("DROP INDEX once")
+    user.execute("UPDATE OR REPLACE kept SET number = 3")
+    capture.changed()
+    found = last_of(taken(capture))
+    assert found == {"a": {"key": "a", "number": 3}, "b": {"key": "b", "number": 3}}
+
+
 KEYS = [1, "1", b"1", 1.5, "1.5", "AB", b"\xab", "", b"", '""', '"1"', "x", -7, "-7", "1e999"]
 
 
