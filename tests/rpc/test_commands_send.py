@@ -75,8 +75,7 @@ async def kept(path: Path, count: int) -> None:
 
 def waiting(path: Path) -> int | None:
     try:
-        with Onlooker(path) as onlooker:
-            view = onlooker.look()
+        view = Onlooker(path).look()
     except (CaptureError, LakehouseRpcError):
         return None  # it is being made
     return None if view is None else view.pending
