@@ -28,7 +28,7 @@ STALE = f"""
 SELECT count(*) FROM lakehouse_icebergtable t JOIN lakehouse_namespace n ON n.id = t.namespace_id
 LEFT JOIN lakehouse_currenttable c ON c.namespace = n.name AND c."table" = t.name
 WHERE n.name = 'lake' AND (c.version IS NULL OR c.version <> (t.id << {VERSION_BITS}) + t.version)
-"""  # noqa: S608 - a number of ours
+"""
 WAITING = """
 SELECT count(*) FROM lakehouse_batch b JOIN lakehouse_child c ON c.id = b.child_id
 WHERE c.name = '{child}' AND b.state <> 'persisted'
