@@ -45,13 +45,9 @@ class Link:
     ) -> None:
         self.session = session
         self.is_welcome = False
-        self._socket = socket
-        self._outbox = outbox
-        self._listener = listener
-        self._config = config
-        self._cutting = cutting
-        self._now_ms = now_ms
-        self._chance = chance
+        self._socket, self._outbox, self._listener = socket, outbox, listener
+        self._config, self._cutting = config, cutting
+        self._now_ms, self._chance = now_ms, chance
         self._wake = asyncio.Event()
         self._answers: list[Resolved | Refusal] = []
         self._asked: set[int] = set()
@@ -216,9 +212,13 @@ class Link:
 
     async def _unsent(self) -> list[OutboxBatch]:
         limit = min(READ_AT_ONCE, self.session.room(now_ms=self._now_ms()))
-        found = await asyncio.to_thread(lambda: self._outbox.unacked(after=self._last_sent, limit=limit))
-        await asyncio.to_thread(self._outbox.check_epoch, self.session.epoch)  # that in which they were read
-        return found
+
+        def read() -> list[OutboxBatch]:
+            found = self._outbox.unacked(after=self._last_sent, limit=limit)
+            self._outbox.check_epoch(self.session.epoch)  # that in which they were read
+            return found
+
+        return await asyncio.to_thread(read)
 
     def _cut_if_due(self) -> None:
         """Make a batch of what waits, when there is enough of it or it waited long enough."""

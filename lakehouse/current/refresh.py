@@ -26,7 +26,8 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, NestedField
 
 from lakehouse.catalog import evolution, parts, pointers, refusals, retention, table_properties, tables
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.retention import HOUR_MS, forgetting
 from lakehouse.catalog.staging import Creation, Staging
 from lakehouse.catalog.upkeep.replacing import Exchange
