@@ -43,8 +43,7 @@ class Link:
         now_ms: Callable[[], int],
         chance: Callable[[], float],
     ) -> None:
-        self.session = session
-        self.is_welcome = False
+        self.session, self.is_welcome = session, False
         self._socket, self._outbox, self._listener = socket, outbox, listener
         self._config, self._cutting = config, cutting
         self._now_ms, self._chance = now_ms, chance
