@@ -76,8 +76,8 @@ def rebuild(connection: Connection, table: str, documents: Iterable[Document], c
         _finish(connection, table, known)
     elif columns:
         declared = ", ".join(f"{quoted(name)} {kind}".rstrip() for name, kind in columns.items())
-        connection.execute(f"CREATE TABLE {quoted(table)} ({declared})")
-    connection.execute(f"DROP TABLE {STAGE}")
+        connection.execute(f"CREATE TABLE main.{quoted(table)} ({declared})")
+    connection.execute(f"DROP TABLE temp.{STAGE}")
     return rows
 
 
@@ -110,13 +110,13 @@ def _finish(connection: Connection, table: str, known: Mapping[str, int]) -> Non
     ]
     if key and not is_number:
         declared.append(f"PRIMARY KEY ({', '.join(map(quoted, map(spelled, key)))})")
-    connection.execute(f"CREATE TABLE {quoted(table)} ({', '.join(declared)})")
+    connection.execute(f"CREATE TABLE main.{quoted(table)} ({', '.join(declared)})")
     into, taken = [quoted(spelled(name)) for name in known], [f"c{place}" for place in known.values()]
     order = "rowid"
     if not key and (rowid := _free_rowid(known)) and _is_rowid(connection):
         into, taken, order = [rowid, *into], ["CAST(_row_id AS INTEGER)", *taken], "CAST(_row_id AS INTEGER)"
     connection.execute(
-        f"INSERT INTO {quoted(table)} ({', '.join(into)}) "  # noqa: S608 - quoted
+        f"INSERT INTO main.{quoted(table)} ({', '.join(into)}) "  # noqa: S608 - quoted
         f"SELECT {', '.join(taken)} FROM {STAGE} ORDER BY {order}"
     )
 

@@ -41,7 +41,10 @@ def as_text(document: Mapping[str, Any]) -> str:
     """A document of typed columns as JSON, with what is in its `_rest`; what JSON has no word for becomes text."""
     said = {name: value for name, value in document.items() if value is not None and name != REST}
     text = orjson.dumps(said, default=_said, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
-    more = exact.split(document[REST].encode()) if document.get(REST) else None
+    try:
+        more = exact.split(document[REST].encode()) if document.get(REST) else None
+    except exact.NotJson:  # a dead letter, of which nobody is told
+        more = None
     if not more:
         return text
     members = [f"{dump_value(name).decode()}:{bytes(value).decode()}" for name, value in more.items()]

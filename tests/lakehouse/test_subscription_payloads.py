@@ -45,10 +45,10 @@ async def test_a_moment_beyond_every_calendar_keeps_no_subscriber_waiting(settin
     shop = await sync_to_async(lambda: source(parent()))()
     rows = pa.table(
         {
-            "n": [1, None],
-            "at": pa.array([2**62, 0]).cast(pa.timestamp("us", tz="UTC")),
-            "day": pa.array([0, 2**31 - 1], pa.int32()).cast(pa.date32()),
-            "_rest": ['{"n d": 0.10, "_x": [1]}', None],
+            "n": [1, None, 3],
+            "at": pa.array([2**62, 0, None]).cast(pa.timestamp("us", tz="UTC")),
+            "day": pa.array([0, 2**31 - 1, None], pa.int32()).cast(pa.date32()),
+            "_rest": ['{"n d": 0.10, "_x": [1]}', None, "no JSON"],
         }
     )
     async with receiver() as hook:
@@ -56,6 +56,7 @@ async def test_a_moment_beyond_every_calendar_keeps_no_subscriber_waiting(settin
         await flush(street, shop, rows)
         await street.deliver()
         early = {one.json["docId"]: one.json for one in hook.heard}
+        assert early.keys() == {"r1", "r2"}
         assert early["r1"]["doc"] == {
             "n": 1, "at": "148108-07-06 14:00:27.387904Z", "day": "1970-01-01", "n d": 0.10, "_x": [1]
         }  # fmt: skip

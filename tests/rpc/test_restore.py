@@ -298,6 +298,13 @@ def test_a_row_with_half_a_character_keeps_nobody_from_a_restore():
         rebuild(database, "t", [Document("1", r'{"\ud800": 1, "?": 2}')], {})
 
 
+def test_a_table_called_as_the_one_that_rows_are_put_into_first_comes_back():
+    with closing(sqlite3.connect(":memory:")) as database:
+        for table in (rebuilding.STAGE, "other"):
+            assert rebuild(database, table, [Document("1", '{"c0": "x", "_row_id": 7}')], {}) == 1
+            assert database.execute(f"SELECT * FROM {table}").fetchall() == [("x", 7)]
+
+
 def test_tables_that_are_one_to_sqlite_are_named():
     def ask(sql, values):
         return Page([["Orders", 1, 1, True], ["orders", 1, 1, True]], False)
