@@ -27,7 +27,7 @@ def into_file(path: Path, work: Callable[[sqlite3.Connection], Restored]) -> Res
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)  # of one that was killed
-        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(part, isolation_level=None, check_same_thread=False)) as connection:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN")

@@ -96,25 +96,6 @@ def known_schemas(catalog: DjangoCatalog, namespace: str, names: Iterable[str]) 
     return found
 
 
-def stage(
-    catalog: DjangoCatalog,
-    namespace: str,
-    name: str,
-    rows: pa.Table,
-    *,
-    flush_id: int,
-    parquet: Mapping[str, str],
-    retention: Retention | None = None,
-) -> Staged:
-    """Write the rows and everything that would make them visible, and move nothing.
-
-    `parquet` are write properties for these files; a new table keeps them as its own. With a `retention` a table that
-    names too many snapshots forgets some in the same commit.
-    Raises TableRefused when it takes no rows, StoreUnavailable when the store fails.
-    """
-    return write(begin(catalog, namespace, name, rows, flush_id=flush_id, parquet=parquet, retention=retention))
-
-
 def begin(
     catalog: DjangoCatalog,
     namespace: str,
@@ -125,7 +106,12 @@ def begin(
     parquet: Mapping[str, str],
     retention: Retention | None = None,
 ) -> Begun:
-    """The half of a stage that asks the database."""
+    """The half of a stage that asks the database; `write` is the other. Together they move nothing.
+
+    `parquet` are write properties for these files; a new table keeps them as its own. With a `retention` a table that
+    names too many snapshots forgets some in the same commit.
+    Raises TableRefused when it takes no rows, StoreUnavailable when the store fails.
+    """
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
     identifier = (*Catalog.identifier_to_tuple(namespace), name)
     missing = refusals.of_missing(catalog, identifier)
@@ -138,7 +124,10 @@ def begin(
 
 
 def write(begun: Begun) -> Staged:
-    """The half that writes files and asks nobody; several may be at it in threads."""
+    """Write the rows and everything that would make them visible. It asks nobody: several may be at it in threads.
+
+    Raises as `begin` does.
+    """
     staging, change = begun.staging, begun.change
     identifier = (*Catalog.identifier_to_tuple(begun.namespace), begun.name)
     missing = refusals.of_missing(staging, identifier, lambda: begun.expected)

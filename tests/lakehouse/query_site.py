@@ -23,6 +23,7 @@ from lakehouse.errors import ForbiddenQuery, InvalidQuery
 from lakehouse.models import IcebergTable, Namespace
 from lakehouse.query.engine import Engine, Query
 from lakehouse.query.messages import Answer, Place
+from tests.lakehouse.staging import stage_rows
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 5
@@ -44,7 +45,7 @@ class Lake:
     places: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def commit(self, namespace: str, table: str, rows: pa.Table) -> None:
-        staged = tables.stage(from_settings(self.settings), namespace, table, rows, flush_id=1, parquet={})
+        staged = stage_rows(from_settings(self.settings), namespace, table, rows, flush_id=1, parquet={})
         with transaction.atomic():
             tables.swap([staged])
         self.places[namespace, table] = staged.metadata_location

@@ -15,6 +15,7 @@ from lakehouse.catalog import tables
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.query import duck
+from tests.lakehouse.staging import stage_rows
 
 MOMENT = datetime(2026, 11, 20, 23, 59, 59, 999999, tzinfo=UTC)
 ROWS = pa.table(
@@ -36,7 +37,7 @@ def test_duckdb_reads_the_rows_a_flush_wrote(lake_settings: Settings) -> None:
     catalog = from_settings(lake_settings)
     without_city = ROWS.slice(0, 1).drop_columns("city")
     for at, rows in enumerate([without_city, ROWS]):
-        staged = tables.stage(catalog, "lake", "flights", rows, flush_id=at, parquet={})
+        staged = stage_rows(catalog, "lake", "flights", rows, flush_id=at, parquet={})
         with transaction.atomic():
             tables.swap([staged])
     with duck.connect(lake_settings) as connection:
@@ -48,7 +49,7 @@ def test_duckdb_reads_the_rows_a_flush_wrote(lake_settings: Settings) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_the_command_for_a_shell_shows_the_table(tmp_path: Path) -> None:
     catalog = from_settings(Settings(data_dir=tmp_path / "it's here"))
-    staged = tables.stage(catalog, "lake", "flights", ROWS, flush_id=1, parquet={})
+    staged = stage_rows(catalog, "lake", "flights", ROWS, flush_id=1, parquet={})
     command = duck.shell_command(staged.metadata_location)
     shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert "Zürich ✈" in shown.stdout

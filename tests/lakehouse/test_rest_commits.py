@@ -17,6 +17,7 @@ from lakehouse.catalog.rest import swaps
 from lakehouse.catalog.storage import from_settings
 from lakehouse.errors import CommitConflict
 from tests.lakehouse.rest_site import Site, main_is, new_table, site, snapshot
+from tests.lakehouse.staging import stage_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -213,7 +214,7 @@ def test_a_flush_and_a_client_that_commit_to_one_table_both_get_through(lake: Si
     def flush() -> None:
         for turn in range(turns):
             while True:
-                staged = tables.stage(inside, "lake", "t", rows(turn, turn), flush_id=turn, parquet={})
+                staged = stage_rows(inside, "lake", "t", rows(turn, turn), flush_id=turn, parquet={})
                 try:
                     with transaction.atomic():
                         tables.swap([staged])

@@ -14,6 +14,7 @@ from lakehouse.catalog import strange_properties, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
+from tests.lakehouse.staging import stage_rows
 from tests.lakehouse.test_tables import rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,7 +48,7 @@ def catalog(tmp_path: Path) -> DjangoCatalog:
 
 
 def flush(catalog: DjangoCatalog, found: pa.Table, parquet: dict[str, str]) -> None:
-    staged = tables.stage(catalog, "lake", "t", found, flush_id=1, parquet=parquet)
+    staged = stage_rows(catalog, "lake", "t", found, flush_id=1, parquet=parquet)
     with transaction.atomic():
         tables.swap([staged])
 

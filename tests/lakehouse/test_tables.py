@@ -27,6 +27,7 @@ from lakehouse.errors import CommitConflict, StoreUnavailable, TableRefused
 from lakehouse.flush import documents
 from lakehouse.flush.rules import Rules
 from lakehouse.models import IcebergTable
+from tests.lakehouse.staging import stage_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,7 +59,7 @@ def rows(number: int = 1, *, days: int = 1, **columns: Any) -> pa.Table:
 
 
 def stage(catalog: DjangoCatalog, found: pa.Table, name: str = "flights", *, flush_id: int = 7) -> Staged:
-    return tables.stage(catalog, "lake", name, found, flush_id=flush_id, parquet=PARQUET)
+    return stage_rows(catalog, "lake", name, found, flush_id=flush_id, parquet=PARQUET)
 
 
 def commit(*staged: Staged) -> None:
@@ -216,7 +217,7 @@ def test_a_required_column_is_never_left_empty(catalog: DjangoCatalog) -> None:
 def test_write_settings_hold_for_the_files_of_this_flush(catalog: DjangoCatalog) -> None:
     commit(stage(catalog, rows(10)))
     settings = {"write.parquet.compression-codec": "zstd", "write.parquet.row-group-limit": "4"}
-    commit(tables.stage(catalog, "lake", "flights", rows(10), flush_id=8, parquet=settings))
+    commit(stage_rows(catalog, "lake", "flights", rows(10), flush_id=8, parquet=settings))
     table = catalog.load_table("lake.flights")
     written = [pq.ParquetFile(path).metadata for path in table.inspect.files()["file_path"].to_pylist()]
     found = {(one.row_group(0).column(0).compression, one.num_row_groups) for one in written}
@@ -403,7 +404,7 @@ def test_the_files_behind_a_pointer_are_on_the_disk(catalog: DjangoCatalog, monk
 
 
 def test_a_namespace_may_have_levels(catalog: DjangoCatalog) -> None:
-    commit(tables.stage(catalog, "raw.eu", "a.b", rows(), flush_id=1, parquet=PARQUET))
+    commit(stage_rows(catalog, "raw.eu", "a.b", rows(), flush_id=1, parquet=PARQUET))
     assert catalog.list_tables("raw.eu") == [("raw", "eu", "a.b")]
     assert list(tables.known_schemas(catalog, "raw.eu", ["a.b"])) == ["a.b"]
 

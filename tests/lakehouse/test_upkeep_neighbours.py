@@ -19,6 +19,7 @@ from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.models import Flush
 from tests.builders import parent
+from tests.lakehouse.staging import stage_rows
 from tests.lakehouse.test_tables import rows as some_rows
 from tests.lakehouse.upkeep_site import PARQUET, Lake
 
@@ -104,7 +105,7 @@ def test_a_sweep_whose_clock_is_days_ahead_takes_no_file_of_a_flush(
 
     def begin() -> None:
         Flush.objects.create(parent=parent(), trigger="age", lease_epoch=1, started_ms=now_ms())
-        staged.append(tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET))
+        staged.append(stage_rows(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET))
 
     def meanwhile(*args: Any) -> Any:
         if begun == "meanwhile":

@@ -24,6 +24,7 @@ from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.models import Flush, FlushState, TableToMake, TableUpkeep
 from tests.builders import parent
 from tests.lakehouse.rest_site import new_table
+from tests.lakehouse.staging import stage_rows
 from tests.lakehouse.test_tables import rows as some_rows
 from tests.lakehouse.upkeep_site import PARQUET, Lake
 
@@ -47,7 +48,7 @@ def sweep(lake: Lake, *, before_ms: int | None = None, is_dry_run: bool = False,
 def lost(lake: Lake) -> set[str]:
     """What a flush leaves that staged and died: a data file, a manifest, a list and a metadata file."""
     before = lake.files()
-    tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET)
+    stage_rows(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET)
     left = lake.files() - before
     assert len(left) == 4
     return left
@@ -67,8 +68,8 @@ def test_what_a_dead_flush_left_is_told_and_then_deleted(lake_settings: Settings
 
 
 def test_what_a_first_flush_left_that_died_or_lost_is_swept_too(lake: Lake) -> None:
-    tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=8, parquet=PARQUET)
-    loser = tables.stage(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET)
+    stage_rows(lake.catalog, "lake", "flights", some_rows(2), flush_id=8, parquet=PARQUET)
+    loser = stage_rows(lake.catalog, "lake", "flights", some_rows(2), flush_id=9, parquet=PARQUET)
     lake.commit()
     with pytest.raises(CommitConflict), transaction.atomic():
         tables.swap([loser])
@@ -155,7 +156,7 @@ def test_a_renamed_table_shares_its_folder_with_the_new_one_of_its_name(lake: La
 
 def test_tables_of_a_namespace_below_are_not_touched(lake: Lake) -> None:
     lake.commit()
-    other = tables.stage(lake.catalog, "lake.flights", "data", some_rows(2), flush_id=9, parquet=PARQUET)
+    other = stage_rows(lake.catalog, "lake.flights", "data", some_rows(2), flush_id=9, parquet=PARQUET)
     assert sweep(lake).found == 0  # not even before its first commit
     assert Path(other.metadata_location).exists()
 

@@ -25,6 +25,7 @@ from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.models import IcebergTable
 from lakehouse.query import duck
+from tests.lakehouse.staging import stage_rows
 
 LEASE_MS = 60_000
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ class Lake:
                     **columns,
                 }
             )
-            staged = tables.stage(
+            staged = stage_rows(
                 self.catalog,
                 "lake",
                 name,

@@ -31,7 +31,7 @@ from rpc.client import LakehouseRpcClient
 from rpc.commands import restore
 from rpc.documents import Document, row_of
 from rpc.entries import RawEntry
-from rpc.rebuilding import STAGE, rebuild
+from rpc.rebuilding import rebuild
 from rpc.restoring import Page, Restored
 from rpc.restoring import restore as rebuild_all
 from tests.builders import NOW_MS
@@ -349,13 +349,6 @@ def test_a_table_with_rows_that_cannot_be_columns_comes_back_with_those_beside()
     assert (result.rows, result.rows_beside) == (5, 5)
     for part in ("'_rest_'", "5 rows", "a name with NUL", "half a character: 'c'", "with 'c': 'C'", "more than 1998"):
         assert part in told
-
-
-def test_a_table_called_as_the_one_that_rows_are_put_into_first_comes_back():
-    with closing(sqlite3.connect(":memory:")) as database:
-        for table in (STAGE.removeprefix("temp."), "other"):
-            assert rebuild(database, table, [Document("1", '{"c0": "x", "_row_id": 7}')], {}).rows == 1
-            assert database.execute(f"SELECT * FROM {table}").fetchall() == [("x", 7)]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from lakehouse.management import asking
 from lakehouse.management.operation import Operation
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Query
 from lakehouse.query.messages import Answer
-from rpc.restoring import Ask, NothingThere, Page, Restored, restore
+from rpc.restored_file import RestoreError, into_file
+from rpc.restoring import Ask, Page, Restored, restore
 
 
 class Command(Operation):
@@ -35,37 +34,22 @@ class Command(Operation):
             raise CommandError(f"{path} exists already; type the path of a file to be made")
         if not path.absolute().parent.is_dir():
             raise CommandError(f"there is no folder {path.absolute().parent}; make it, or type another path")
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+
+        def work(connection: sqlite3.Connection) -> Restored:
+            restored: Restored = asking.several(
+                lambda ask: restore(_pages(ask), connection, child, namespace=namespace, as_of=as_of)
+            )
+            return restored
+
         try:
-            part.unlink(missing_ok=True)  # of one that was killed
-            with closing(sqlite3.connect(part, check_same_thread=False)) as connection, asking.about(as_of):
-                made: Restored = asking.several(
-                    lambda ask: restore(_pages(ask), connection, child, namespace=namespace, as_of=as_of)
-                )
-                connection.commit()
-            _name(part, path)
-        except FileExistsError:
-            complaint = f"{path} was made by somebody else meanwhile; type the path of a file to be made"
-            raise CommandError(complaint) from None
-        except (NothingThere, sqlite3.Error, OSError) as exc:
+            with asking.about(as_of):
+                made = into_file(path, work)
+        except RestoreError as exc:
             raise CommandError(str(exc)) from None
-        finally:
-            part.unlink(missing_ok=True)
         for table, rows in made.tables.items():
             self.stdout.write(f"{table}: {rows} rows")
         for text in made.warnings:
             self.stderr.write(text, self.style.WARNING)
-
-
-def _name(part: Path, path: Path) -> None:
-    """Raises FileExistsError, and then nothing was done. Not every file system has links."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        path.touch(exist_ok=False)
-        part.replace(path)
 
 
 def _pages(ask: Callable[[Query], Answer]) -> Ask:
