@@ -24,6 +24,7 @@ from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
+from lakehouse.catalog.appending import Append
 from lakehouse.catalog.catalog import DjangoCatalog, table_key
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.pointers import Forgotten
@@ -114,7 +115,7 @@ def stage(
         metadata = change.table_metadata
         files = parts.write(metadata, evolution.align(metadata.schema(), rows), change._table.io, parquet)
         reach(Failpoint.FILES_WRITTEN)
-        with change.update_snapshot({FLUSH_ID: str(flush_id)}).merge_append() as snapshot:
+        with Append(change, {FLUSH_ID: str(flush_id)}) as snapshot:
             for file in files:
                 snapshot.append_data_file(file)
         if retention is not None:
