@@ -19,6 +19,7 @@ from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import AssertTableUUID, TableRequirement, TableUpdate
 
 from lakehouse.catalog import evolution, parts, refusals, tables
+from lakehouse.catalog.appending import Append
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.foreign_tables import store_errors
 from lakehouse.flush.outcome import STAMP_SEPARATOR
@@ -66,7 +67,7 @@ def make(table: Table, rows: pa.Table, stamping: Stamping, parquet: Mapping[str,
         files = parts.write(metadata, evolution.align(metadata.schema(), rows), table.io, parquet)
         reach(Failpoint.FILES_WRITTEN)
         summary = {tables.FLUSH_ID: str(stamping.flush_id), stamping.marker: stamping.stamp}
-        with change.update_snapshot(summary).merge_append() as snapshot:
+        with Append(change, summary) as snapshot:
             for file in files:
                 snapshot.append_data_file(file)
         _settle(table)

@@ -1,7 +1,7 @@
 """A table that others partitioned by a column that they dropped afterwards, made such that it can be written. Pure.
 
-Iceberg forbids it and not every writer knows. Of its partition fields those stay whose columns are there; files that
-were written before keep the partitions they have.
+Iceberg forbids it and not every writer knows; dropping the partition field first is allowed. Of its partition fields
+those stay whose columns are there; files that were written before keep the partitions they have.
 """
 
 from __future__ import annotations
@@ -12,6 +12,16 @@ from pyiceberg.table.update import AddPartitionSpecUpdate, SetDefaultSpecUpdate,
 
 FORMAT_VERSION_MIN = 2
 """Before it, each partitioning has to have the fields of the one before."""
+
+
+def fixed(metadata: TableMetadata) -> set[int]:
+    """Earlier partitionings by a column that is gone: nobody knows its type to write a manifest of theirs anew."""
+    schema = metadata.schema()
+    return {
+        spec.spec_id
+        for spec in metadata.partition_specs
+        if any(schema.find_column_name(field.source_id) is None for field in spec.fields)
+    }
 
 
 def repair(metadata: TableMetadata) -> tuple[TableUpdate, ...]:

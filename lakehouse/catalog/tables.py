@@ -23,6 +23,7 @@ from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
+from lakehouse.catalog.appending import Append
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.identifiers import table_key
@@ -136,7 +137,7 @@ def write(begun: Begun) -> Staged:
         rows = evolution.align(metadata.schema(), begun.rows)
         files = parts.write(metadata, rows, change._table.io, begun.parquet)
         reach(Failpoint.FILES_WRITTEN)
-        with change.update_snapshot({FLUSH_ID: str(begun.flush_id)}).merge_append() as snapshot:
+        with Append(change, {FLUSH_ID: str(begun.flush_id)}) as snapshot:
             for file in files:
                 snapshot.append_data_file(file)
         if begun.retention is not None:

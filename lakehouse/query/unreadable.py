@@ -1,8 +1,8 @@
 """Tables over which DuckDB 1.5.5 ends its process, not its query. They are known by their metadata, and not asked.
 
-Two kinds: files in partitions of a column that the schema has no more, and manifests whose partition has a name that is
-none in Avro, as other writers make of `Straße`. Both are right by Iceberg, and pyiceberg reads them. A test says when
-this is not needed any more.
+Two kinds: files in partitions of columns all of which the schema has no more, and manifests whose partition has a name
+that is none in Avro, as other writers make of `Straße`. Both are right by Iceberg, and pyiceberg reads them. A test
+says when this is not needed any more.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _suspects(metadata: Mapping[str, Any], snapshot: Mapping[str, Any] | None) -
     there = set(_ids(_schema(metadata, snapshot)))
     for spec in metadata.get("partition-specs") or []:
         gone = [field["name"] for field in spec["fields"] if there and field.get("source-id") not in there]
-        if gone:
+        if gone and len(gone) == len(spec["fields"]):
             yield spec["spec-id"], GONE.format(gone[0])
         elif any(not AVRO_NAME.fullmatch(field["name"]) for field in spec["fields"]):
             yield spec["spec-id"], ""

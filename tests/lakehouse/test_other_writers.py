@@ -177,6 +177,24 @@ def test_a_table_whose_partition_column_somebody_dropped_is_flushed_without_it(s
     assert sorted(table.scan().to_arrow()["_seq"].to_pylist()) == [1, 2, 3]
 
 
+def test_a_column_dropped_after_its_partition_field_stops_no_flush_and_no_merging_of_manifests(street):
+    others.partitions(street.settings, lambda spec: spec.add_field("name", IdentityTransform(), "by_name"))
+    for number in range(2, 5):
+        street.write(number, {"id": number, "name": "b"})
+    others.partitions(street.settings, lambda spec: spec.remove_field("by_name"))
+    others.schema(street.settings, lambda update: update.delete_column("name"))
+    with others.table(street.settings).transaction() as change:
+        change.set_properties({"commit.manifest.min-count-to-merge": "2"})
+    for number in range(5, 9):
+        street.write(number, {"id": number})
+    assert street.rows() == [(number,) for number in range(1, 9)]
+    row = IcebergTable.objects.select_related("namespace").get(name="orders")
+    with lease.kept(row, street.flusher.lake.catalog, lease_ms=60_000, now_ms=lambda: NOW_MS) as keeper:
+        compaction.merge_manifests(keeper)
+    assert street.rows() == [(number,) for number in range(1, 9)]
+    assert {verdict for verdict, _ in street.verdicts().values()} == {Verdict.GREEN}
+
+
 def test_a_key_called_as_a_partition_is_stays_in_the_rest(street):
     others.partitions(street.settings, lambda spec: spec.add_field("name", VoidTransform(), "v"))
     street.write(2, {"id": 2, "v": 7})

@@ -16,6 +16,7 @@ from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProd
 from pyiceberg.typedef import EMPTY_DICT
 from pyiceberg.utils.bin_packing import ListPacker
 
+from lakehouse.catalog import partitioning
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.errors import CommitConflict
 
@@ -119,14 +120,19 @@ class ManifestMerge(Replacement):
         if len(self._current()) > len(self._current_of(is_data=True)) + len(self._current_of(is_data=False)):
             return True
         packer: ListPacker[ManifestFile] = ListPacker(self._target_bytes, lookback=1, largest_bin_first=False)
-        groups = self._merge._group_by_spec(self._current_of(is_data=True)).values()
+        fixed = partitioning.fixed(self._transaction.table_metadata)
+        data = [one for one in self._current_of(is_data=True) if one.partition_spec_id not in fixed]
+        groups = self._merge._group_by_spec(data).values()
         bins = (packer.pack_end(group, lambda one: one.manifest_length) for group in groups)
         return any(len(one) > 1 for some in bins for one in some)
 
     @cached_property
     def _planned(self) -> tuple[list[ManifestFile], list[ManifestEntry]]:
-        merged = self._merge.merge_manifests(self._current_of(is_data=True))
-        return merged + self._current_of(is_data=False), []
+        fixed = partitioning.fixed(self._transaction.table_metadata)
+        data = self._current_of(is_data=True)
+        merged = self._merge.merge_manifests([one for one in data if one.partition_spec_id not in fixed])
+        stay = [one for one in data if one.partition_spec_id in fixed]
+        return merged + stay + self._current_of(is_data=False), []
 
     @property
     def _merge(self) -> _ManifestMergeManager[Replacement]:
