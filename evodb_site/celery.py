@@ -11,11 +11,12 @@ os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
 
 from celery import Celery, Task, signals
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from kombu.exceptions import OperationalError as BrokerAway
 
 from lakehouse import allocation, announcement, folder_broker
 from lakehouse.errors import LakehouseError
+from lakehouse.management import unprepared
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def _is_up(**_: object) -> None:
 
 @signals.task_failure.connect
 def _say(sender: Task, exception: BaseException, **_: object) -> None:
-    if isinstance(exception, sender.throws):
-        words = " ".join(str(exception).split())
-        log.error("%s failed: %s: %s", sender.name.rpartition(".")[2], type(exception).__name__, words)
+    said = unprepared.sentence(exception) if isinstance(exception, DatabaseError) else None
+    if said or isinstance(exception, sender.throws):
+        words = said or f"{type(exception).__name__}: {' '.join(str(exception).split())}"
+        log.error("%s failed: %s", sender.name.rpartition(".")[2], words)

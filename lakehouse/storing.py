@@ -67,6 +67,10 @@ def complaint(found: StoreConfig) -> str | None:
             f"EVODB_WAREHOUSE is {found.warehouse!r}, which names no account, wanted abfss://container@account."
             "dfs.core.windows.net/prefix, or EVODB_AZURE_ACCOUNT_NAME"
         )
+    for who in ("S3", "READER_S3", "WRITER_S3"):
+        key, secret = (getattr(found, f"{who}_{what}".lower()) for what in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+        if bool(key) != bool(secret):
+            return f"EVODB_{who}_ACCESS_KEY_ID and EVODB_{who}_SECRET_ACCESS_KEY are wanted together"
     app = (found.azure_tenant_id, found.azure_client_id, found.azure_client_secret)
     if any(app) and not all(app):
         return "EVODB_AZURE_TENANT_ID, EVODB_AZURE_CLIENT_ID and EVODB_AZURE_CLIENT_SECRET are wanted together"

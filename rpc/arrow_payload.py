@@ -250,7 +250,11 @@ def _text(value: Any) -> str:
     try:
         return dump_value(value).decode()
     except ProtocolError:
+        pass
+    try:
         return _digits_json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError, OverflowError) as exc:
+        raise ProtocolError(f"{type(value).__name__} cannot be written as JSON: {exc}") from None
 
 
 def _digits(value: Any) -> Any:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 INTEGER_MAX = 2**63 - 1
 DIGITS_MAX = 4000
 """Of a number that Python reads as one; a longer one is the text it was."""
+INFINITY = "1e999"
+"""As capture writes it; JSON has no word for it."""
 NUL = "a name with NUL in it"
 NO_UNICODE = "half a character"
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]|[^\s"\[\]{},:]+', re.DOTALL)
@@ -120,7 +122,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _json(value: Any) -> str:
-    return str(value) if isinstance(value, _Nested) else json.dumps(value)
+    if isinstance(value, _Nested):
+        return str(value)
+    return json.dumps(value).replace("Infinity", INFINITY) if isinstance(value, float) else json.dumps(value)
 
 
 def _blob(value: Any) -> Value:

@@ -19,8 +19,8 @@ def welcomed(outbox: Outbox, welcome: Welcome, child_id: str) -> None:
     told = isinstance(welcome.status.highest_sequence, int) or isinstance(welcome.status.resume_sequence, int)
     if welcome.highest_sequence or not told:
         return
-    acked = outbox.last_sequence - outbox.pending_batches - len(outbox.dead_letters())
-    if acked > 0:
+    acked = outbox.last_sequence - outbox.pending_batches
+    if acked > 0 and (acked := acked - len(outbox.dead_letters())) > 0:
         log.warning(
             "child %r: this parent knows none of the %d batches that were acknowledged, so it is another one or began "
             "anew. They are not sent again; `evodb capture --detach`, and then `--snapshot`, sends all rows there are",

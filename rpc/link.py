@@ -43,22 +43,16 @@ class Link:
         now_ms: Callable[[], int],
         chance: Callable[[], float],
     ) -> None:
-        self.session = session
-        self.is_welcome = False
-        self._socket = socket
-        self._outbox = outbox
-        self._listener = listener
-        self._config = config
-        self._cutting = cutting
-        self._now_ms = now_ms
-        self._chance = chance
+        self.session, self.is_welcome = session, False
+        self._socket, self._outbox, self._listener = socket, outbox, listener
+        self._config, self._cutting = config, cutting
+        self._now_ms, self._chance = now_ms, chance
         self._wake = asyncio.Event()
         self._answers: list[Resolved | Refusal] = []
         self._asked: set[int] = set()
         """Batches whose tables this connection was asked for."""
         self._epoch_above = 0
-        self._last_sent = 0
-        self._last_ack = 0
+        self._last_sent = self._last_ack = 0
         self._first_uncut_ms: int | None = None
         self._uncut_entries = self._uncut_bytes = 0
         """What waits in no batch, as far as this link knows."""
@@ -216,8 +210,14 @@ class Link:
         return bool(batches)
 
     async def _unsent(self) -> list[OutboxBatch]:
-        after, limit = self._last_sent, min(READ_AT_ONCE, self.session.room(now_ms=self._now_ms()))
-        return await asyncio.to_thread(lambda: self._outbox.unacked(after=after, limit=limit))
+        limit = min(READ_AT_ONCE, self.session.room(now_ms=self._now_ms()))
+
+        def read() -> list[OutboxBatch]:
+            found = self._outbox.unacked(after=self._last_sent, limit=limit)
+            self._outbox.check_epoch(self.session.epoch)  # that in which they were read
+            return found
+
+        return await asyncio.to_thread(read)
 
     def _cut_if_due(self) -> None:
         """Make a batch of what waits, when there is enough of it or it waited long enough."""
@@ -234,7 +234,6 @@ class Link:
         self._outbox.cut(entries_max=config.max_batch_size, bytes_max=config.max_batch_bytes, shape=self.shape)
 
     def _is_full(self) -> bool:
-        """Whether what waits fills a batch."""
         return self._uncut_entries >= self._config.max_batch_size or self._uncut_bytes >= self._config.max_batch_bytes
 
     async def _resend(self, sequence: int) -> None:
@@ -280,6 +279,7 @@ class Link:
 
     def _tell_outbox(self, answer: Resolved | Refusal) -> float:
         """Returns how full it is then."""
+        self._outbox.check_epoch(self.session.epoch)
         if isinstance(answer, Resolved):
             self._outbox.ack(answer.sequence)
         elif answer.final:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rpc import outbox_batches as batches
 from rpc import outbox_dead_letters as letters
+from rpc.errors import ConnectionError
 from rpc.negotiation import PayloadEncoding
 from rpc.outbox_dead_letters import DeadLetter
 from rpc.outbox_file import OutboxFile, number
@@ -20,6 +21,11 @@ class Gauges:
     def epoch(self) -> int:
         """Which life of this file its sequences belong to."""
         return self._number("epoch")
+
+    def check_epoch(self, epoch: int) -> None:
+        """Raises ConnectionError when a new epoch began, whose sequences mean nothing to a connection of this one."""
+        if self.epoch != epoch:
+            raise ConnectionError(f"the outbox began epoch {self.epoch}; the connection is of epoch {epoch}")
 
     @property
     def last_sequence(self) -> int:

@@ -179,9 +179,13 @@ def _kind(connection: Connection, place: str) -> str:
 
 
 def _key(connection: Connection, known: Mapping[str, str]) -> list[str]:
-    """The columns that spell the row id: one as text, bytes as hex, several as a JSON array."""
+    """The columns that spell the row id: one as text, maybe in quotes, bytes as hex, several as a JSON array."""
     for name, place in known.items():
-        if _holds(connection, f"CASE typeof({place}) WHEN 'blob' THEN hex({place}) ELSE CAST({place} AS TEXT) END"):
+        text = f"""CASE _row_id WHEN '"' || {place} || '"' THEN _row_id ELSE {place} END"""
+        value = (
+            f"CASE typeof({place}) WHEN 'blob' THEN hex({place}) WHEN 'text' THEN {text} ELSE CAST({place} AS TEXT) END"
+        )
+        if _holds(connection, value):
             return [name]
     (first,) = connection.execute(f"SELECT _row_id FROM {STAGE} LIMIT 1").fetchone()  # noqa: S608 - ours
     try:

@@ -43,6 +43,9 @@ class Position(NamedTuple):
     sequence: int
 
 
+NOTHING = Position(-1, -1)
+
+
 class NothingThere(Exception):
     """The lake has nothing to restore; the message says what it has."""
 
@@ -51,8 +54,8 @@ class NothingThere(Exception):
 class Restored:
     tables: dict[str, int] = field(default_factory=dict)
     """Rows by name."""
-    until: Position | None = None
-    """The last change that is in it; None: all there are."""
+    until: Position = NOTHING
+    """The last change that is in it."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -64,16 +67,16 @@ def restore(ask: Ask, connection: Connection, child: str, *, namespace: str = "l
     tables = list(dict.fromkeys(name for name, *_ in marks if name is not None))
     if not tables:
         raise NothingThere(f"the lake has no rows of a child {child!r} in the namespace {namespace}")
-    made = Restored()
-    if as_of:
-        made.until = max(filter(None, (lake.position(table, as_of) for table in tables)), default=Position(-1, -1))
-        if not any(lake.has_later(table, as_of) for table in tables):
-            made.warnings.append(f"the lake knows of no change after {as_of}; the child may have made some before it")
-    _warn_of_holes(made, marks)
+    # Also without a time: it goes on writing while page after page is asked for.
+    until = max(filter(None, (lake.position(table, as_of) for table in tables)), default=NOTHING)
+    made = Restored(until=until)
+    if as_of and not any(lake.has_later(table, as_of) for table in tables):
+        made.warnings.append(f"the lake knows of no change after {as_of}; the child may have made some before it")
+    _warn_of_holes(made, marks, is_past=bool(as_of))
     for table, name in _names(tables).items():
         columns = lake.columns(table)
         shown = {name: KINDS.get(kind, "") for name, kind in columns.items() if not name.startswith("_")}
-        rebuilt = rebuild(connection, name, lake.documents(table, columns, made.until), shown)
+        rebuilt = rebuild(connection, name, lake.documents(table, columns, until), shown)
         made.tables[name] = rebuilt.rows
         made.warnings += filter(None, [_renamed(table, name), rebuilt.told(name)])
     made.warnings += lake.left_out
@@ -101,10 +104,10 @@ def _renamed(table: str, name: str) -> str:
     return f"{table} is called {name} here, for {table!r} {why}"
 
 
-def _warn_of_holes(made: Restored, marks: list[list[Any]]) -> None:
+def _warn_of_holes(made: Restored, marks: list[list[Any]], *, is_past: bool) -> None:
     for table, epoch, sequence, is_complete in marks:
         mark = Position(int(epoch), int(sequence))
-        if not is_complete and (made.until is None or made.until > mark):
+        if not is_complete and (not is_past or made.until > mark):
             made.warnings.append(
                 f"{table} is complete up to epoch {mark.epoch}, sequence {mark.sequence} only; later changes wait in "
                 "the journal or the fallback, or are dead letters"
@@ -128,11 +131,11 @@ class _Lake:
         )
 
     def position(self, table: str, as_of: str) -> Position | None:
-        """The last change in this table that the child dates up to then."""
+        """The last change in this table, or the last that the child dates up to then."""
         found = self._rows(
             f"SELECT _epoch, _seq FROM {self._name(table)} WHERE _source = $child "  # noqa: S608 - quoted
-            "AND _ts <= CAST($time AS TIMESTAMPTZ) ORDER BY _epoch DESC, _seq DESC LIMIT 1",
-            time=as_of,
+            f"{'AND _ts <= CAST($time AS TIMESTAMPTZ) ' if as_of else ''}ORDER BY _epoch DESC, _seq DESC LIMIT 1",
+            **({"time": as_of} if as_of else {}),
         )
         return Position(*map(int, found[0])) if found else None
 
@@ -148,12 +151,12 @@ class _Lake:
     def columns(self, table: str) -> dict[str, str]:
         return dict(self._all(f"SELECT column_name, column_type FROM (DESCRIBE {self._name(table)})"))  # noqa: S608
 
-    def documents(self, table: str, columns: Mapping[str, str], until: Position | None) -> Iterator[Document]:
+    def documents(self, table: str, columns: Mapping[str, str], until: Position) -> Iterator[Document]:
         """The rows there were, by row id."""
-        sql, behind = self._page(table, columns, until), None
+        sql, behind = self._page(table, columns), None
         while True:
-            values = {"child": self.child, "behind": behind}
-            page = self.ask(sql, values | (until._asdict() if until else {}))
+            values = {"child": self.child, "behind": behind, **until._asdict()}
+            page = self.ask(sql, values)
             yield from (Document(*row) for row in page.rows)
             if not page.is_cut:
                 return
@@ -190,17 +193,17 @@ class _Lake:
                 return found
         return None
 
-    def _page(self, table: str, columns: Mapping[str, str], until: Position | None) -> str:
+    def _page(self, table: str, columns: Mapping[str, str]) -> str:
         typed = [name for name in columns if not name.startswith("_")]
         fields = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in typed)
         made = f"CAST(to_json(struct_pack({fields})) AS VARCHAR)" if typed else "'{}'"
-        position = "AND (_epoch < $epoch OR (_epoch = $epoch AND _seq <= $sequence)) " if until else ""
         return (
             f"SELECT {ROW_ID}, coalesce(_after, {made}), {BLOBS if BLOBS in columns else 'NULL'}, "  # noqa: S608 - quoted
             # What came as typed columns and fits none of the table's is there; of JSON all is in `_after`.
             "CASE WHEN _after IS NULL THEN _rest END "
             f"FROM {self._name(table)} WHERE _source = $child AND (CAST($behind AS VARCHAR) IS NULL OR "
-            f"{ROW_ID} > CAST($behind AS VARCHAR)) {position}QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY 1"
+            f"{ROW_ID} > CAST($behind AS VARCHAR)) AND (_epoch < $epoch OR (_epoch = $epoch AND _seq <= $sequence)) "
+            f"QUALIFY {NEWEST} AND _op <> 'DELETE' ORDER BY 1"
         )
 
     def _rows(self, sql: str, **values: Any) -> list[list[Any]]:

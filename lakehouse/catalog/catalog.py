@@ -37,6 +37,7 @@ from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from lakehouse.catalog import neighbours, pointers, strange_properties
 from lakehouse.catalog.files import FOLDER, DurableFileIO
 from lakehouse.catalog.folders import join
+from lakehouse.catalog.identifiers import check_table_name, namespace_key, shown, table_key
 from lakehouse.catalog.known_metadata import KnownMetadata
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.retention import forgotten
@@ -44,38 +45,6 @@ from lakehouse.catalog.views import WithoutViews
 from lakehouse.models import IcebergTable, Namespace
 
 strange_properties.mend()
-
-__all__ = ["DjangoCatalog", "check_table_name", "namespace_key", "table_key"]
-
-
-def namespace_key(namespace: str | Identifier, error: type[Exception] = NoSuchNamespaceError) -> str:
-    """The levels of a namespace as one text. A string is split at its dots."""
-    levels = Catalog.identifier_to_tuple(namespace)
-    if not levels or any(not _can_be_a_folder(level) for level in levels):
-        raise error(f"found namespace {namespace!r}, wanted one or more levels that can name a folder")
-    return SEPARATOR.join(levels)
-
-
-def table_key(identifier: str | Identifier) -> tuple[str, str]:
-    """The namespace's key and the name of a table."""
-    levels = Catalog.identifier_to_tuple(identifier)
-    if len(levels) < 2:
-        raise NoSuchTableError(f"found table {identifier!r}, wanted namespace.table")
-    return namespace_key(levels[:-1]), levels[-1]
-
-
-def check_table_name(name: str) -> None:
-    """Raises ValueError."""
-    if not _can_be_a_folder(name):
-        raise ValueError(f"found table name {name!r}, wanted one that can name a folder")
-
-
-def _can_be_a_folder(name: str) -> bool:
-    return bool(name.strip()) and name not in {".", ".."} and not set(name) & {"/", "\\"} and min(name) >= " "
-
-
-def _shown(identifier: str | Identifier) -> str:
-    return ".".join(Catalog.identifier_to_tuple(identifier))
 
 
 class DjangoCatalog(WithoutViews):
@@ -99,7 +68,7 @@ class DjangoCatalog(WithoutViews):
         key = namespace_key(namespace, ValueError)
         _, created = Namespace.objects.get_or_create(name=key, defaults={"properties": dict(properties)})
         if not created:
-            raise NamespaceAlreadyExistsError(f"Namespace already exists: {_shown(namespace)}")
+            raise NamespaceAlreadyExistsError(f"Namespace already exists: {shown(namespace)}")
 
     def all_namespaces(self) -> list[Identifier]:
         return [tuple(key.split(SEPARATOR)) for key in self._namespace_keys()]
@@ -110,14 +79,14 @@ class DjangoCatalog(WithoutViews):
             row = Namespace.objects.select_for_update().filter(name=key).first()
             below = any(found.startswith(key + SEPARATOR) for found in self._namespace_keys())
             if row is None and not below:
-                raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(namespace)}")
+                raise NoSuchNamespaceError(f"Namespace does not exist: {shown(namespace)}")
             if row is None or below or row.tables.exists():
-                raise NamespaceNotEmptyError(f"Namespace is not empty: {_shown(namespace)}")
+                raise NamespaceNotEmptyError(f"Namespace is not empty: {shown(namespace)}")
             row.delete()
 
     def list_namespaces(self, namespace: str | Identifier = ()) -> list[Identifier]:
         if namespace and not self.namespace_exists(namespace):
-            raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(namespace)}")
+            raise NoSuchNamespaceError(f"Namespace does not exist: {shown(namespace)}")
         above = Catalog.identifier_to_tuple(namespace) if namespace else ()
         depth = len(above) + 1
         levels = (tuple(key.split(SEPARATOR)) for key in self._namespace_keys())
@@ -126,7 +95,7 @@ class DjangoCatalog(WithoutViews):
     def load_namespace_properties(self, namespace: str | Identifier) -> Properties:
         row = Namespace.objects.filter(name=namespace_key(namespace)).first()
         if row is None and not self.namespace_exists(namespace):
-            raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(namespace)}")
+            raise NoSuchNamespaceError(f"Namespace does not exist: {shown(namespace)}")
         return dict(row.properties) if row else {}
 
     def update_namespace_properties(
@@ -157,9 +126,9 @@ class DjangoCatalog(WithoutViews):
     ) -> Table:
         namespace, name = table_key(identifier)
         if not Namespace.objects.filter(name=namespace).exists():
-            raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(identifier).rpartition('.')[0]}")
+            raise NoSuchNamespaceError(f"Namespace does not exist: {shown(identifier).rpartition('.')[0]}")
         if pointers.find(namespace, name) is not None:
-            raise TableAlreadyExistsError(f"Table already exists: {_shown(identifier)}")
+            raise TableAlreadyExistsError(f"Table already exists: {shown(identifier)}")
         staged = self._create_staged_table(identifier, schema, location, partition_spec, sort_order, properties)
         self._write(staged)
         self._insert(staged)
@@ -168,7 +137,7 @@ class DjangoCatalog(WithoutViews):
     def load_table(self, identifier: str | Identifier) -> Table:
         table = self.find(identifier)
         if table is None:
-            raise NoSuchTableError(f"Table does not exist: {_shown(identifier)}")
+            raise NoSuchTableError(f"Table does not exist: {shown(identifier)}")
         return table
 
     def table_exists(self, identifier: str | Identifier) -> bool:
@@ -184,7 +153,7 @@ class DjangoCatalog(WithoutViews):
 
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
         if not self.namespace_exists(namespace):
-            raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(namespace)}")
+            raise NoSuchNamespaceError(f"Namespace does not exist: {shown(namespace)}")
         names = IcebergTable.objects.filter(namespace__name=namespace_key(namespace)).order_by("name")
         return [(*Catalog.identifier_to_tuple(namespace), name) for name in names.values_list("name", flat=True)]
 
@@ -192,7 +161,7 @@ class DjangoCatalog(WithoutViews):
         namespace, name = table_key(identifier)
         dropped, _ = IcebergTable.objects.filter(namespace__name=namespace, name=name).delete()
         if not dropped:
-            raise NoSuchTableError(f"Table does not exist: {_shown(identifier)}")
+            raise NoSuchTableError(f"Table does not exist: {shown(identifier)}")
 
     def rename_table(self, from_identifier: str | Identifier, to_identifier: str | Identifier) -> Table:
         source, target = table_key(from_identifier), table_key(to_identifier)
@@ -203,11 +172,11 @@ class DjangoCatalog(WithoutViews):
             rows = IcebergTable.objects.filter(namespace__name=source[0], name=source[1])
             row = rows.select_for_update(of=("self",)).first()
             if row is None:
-                raise NoSuchTableError(f"Table does not exist: {_shown(from_identifier)}")
+                raise NoSuchTableError(f"Table does not exist: {shown(from_identifier)}")
             if namespace is None:
-                raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(to_identifier).rpartition('.')[0]}")
+                raise NoSuchNamespaceError(f"Namespace does not exist: {shown(to_identifier).rpartition('.')[0]}")
             if pointers.find(*target) is not None:
-                raise TableAlreadyExistsError(f"Table already exists: {_shown(to_identifier)}")
+                raise TableAlreadyExistsError(f"Table already exists: {shown(to_identifier)}")
             row.namespace, row.name = namespace, target[1]
             row.save(update_fields=["namespace", "name"])
         return self.load_table(to_identifier)
@@ -218,7 +187,7 @@ class DjangoCatalog(WithoutViews):
         identifier = table.name()
         current = self.find(identifier)
         if current is None and not any(isinstance(requirement, AssertCreate) for requirement in requirements):
-            raise NoSuchTableError(f"Table does not exist: {_shown(identifier)}")
+            raise NoSuchTableError(f"Table does not exist: {shown(identifier)}")
         staged = self._update_and_stage_table(current, identifier, requirements, updates)
         if current is not None and staged.metadata == current.metadata:
             return self._response(current)
@@ -232,7 +201,7 @@ class DjangoCatalog(WithoutViews):
             location=staged.metadata_location,
             forgotten=forgotten(current.metadata, staged.metadata),
         ):
-            raise CommitFailedException(f"Table was moved by another writer: {_shown(identifier)}")
+            raise CommitFailedException(f"Table was moved by another writer: {shown(identifier)}")
         return self._response(staged)
 
     def find(self, identifier: str | Identifier) -> Table | None:
@@ -270,9 +239,9 @@ class DjangoCatalog(WithoutViews):
         try:
             created = pointers.insert(*table_key(identifier), staged.metadata_location)
         except Namespace.DoesNotExist:
-            raise NoSuchNamespaceError(f"Namespace does not exist: {_shown(identifier[:-1])}") from None
+            raise NoSuchNamespaceError(f"Namespace does not exist: {shown(identifier[:-1])}") from None
         if not created:
-            raise TableAlreadyExistsError(f"Table already exists: {_shown(identifier)}")
+            raise TableAlreadyExistsError(f"Table already exists: {shown(identifier)}")
 
     # What pyiceberg would do with one level of namespaces and with the IO a table's own properties ask for.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, MetastoreCatalog
+from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import AssertTableUUID, TableRequirement, TableUpdate
@@ -76,6 +77,8 @@ def make(table: Table, rows: pa.Table, stamping: Stamping, parquet: Mapping[str,
 def append(catalog: Catalog, draft: Draft) -> str:
     """Returns where the new metadata is. Raises whatever the catalog raises, which says nothing of what came of it."""
     response = catalog.commit_table(draft.table, draft.requirements, draft.updates)
+    if response.metadata.snapshot_by_id(draft.snapshot_id) is None:
+        raise CommitStateUnknownException(f"it answers with a table that has no snapshot {draft.snapshot_id}")
     if isinstance(catalog, MetastoreCatalog):  # the others write it themselves
         _settle(draft.table, response.metadata_location)
     _forget_old_metadata(catalog, draft.table, response)

@@ -9,7 +9,8 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
 from lakehouse.catalog import side_by_side, tables
-from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.retention import Retention
 from lakehouse.catalog.tables import Staged

@@ -109,12 +109,18 @@ def split(metadata: TableMetadata, rows: pa.Table) -> Iterator[tuple[PartitionKe
         order = keys.append_column("row", pa.array(range(len(rows)))).sort_by(
             [(n, "ascending") for n in [*names, "row"]]
         )
-        rows, groups = rows.combine_chunks().take(order["row"]), _groups(order.select(names))
+        rows, groups = _ordered(rows, order["row"]), _groups(order.select(names))
     start = 0
     for group in groups.to_pylist():
         values = [PartitionFieldValue(field, group[name]) for field, name in zip(spec.fields, names, strict=True)]
         yield Key(values, spec, schema), rows.slice(start, group["count_all"])
         start += group["count_all"]
+
+
+def _ordered(rows: pa.Table, order: Any) -> pa.Table:
+    """Columns without a value stay as they are, which may be one for many."""
+    columns = [one if one.null_count == len(one) else one.take(order) for one in rows.combine_chunks().columns]
+    return pa.table(columns, schema=rows.schema)
 
 
 def _keys(metadata: TableMetadata, rows: pa.Table) -> pa.Table:

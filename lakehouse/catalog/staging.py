@@ -23,7 +23,8 @@ from pyiceberg.table.update import (
 from pyiceberg.typedef import Identifier, Properties
 
 from lakehouse.catalog import retention, strange_properties
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import Forgotten, uuid_to_make
 from lakehouse.clock import now_ms
 

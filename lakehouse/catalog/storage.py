@@ -11,6 +11,7 @@ from pyiceberg.catalog import WAREHOUSE_LOCATION, Catalog, load_catalog
 from pyiceberg.io import PY_IO_IMPL, S3_ENDPOINT, FileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
+from lakehouse.catalog import patience
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.store_properties import properties
 from lakehouse.conf import Settings
@@ -24,6 +25,7 @@ def foreign(settings: Settings) -> Catalog:
     found = foreign_properties(settings)
     if found.get(S3_ENDPOINT):
         _send_checksums_before_the_body()
+    patience.mend()
     try:
         return _calling_no_code_of_tables(load_catalog(NAME, **found))
     except Exception as exc:

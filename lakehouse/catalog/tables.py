@@ -23,8 +23,9 @@ from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import Forgotten
 from lakehouse.catalog.retention import Retention, forgetting
 from lakehouse.catalog.staging import Change, Creation, Staging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.catalog.catalog import namespace_key
+from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.current.names import current_of
 from lakehouse.journal.child_tables import one_moment
 from lakehouse.models import CurrentTable, Flush, FlushState, IcebergTable, Parent

@@ -25,8 +25,9 @@ from pyiceberg.table import Transaction
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, NestedField
 
-from lakehouse.catalog import evolution, parts, pointers, retention, tables
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog import evolution, parts, pointers, refusals, retention, table_properties, tables
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.retention import HOUR_MS, forgetting
 from lakehouse.catalog.staging import Creation, Staging
 from lakehouse.catalog.upkeep.replacing import Exchange
@@ -122,10 +123,15 @@ class _Refresh:
         changes = catalog.find((*moment.namespace.split("."), moment.table))
         if changes is None or found != moment.current_location:
             raise CommitConflict(f"{moment.namespace}.{moment.table} or its table of now was changed meanwhile")
-        if self._now is not None and BUCKETS not in self._now.properties:
-            raise CommitConflict(f"{'.'.join(self._identifier)} is no table of now, so none can be kept there")
-        self._changes = changes
-        self._buckets = settings.current_buckets if self._now is None else int(self._now.properties[BUCKETS])
+        buckets = settings.current_buckets
+        if self._now is not None:
+            buckets = table_properties.number(self._now.properties, BUCKETS, 1) or 0
+        if not buckets:
+            raise CommitConflict(
+                f"{'.'.join(self._identifier)} is no table of now, for it does not say its {BUCKETS}; rename or drop "
+                "it, and it is made anew"
+            )
+        self._changes, self._buckets = changes, buckets
         self._kept = list(_kept(changes.schema()))
         self._pull = Pull(connection, moment, [field.name for field in self._kept], self._buckets)
 
@@ -133,12 +139,9 @@ class _Refresh:
         reached = {source: (epoch, seq) for source, epoch, seq in self._pull.sources()}
         applied = self._applied([*reached])
         late = self._pull.mend([(source, *at) for source, at in applied.items()]) if applied else 0
-        change = self._begin()
-        rows = self._rewrite(change, self._pull.buckets())
-        if change._updates or self._now is None:
-            kept = retention.from_settings(self._settings)
-            change._apply(forgetting(change.table_metadata, kept, now_ms=now_ms()))
-            change.commit_transaction()
+        *namespace, name = self._identifier
+        with refusals.of(".".join(namespace), name):
+            rows = self._stage(now_ms)
         reach(Failpoint.CURRENT_WRITTEN)
         latest = {source: max(at, applied.get(source, at)) for source, at in reached.items()}
         with transaction.atomic():
@@ -146,6 +149,16 @@ class _Refresh:
         if self._is_staged:
             tables.delete_metadata(self._catalog, self._staging.obsolete)
         return Refreshed(len(self._pull.buckets()), rows, late)
+
+    def _stage(self, now_ms: Callable[[], int]) -> int:
+        """Write what changes. Raises TableRefused when the table of now takes no rows."""
+        change = self._begin()
+        rows = self._rewrite(change, self._pull.buckets())
+        if change._updates or self._now is None:
+            kept = retention.from_settings(self._settings)
+            change._apply(forgetting(change.table_metadata, kept, now_ms=now_ms()))
+            change.commit_transaction()
+        return rows
 
     def _applied(self, sources: Sequence[str]) -> dict[str, tuple[int, int]]:
         """How far these sources were before. Of a table that is made anew nothing counts."""

@@ -27,7 +27,13 @@ SHOWN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9
 RECORD = re.compile(r"(?P<noun>[A-Za-z0-9._-]{1,100})\.(?P<verb>created|updated|deleted)\Z")
 VERBS = {"created": "collection.insert", "updated": "collection.update", "deleted": "collection.delete"}
 
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_kind = msgspec.json.Decoder(_Kind)
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
 UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -76,6 +82,21 @@ def row(event: Event, *, event_id: str, namespace: str) -> bytes:
     if own_id is not None:
         members["id"] = own_id
     return text
+
+
+def is_one(body: bytes) -> bool:
+    """Whether it can be read as one: a child with a socket may have written anything into the table of events, too."""
+    try:
+        _kind.decode(body)
+        body.decode()
+    except UNREADABLE:
+        return False
+    return True
+
+
+def type_of(body: bytes) -> str:
+    """Of one that is_one."""
+    return _kind.decode(body).type
 
 
 def line(body: bytes) -> bytes:

@@ -82,7 +82,8 @@ def _export(store: Storage, catalog: DjangoCatalog, parent: Parent, number: int,
     for rows in _rows(table, found):
         moments, bodies = (cast(list[Any], rows[name].to_pylist()) for name in COLUMNS)
         for moment, body in zip(moments, bodies, strict=True):
-            hours[moment.strftime("%Y/%m/%d/%H")].append(_line(body))
+            if line := _line(body):
+                hours[moment.strftime("%Y/%m/%d/%H")].append(line)
     for hour, lines in hours.items():
         touch(parent, hour, now_ms=now_ms)
         name = ulid(found.flush.finished_ms or 0, f"{parent.namespace} {number} {hour}")
@@ -121,5 +122,11 @@ def _read(table: Table, path: str) -> pa.Table:
         return pq.read_table(file, columns=COLUMNS)
 
 
-def _line(body: str) -> bytes:
-    return event.line(body.encode()) + b"\n"
+def _line(body: str | None) -> bytes:
+    """Nothing for what is none: a child with a socket may have written anything into the table."""
+    if body is None or not body.lstrip().startswith("{"):
+        return b""
+    try:
+        return event.line(body.encode()) + b"\n"
+    except event.UNREADABLE:
+        return b""

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import msgspec
-
-from lakehouse.events.event import UNREADABLE
+from lakehouse.events import event
 from lakehouse.events.namespaces import TABLE
 from lakehouse.events.wanted import Found, Question, Wanted
 from lakehouse.models import Batch, BatchState
@@ -40,13 +38,6 @@ class Kinds:
     is_whole: bool
 
 
-class _Kind(msgspec.Struct):
-    type: str
-
-
-_kind = msgspec.json.Decoder(_Kind)
-
-
 def newest(parent_id: int, wanted: Wanted) -> list[Found]:
     """The first of them by time, as many as a page and one more."""
     take = heapq.nsmallest if wanted.is_backward else heapq.nlargest
@@ -62,7 +53,7 @@ def kinds(parent_id: int, *, first_ms: int, last_ms: int, bytes_max: int) -> Kin
         if (left := left - len(payload)) < 0 and counts:
             return Kinds(counts, is_whole=False)
         for one in _events(encoding, payload, wanted):
-            counts[one.moment_ms // MINUTE_MS * MINUTE_MS, _kind.decode(one.body).type] += 1
+            counts[one.moment_ms // MINUTE_MS * MINUTE_MS, event.type_of(one.body)] += 1
     return Kinds(counts, is_whole=True)
 
 
@@ -106,21 +97,11 @@ def _events(encoding: str, payload: bytes | memoryview, wanted: Question) -> Ite
     if not any(map(wanted.is_near, whole.timestamps_ms)):
         return
     for entry in whole.entries():
-        event_id = entry.row_id.decode()
-        if (
-            entry.table == TABLE.encode()
-            and wanted.is_near(entry.timestamp_ms)
-            and _is_event(entry.after)
-            and wanted.fits(entry.timestamp_ms, event_id, entry.after)
-        ):
+        if entry.table != TABLE.encode() or not wanted.is_near(entry.timestamp_ms) or not event.is_one(entry.after):
+            continue
+        try:
+            event_id = entry.row_id.decode()
+        except UnicodeDecodeError:  # it will be a dead letter
+            continue
+        if wanted.fits(entry.timestamp_ms, event_id, entry.after):
             yield Found(entry.timestamp_ms, event_id, entry.after)
-
-
-def _is_event(body: bytes) -> bool:
-    """Whether it can be read: a child with a socket may have written anything into this table, too."""
-    try:
-        _kind.decode(body)
-        body.decode()
-    except UNREADABLE:
-        return False
-    return True

@@ -10,7 +10,7 @@ misfits; a test holds the two together.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -23,13 +23,19 @@ DATE = pa.date32()
 
 PROBE_VALUES = 16
 
-_BOUNDS: dict[Any, tuple[Any, Any]] = {
+BOUNDS: dict[Any, tuple[Any, Any]] = {
     TIMESTAMP: (
         pa.scalar(datetime.min.replace(tzinfo=UTC), TIMESTAMP),
         pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP),
     ),
     DATE: (pa.scalar(date.min, DATE), pa.scalar(date.max, DATE)),
 }
+"""What readers can show; Arrow holds more."""
+
+CYCLE_DAYS, CYCLE_YEARS = 146_097, 400
+"""After which the calendar repeats."""
+DAY_US = 86_400_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse(texts: Any, kind: Any) -> Any | None:
@@ -40,11 +46,25 @@ def parse(texts: Any, kind: Any) -> Any | None:
         parsed = texts.cast(kind)
     except pa.ArrowInvalid:
         return None
-    low, high = _BOUNDS[kind]
-    found = pc.min_max(parsed)
-    if found["min"].is_valid and (pc.less(found["min"], low).as_py() or pc.greater(found["max"], high).as_py()):
-        return None
-    return parsed
+    return None if is_beyond(parsed) else parsed
+
+
+def is_beyond(array: Any) -> bool:
+    """Whether one of these values is a moment outside the years 1 to 9999."""
+    if array.type not in BOUNDS:
+        return False
+    low, high = BOUNDS[array.type]
+    found = pc.min_max(array)
+    return found["min"].is_valid and bool(pc.or_(pc.less(found["min"], low), pc.greater(found["max"], high)).as_py())
+
+
+def spelled(array: Any) -> Any:
+    """Moments as text. Arrow's own cast begins anew with the year 32768, and makes a remark of such a date."""
+    if not is_beyond(array):
+        return array.cast(pa.string())
+    spell = _date if array.type == DATE else _moment
+    numbers = array.cast(pa.int32() if array.type == DATE else pa.int64()).to_pylist()
+    return pa.array([None if number is None else spell(number) for number in numbers], pa.string())
 
 
 def infer(texts: Any) -> Any:
@@ -54,6 +74,19 @@ def infer(texts: Any) -> Any:
         if parsed is not None:
             return parsed
     return texts
+
+
+def _moment(since_us: int) -> str:
+    days, rest_us = divmod(since_us, DAY_US)
+    time = (EPOCH + timedelta(microseconds=rest_us)).time()
+    return f"{_date(days)} {time.isoformat('microseconds')}Z"
+
+
+def _date(days: int) -> str:
+    cycles, rest = divmod(days, CYCLE_DAYS)
+    found = date(1970, 1, 1) + timedelta(days=rest)
+    year = found.year + CYCLE_YEARS * cycles
+    return f"{year:0{4 + (year < 0)}d}{found:-%m-%d}"
 
 
 def parse_one(text: str, kind: Any) -> datetime | date | None:

@@ -7,8 +7,7 @@ rest. Rows of the same table that came as JSON get the types found here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,15 +19,6 @@ from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
 from rpc.arrow_stream import REST
 from rpc.entries import dump_value
-
-BOUNDS: Mapping[Any, tuple[Any, Any]] = {
-    moments.TIMESTAMP: (
-        pa.scalar(datetime.min.replace(tzinfo=UTC), moments.TIMESTAMP),
-        pa.scalar(datetime.max.replace(tzinfo=UTC), moments.TIMESTAMP),
-    ),
-    moments.DATE: (pa.scalar(date.min, moments.DATE), pa.scalar(date.max, moments.DATE)),
-}
-"""What readers can show; Arrow holds more."""
 
 
 def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, rules: Rules = USUAL) -> Documents:
@@ -108,7 +98,7 @@ def _column(streams: Sequence[Any], rows: Any | None, key: str) -> Any | None:
 
 def _fit(array: Any, known: Any | None, key: str, rest: Rest) -> Any | None:
     """The array as a column of the table, or of the type it has when the table does not know the key."""
-    if array.type == (known or array.type) and array.type != pa.binary() and not _is_beyond(array):
+    if array.type == (known or array.type) and array.type != pa.binary() and not moments.is_beyond(array):
         return array
     texts = _json_texts(array)
     fitted = values.fit(texts, known or (None if array.type == pa.binary() else array.type))
@@ -117,21 +107,12 @@ def _fit(array: Any, known: Any | None, key: str, rest: Rest) -> Any | None:
     return fitted.array
 
 
-def _is_beyond(array: Any) -> bool:
-    """Whether a moment lies outside the years 1 to 9999."""
-    if array.type not in BOUNDS:
-        return False
-    low, high = BOUNDS[array.type]
-    found = pc.min_max(array)
-    return found["min"].is_valid and bool(pc.or_(pc.less(found["min"], low), pc.greater(found["max"], high)).as_py())
-
-
 def _json_texts(array: Any) -> Any:
     """Each value as JSON text, null for null. One by one: 1 us a value."""
     if array.type == pa.binary():
         return array
-    if array.type in BOUNDS:
-        array = array.cast(pa.string())
+    if array.type in moments.BOUNDS:
+        array = moments.spelled(array)
     texts = [None if value is None else dump_value(value) for value in array.to_pylist()]
     return pa.array(texts, pa.binary())
 

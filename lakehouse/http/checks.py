@@ -14,9 +14,12 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from django.apps import apps
 from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.conf import Settings
+from lakehouse.errors import LakehouseError
 from lakehouse.flush import fuse_box
 from lakehouse.models import IcebergTable, Parent
 from lakehouse.storing import AZURE, SCHEMES
@@ -27,12 +30,35 @@ CONNECT_S = 1
 
 def checks_of(settings: Settings) -> dict[str, Check]:
     return {
-        "database": _with_connection(lambda: Parent.objects.exists()),
+        "database": _with_connection(database),
         "broker": broker,
         "object_store": partial(object_store, settings),
         "catalog": partial(foreign_catalog, settings) if settings.catalog else _with_connection(_own_catalog),
         "fuses": _with_connection(fuse_box.look),
     }
+
+
+class NotMigrated(LakehouseError):
+    """The database is older than this version; type manage.py migrate."""
+
+    code = "NOT_MIGRATED"
+
+
+def database() -> None:
+    """A row of the parents. Children would be acked without a table that only flushes need, so all have to be there."""
+    Parent.objects.exists()
+    newest = _newest_migrations()
+    there = set(MigrationRecorder.Migration.objects.filter(app__in=newest).values_list("app", "name"))
+    lacking = [f"{app}.{name}" for app, name in newest.items() if (app, name) not in there]
+    if lacking:
+        raise NotMigrated(f"the database is older than this version ({', '.join(lacking)}); type manage.py migrate")
+
+
+@cache
+def _newest_migrations() -> dict[str, str]:
+    """Of each app of ours, by the names of its files."""
+    folders = {label: Path(apps.get_app_config(label).path, "migrations") for label in ("lakehouse", "subscriptions")}
+    return {label: max(path.stem for path in folder.glob("[0-9]*.py")) for label, folder in folders.items()}
 
 
 def broker() -> None:

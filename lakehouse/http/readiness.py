@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from django.db import DatabaseError
+
 from lakehouse.flush.fuse import FuseBlown
 from lakehouse.http.checks import Check, checks_of
 from lakehouse.journal.intake import Intake
+from lakehouse.management import unprepared
 from lakehouse.parent.house import House
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,9 @@ class Readiness:
             return self._bad(name, asked, "TimeoutError", "TimeoutError")
         except FuseBlown as exc:  # told to everybody: it names our own parents and counts, and no host
             return self._bad(name, asked, str(exc), str(exc))
+        except DatabaseError as exc:
+            kind = type(exc).__name__
+            return self._bad(name, asked, unprepared.sentence(exc) or f"{kind}: {exc}", kind)
         except Exception as exc:
             return self._bad(name, asked, f"{type(exc).__name__}: {exc}", type(exc).__name__)
         return Found(True, self._now_ms() - asked.since_ms)

@@ -12,6 +12,7 @@ from lakehouse.http.documents import NOW_MS, ParentQuery
 from lakehouse.journal import child_tables
 from lakehouse.models import Batch, BatchState, Child, ChildTable
 from rpc.entry_digest import Sum, Sums
+from rpc.names import is_name
 
 SUMMED_ENTRIES_MAX = 20_000
 """So many waiting entries are summed up for an answer, 1 µs each; of more only the number is told."""
@@ -72,6 +73,8 @@ class Verification(Schema):
 
 def verification(parent: str, name: str, *, now_ms: int) -> Verification | None:
     """None when the parent has no such child."""
+    if not is_name(name):  # PostgreSQL takes no NUL
+        return None
     with child_tables.one_moment():
         child = Child.objects.filter(parent__name=parent, name=name).first()
         if child is None:

@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from lakehouse.errors import QueryError
+from lakehouse.management.operation import printable
 from lakehouse.query import lake_tables
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Engine, Query
 from lakehouse.query.messages import Answer, Name, Place
@@ -96,14 +97,14 @@ def _document(answer: Answer) -> list[str]:
 
 
 def _text(answer: Answer) -> list[str]:
-    return answer.body.decode().splitlines()
+    return [answer.body.decode()]
 
 
 def _table(answer: Answer) -> list[str]:
     rows = [[_cell(value) for value in row] for row in orjson.loads(answer.body)]
     if [one.name for one in answer.columns] == ["explain_key", "explain_value"]:
         return [str(value) for _, value in orjson.loads(answer.body)]
-    heads = [one.name for one in answer.columns]
+    heads = [printable(one.name) for one in answer.columns]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *rows]]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -113,5 +114,5 @@ def _table(answer: Answer) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
-    shown = " ".join(text.split())
+    shown = printable(" ".join(text.split()))
     return shown if len(shown) <= CELL_CHARS_MAX else shown[: CELL_CHARS_MAX - 3] + "..."

@@ -17,7 +17,8 @@ def sentence(exc: DatabaseError) -> str | None:
     if "no such table" in found:
         return (
             f"{found}: no parent of this version was started with {settings.DATABASES['default']['NAME']} yet. "
-            "`make serve` does it; if you mean another one, type EVODB_DATA_DIR=<its folder> before the command"
+            "`make serve` does it, and `manage.py migrate`; if you mean another one, type EVODB_DATA_DIR=<its folder> "
+            "before the command"
         )
     if state in UNDEFINED or "no such column" in found:
         return f"{found.splitlines()[0]}: the database is empty or older than this version; type manage.py migrate"

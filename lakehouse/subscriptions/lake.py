@@ -21,6 +21,7 @@ from lakehouse.models import Flush, FlushTable
 from lakehouse.models.flushes import RECOVERY
 from lakehouse.subscriptions.events import DELETE, Entry, Found
 from lakehouse.subscriptions.payloads import as_text
+from rpc.arrow_stream import REST
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _entry(table: str, row: dict[str, Any], batch: Found) -> Entry:
     operation = _OPERATIONS[row["_op"]]
     before, after = row["_before"], row["_after"]
     if (before if operation == DELETE else after) is None:
-        typed = {name: value for name, value in row.items() if not name.startswith("_")}
+        typed = {name: value for name, value in row.items() if not name.startswith("_") or name == REST}
         if any(value is not None for value in typed.values()):
             before, after = (as_text(typed), after) if operation == DELETE else (before, as_text(typed))
     where = (batch.source, batch.shard, batch.epoch, batch.sequence)

@@ -41,9 +41,20 @@ class _Turn:
     now_ms: int
     chance: Callable[[], float]
     sums: dict[int, Sums] = field(default_factory=dict)
+    letters: dict[tuple[int, Reason], list[Tried]] = field(default_factory=dict)
+    """What was given up, by subscription and reason."""
 
     def sums_of(self, message: Message) -> Sums:
         return self.sums.setdefault(message.to.parent_id, Sums())
+
+    def tell(self) -> None:
+        """A line for each subscription: a target that is away gives up a thousand messages in a moment."""
+        for (_, reason), tried in self.letters.items():
+            last, to = tried[-1], tried[-1].message.to
+            what = f"{last.message.message_id} of {to} is a dead letter"
+            if len(tried) > 1:
+                what = f"{len(tried)} messages of {to} are dead letters, the last is {last.message.message_id}"
+            log.warning("%s (%s): %s", what, reason, last.outcome.error)
 
 
 class Chosen(NamedTuple):
@@ -123,6 +134,7 @@ def record(tried: Sequence[Tried], *, now_ms: int, chance: Callable[[], float]) 
                 _failed(one, turn, attempts_made=one.message.attempts_made + 1)
         _note_attempts(still)
         totals.add(turn.sums)
+    turn.tell()
 
 
 def _storable(one: Tried) -> Tried:
@@ -215,7 +227,7 @@ def _failed(one: Tried, turn: _Turn, *, attempts_made: int) -> None:
         row.update(dead_ms=now_ms)
         turn.sums_of(one.message).dead_events += one.message.event_count
         Subscription.objects.filter(pk=to.pk).update(dead_events=F("dead_events") + one.message.event_count)
-    log.warning("%s of %s is a dead letter (%s): %s", one.message.message_id, to, following.reason, outcome.error)
+    turn.letters.setdefault((to.pk, following.reason), []).append(one)
     if following.reason is Reason.GONE:
         why = "the target answered 410 Gone"
         Subscription.objects.filter(pk=to.pk).update(state=SubscriptionState.DISABLED, state_reason=why)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from lakehouse.models.catalog import VERSION_BITS
 from lakehouse.query import duck
 from lakehouse.torture import edge_app
 from lakehouse.torture.compare import Change, State
@@ -23,10 +24,10 @@ from rpc.failpoints import Failpoint
 REFRESHING = (Failpoint.CURRENT_WRITTEN, Failpoint.CURRENT_SWAPPED)
 ERASING = (Failpoint.ERASED_WRITTEN, Failpoint.ERASED_SWAPPED)
 REFRESH = "import django; django.setup(); from lakehouse import tasks; tasks.refresh_current()"
-STALE = """
+STALE = f"""
 SELECT count(*) FROM lakehouse_icebergtable t JOIN lakehouse_namespace n ON n.id = t.namespace_id
 LEFT JOIN lakehouse_currenttable c ON c.namespace = n.name AND c."table" = t.name
-WHERE n.name = 'lake' AND (c.version IS NULL OR c.version <> t.version)
+WHERE n.name = 'lake' AND (c.version IS NULL OR c.version <> (t.id << {VERSION_BITS}) + t.version)
 """
 WAITING = """
 SELECT count(*) FROM lakehouse_batch b JOIN lakehouse_child c ON c.id = b.child_id

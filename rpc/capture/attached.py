@@ -14,6 +14,9 @@ from rpc.outbox_file import has_tables
 _TRIGGERS = f"""SELECT name, sql, tbl_name, name GLOB '{PREFIX}*' FROM sqlite_schema WHERE type = 'trigger'
 ORDER BY rowid DESC"""  # noqa: S608 - a constant
 
+UNSAFE = "unsafe use of json_quote()"
+"""What SQLite 3.38 to 3.40 says of a trigger under `trusted_schema = OFF`, by its build or by a PRAGMA."""
+
 
 def present(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
     """Our triggers by their table, as SQL by their names; under no name when one of the user is newer.
@@ -24,9 +27,9 @@ def present(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
     with_newer: set[bytes] = set()
     for name, sql, table, is_ours in connection.execute(_TRIGGERS).fetchall():
         if not is_ours:
-            with_newer.add(table)
+            with_newer.add(table.lower())  # as it was typed
         else:
-            shown = "" if table in with_newer else name.decode()
+            shown = "" if table.lower() in with_newer else name.decode()
             found.setdefault(table.decode(), {})[shown] = sql.decode()
     return found
 
@@ -88,6 +91,7 @@ def create_triggers(connection: sqlite3.Connection, table: UserTable) -> None:
         ):
             connection.execute(statement.format(name, column))
     except sqlite3.OperationalError as exc:
-        raise CaptureError(
-            f"table {table.name!r} cannot be captured: {exc}; name the tables to capture with tables=[...]"
-        ) from exc
+        advice = "name the tables to capture with tables=[...]"
+        if UNSAFE in str(exc):
+            advice = f"SQLite {sqlite3.sqlite_version} is built to trust no schema, which wants 3.41 or newer"
+        raise CaptureError(f"table {table.name!r} cannot be captured: {exc}; {advice}") from exc

@@ -67,7 +67,7 @@ def row_id(table: UserTable, row: str) -> str:
     if table.key_is_rowid or not table.key:
         return f"CAST({number} AS TEXT)"
     values = [f"{row}.{quoted(column)}" for column in table.key]
-    text = _key_text(values[0]) if len(values) == 1 else _key_array(values)
+    text = _key_text(values[0], is_mixed=table.key_is_mixed) if len(values) == 1 else _key_array(values)
     nullable = [value for value, column in zip(values, table.key, strict=True) if column not in table.not_null]
     if nullable:
         # SQLite lets many rows have NULL in their primary key; only the rowid tells them apart.
@@ -76,9 +76,14 @@ def row_id(table: UserTable, row: str) -> str:
     return f"({text}) COLLATE BINARY"
 
 
-def _key_text(value: str) -> str:
+def _key_text(value: str, *, is_mixed: bool) -> str:
+    texts = ""
+    if is_mixed:
+        # What looks like a number or like bytes is in quotes, and what begins with one, so that no name is two rows.
+        is_alike = f"""{value} GLOB '"*' OR {value} NOT GLOB '*[^0-9A-F.e+-]*'"""
+        texts = f""" WHEN 'text' THEN CASE WHEN {is_alike} THEN '"' || {value} || '"' ELSE {value} END"""
     return (
-        f"CASE typeof({value}) WHEN 'real' THEN {real_text(value)} WHEN 'blob' THEN hex({value})"
+        f"CASE typeof({value}) WHEN 'real' THEN {real_text(value)} WHEN 'blob' THEN hex({value}){texts}"
         f" ELSE CAST({value} AS TEXT) END"
     )
 

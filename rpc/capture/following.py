@@ -6,7 +6,8 @@ Columns never change their places while there are triggers, so another name in a
 Functions over a connection and a decision; that rows are written by a snapshot is known, how is not.
 
 What the old triggers wrote meanwhile may be wrong: it has a renamed column by its old name, and where a trigger of the
-user is newer than ours, what that did stands before what it was done for. Nothing of it has been forgotten yet, for
+user is newer than ours, what that did stands before what it was done for; where a unique index is gone, they took rows
+WITHOUT ROWID for replaced that are not. Nothing of it has been forgotten yet, for
 who cuts looks before anybody can acknowledge. So each of these rows is told once more, as it is.
 """
 
@@ -18,11 +19,14 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from rpc.capture import snapshot as snapshots
+from rpc.capture import triggers
 from rpc.capture.expressions import literal, quoted, row_id, row_json
 from rpc.capture.snapshot import EVERYTHING
 from rpc.capture.tables import UserTable, default_sql
 from rpc.capture.triggers import NOW_MS
 from rpc.capture.values import SNAPSHOT
+from rpc.outbox_file import number
 
 Noted = Mapping[str, Sequence[str]]
 """The columns of each captured table."""
@@ -63,17 +67,44 @@ def missed(table: UserTable, columns: Sequence[str] | None, *, defaults: Mapping
     return " OR ".join(tests) or None
 
 
+def plan_missed(
+    connection: sqlite3.Connection, found: Iterable[UserTable], with_triggers: Collection[str], *, is_chosen: bool
+) -> None:
+    """Have a snapshot write what went by. Tables that somebody chose are captured from now on, unless all rows are."""
+    known = noted(connection)
+    if known is None:
+        return
+    whole = snapshots.whole(connection)
+    for table in found:
+        if table.name not in known and is_chosen and not number(connection, "snapshot"):
+            continue  # named only now
+        where = missed(
+            table,
+            known.get(table.name) if table.name in with_triggers else None,
+            defaults=defaults(connection, table.name),
+            whole=table.name in whole,
+        )
+        if where is not None:
+            snapshots.plan(connection, table, total=None, where=where)
+
+
 def renamed(table: UserTable, columns: Sequence[str]) -> list[str]:
     """The columns that had other names when the triggers were made."""
     return [now for before, now in zip(columns, table.columns, strict=False) if before != now]
 
 
-def tell_again(connection: sqlite3.Connection, found: Iterable[UserTable], were: Mapping[str, Collection[str]]) -> None:
+def tell_again(
+    connection: sqlite3.Connection, found: Iterable[UserTable], were: Mapping[str, Mapping[str, str]]
+) -> None:
     """Once more what the triggers that `were` there may have told wrongly, in the transaction that renews them."""
     known = noted(connection) or {}
     for table in found:
-        is_late = "" in were.get(table.name, ())
-        if is_late or (table.name in were and renamed(table, known.get(table.name, ()))):
+        before = were.get(table.name)
+        if before is not None and (
+            "" in before
+            or renamed(table, known.get(table.name, ()))
+            or (table.rowid is None and before != triggers.of(table))
+        ):
             _tell_again(connection, table)
 
 

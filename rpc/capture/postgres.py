@@ -92,7 +92,7 @@ class PostgresCapture(Outbox):
                 connection.execute(sql.no_triggers(self._schema, name))
             for name, given in wanted.items():
                 if [f"({given})" in definition for definition in attached.get(name, [])] != [True, True]:
-                    connection.execute(sql.triggers(self._schema, name, given))
+                    connection.execute(sql.triggers(self._schema, name, given).encode())
         return list(wanted)
 
     def _make_tables(self, connection: psycopg.Connection[Any]) -> None:

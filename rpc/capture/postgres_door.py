@@ -13,10 +13,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg.types.string import TextLoader
 
 from rpc.capture.postgres_sql import quoted
 from rpc.errors import CaptureError, LakehouseRpcError, OutboxClosedError
 from rpc.outbox_file import OutboxBusyError
+
+
+class _Lenient(TextLoader):
+    """Text of a database without an encoding, where psycopg gives bytes."""
+
+    def load(self, data: bytes | bytearray | memoryview) -> str:
+        return bytes(data).decode(errors="replace")
 
 
 class PostgresDoor:
@@ -96,6 +104,9 @@ class PostgresDoor:
         if self._connection is None:
             connection = self._open()
             connection.autocommit = True
+            if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
+                for kind in ("text", "name"):
+                    connection.adapters.register_loader(kind, _Lenient)
             connection.execute(f"SET search_path = {quoted(self._schema)}, pg_temp")
             self._connection = connection
         return self._connection

@@ -3,7 +3,7 @@
 A trigger of a table passes on the columns of its key, those of type bytea, and the table's name. The row itself is
 to_jsonb(OLD or NEW), so a new column is captured from its first row on. Settings that change how values look as text
 are pinned in the function. The name of a trigger begins with '!', for PostgreSQL fires triggers by name: an entry must
-be written before a trigger of the user changes the row once more.
+be written before a trigger of the user changes the row once more. They fire ALWAYS, also for what comes by replication.
 
 No statement of the user may fail for what we write about it. What a trigger was told may be out of date (a key that was
 renamed, a new bytea), and jsonb cannot hold all that json can: then the row is written by `_evodb_sql`, which asks the
@@ -187,6 +187,7 @@ CREATE TRIGGER {quoted(ROW_TRIGGER)} AFTER INSERT OR UPDATE OR DELETE ON {name}
     FOR EACH ROW EXECUTE FUNCTION {quoted(schema)}._evodb_row({given});
 CREATE TRIGGER {quoted(TRUNCATE_TRIGGER)} BEFORE TRUNCATE ON {name}
     FOR EACH STATEMENT EXECUTE FUNCTION {quoted(schema)}._evodb_truncate({given});
+ALTER TABLE {name} ENABLE ALWAYS TRIGGER {quoted(ROW_TRIGGER)}, ENABLE ALWAYS TRIGGER {quoted(TRUNCATE_TRIGGER)};
 """
 
 
@@ -203,9 +204,11 @@ def array(texts: Sequence[str]) -> str:
     return "{" + ",".join(f'"{text}"' for text in escaped) + "}"
 
 
-# Not those that a partition has of its table: they come and go with the table's.
+# Not those that a partition has of its table: they come and go with the table's. One that does not fire always is not
+# as it should be; so it is after DISABLE TRIGGER ALL, and after ENABLE TRIGGER ALL.
 ATTACHED = f"""
-SELECT c.relname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+SELECT c.relname, CASE t.tgenabled WHEN 'A' THEN pg_get_triggerdef(t.oid) ELSE '' END
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND t.tgname IN ('{ROW_TRIGGER}', '{TRUNCATE_TRIGGER}') AND t.tgparentid = 0
 """  # noqa: S608 - constants

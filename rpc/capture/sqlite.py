@@ -19,14 +19,15 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rpc import outbox_digest as digests
 from rpc import outbox_repeats as repeats
-from rpc.capture import attached, following, leftovers, triggers
+from rpc.capture import attached, following, leftovers, row_names, triggers
 from rpc.capture import snapshot as snapshots
 from rpc.capture import tables as user_tables
+from rpc.capture.continuity import Continuity
 from rpc.capture.snapshot import Progress
 from rpc.capture.tables import PREFIX, Refused, UserTable
 from rpc.capture.values import protected, travelling
@@ -41,7 +42,6 @@ from rpc.outbox_file import (
     check_format,
     create_tables,
     has_tables,
-    number,
     set_number,
 )
 from rpc.outbox_meter import Meter
@@ -52,7 +52,6 @@ __all__ = ["SqliteCapture"]
 
 VERSION_MIN = (3, 37, 0)
 """For reading the schema; the programs that write the tables may use any version."""
-
 CHUNK_ROWS_MAX, CHUNK_BYTES_MAX = 500, MIB
 """What a snapshot writes in one transaction, while writers wait."""
 SNAPSHOT_WAITING_MAX = 10_000
@@ -84,6 +83,7 @@ class SqliteCapture(Outbox):
         if str(path) != MEMORY and not Path(path).is_file():
             raise CaptureError(f"there is no database {path}; create it before it is captured")
         self._tables = None if tables is None else tuple(tables)
+        self._continuity = Continuity(Path(path))
         self._data_version = self._schema_version = -1
         self._waiting = False
         self._planned: list[str] = []
@@ -133,13 +133,15 @@ class SqliteCapture(Outbox):
 
     def _make_triggers(self, refused: Refused | None) -> None:
         with self._file.writing() as connection:
-            found = user_tables.read(connection, self._tables, refused=refused)
             create_tables(connection, now_ms=self._now_ms())
+            if following.noted(connection) is None:
+                row_names.keep_apart(connection)
+            found = user_tables.read(connection, self._tables, refused=refused)
             connection.execute(triggers.REPLACED)
             connection.execute(triggers.REPLACED_INDEX)
             were = attached.present(connection)
             found = attached.renew(connection, found, refused=refused)
-            self._plan_missed(connection, found, were.keys())
+            following.plan_missed(connection, found, were, is_chosen=self._tables is not None)
             following.tell_again(connection, found, were)
             following.note(connection, found, keep=refused or ())
             self._waiting = True
@@ -152,25 +154,6 @@ class SqliteCapture(Outbox):
             for table, total in new:
                 snapshots.plan(connection, table, total=total)
             set_number(connection, "snapshot", 1)
-
-    def _plan_missed(
-        self, connection: sqlite3.Connection, found: list[UserTable], with_triggers: Collection[str]
-    ) -> None:
-        noted = following.noted(connection)
-        if noted is None:
-            return
-        whole = snapshots.whole(connection)
-        for table in found:
-            if table.name not in noted and self._tables is not None and not number(connection, "snapshot"):
-                continue  # named only now: from now on
-            where = following.missed(
-                table,
-                noted.get(table.name) if table.name in with_triggers else None,
-                defaults=following.defaults(connection, table.name),
-                whole=table.name in whole,
-            )
-            if where is not None:
-                snapshots.plan(connection, table, total=None, where=where)
 
     def detach(self, *, force: bool = False) -> None:
         """Remove every trigger and table of ours. Raises CaptureError while changes wait, unless `force` drops them.
@@ -220,8 +203,9 @@ class SqliteCapture(Outbox):
     def changed(self) -> bool:
         """Whether something waits to be cut or to be written by a snapshot; cheap enough to ask often.
 
-        Also follows tables that were made or altered since `attach`.
+        Also follows tables that were made or altered since `attach`. Raises FileReplacedError.
         """
+        self._continuity.check_name()
         with self._file.reading() as connection:
             data_version = connection.execute("PRAGMA data_version").fetchone()[0]
             if data_version != self._data_version or self._waiting:
@@ -241,10 +225,25 @@ class SqliteCapture(Outbox):
     def cut(self, *, entries_max: int, bytes_max: int, shape: Shape | None = None) -> OutboxBatch | None:
         """As Outbox.cut. What was written before we followed the schema is told again before any of it is forgotten."""
         with self._file.reading() as connection:
-            self._follow_schema(connection)
-            batch = super().cut(entries_max=entries_max, bytes_max=bytes_max, shape=shape)
-            self._follow_schema(connection)
-            return batch
+            while True:
+                self._follow_schema(connection)
+                self._notice_backup(connection)
+                batch = super().cut(entries_max=entries_max, bytes_max=bytes_max, shape=shape)
+                self._follow_schema(connection)
+                if not self._notice_backup(connection):
+                    return batch
+
+    def _notice_backup(self, connection: sqlite3.Connection) -> bool:
+        """Begin a new epoch when a backup was restored into the file."""
+        epoch = self._continuity.restored_from(connection)
+        if epoch is not None:
+            log.warning("%s: a backup was restored into it; a new epoch begins", self.path)
+            self.renew_epoch(above=epoch)
+        return epoch is not None
+
+    def renew_epoch(self, *, resume_after: int = 0, above: int = 0) -> int:
+        self._continuity.forget_numbers()
+        return super().renew_epoch(resume_after=resume_after, above=above)
 
     def _continue_snapshot(self) -> None:
         until = time.monotonic() + SNAPSHOT_CALL_S

@@ -159,17 +159,19 @@ def _changed(column: str) -> str:
 def _term_collides(table: UserTable, term: Term) -> str:
     if term.column is None:
         return f"({term.expression}) COLLATE {quoted(term.collation)} = {_of_new(table, term.expression)}"
-    column = quoted(term.column)
-    value = f"NEW.{column}"
-    if default := table.not_null.get(term.column):
-        value = f"coalesce({value}, {default})"  # NOT NULL ON CONFLICT REPLACE puts the default there
-    return f"{quoted(table.name)}.{column} COLLATE {quoted(term.collation)} = {value}"
+    return f"{quoted(table.name)}.{quoted(term.column)} COLLATE {quoted(term.collation)} = {_new(table, term.column)}"
 
 
 def _of_new(table: UserTable, expression: str) -> str:
     """An expression over the columns of the table, with the values of NEW."""
-    columns = ", ".join(f"NEW.{quoted(column)} AS {quoted(column)}" for column in table.columns)
+    columns = ", ".join(f"{_new(table, column)} AS {quoted(column)}" for column in table.columns)
     return f"(SELECT {expression} FROM (SELECT {columns}))"
+
+
+def _new(table: UserTable, column: str) -> str:
+    """The value that a column gets: REPLACE puts the default where a NULL may not be."""
+    default = table.not_null.get(column)
+    return f"coalesce(NEW.{quoted(column)}, {default})" if default else f"NEW.{quoted(column)}"
 
 
 def _other_than_old(table: UserTable) -> str:

@@ -11,8 +11,8 @@ from django.db import IntegrityError, transaction
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
 from lakehouse.catalog import pointers
-from lakehouse.catalog.catalog import namespace_key, table_key
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.identifiers import namespace_key, table_key
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
 from lakehouse.models import IcebergTable, Namespace

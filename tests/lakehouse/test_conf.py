@@ -154,6 +154,14 @@ def test_secrets_of_webhooks_that_cannot_be_read_stop_the_start_and_are_not_show
     assert "sesame" not in str(caught.value)
 
 
+@pytest.mark.parametrize("who", ["S3", "READER_S3", "WRITER_S3"])
+@pytest.mark.parametrize("given", ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY"])
+def test_half_a_key_of_the_object_store_is_refused_at_the_start_and_not_by_a_flush(who: str, given: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load({f"EVODB_{who}_{given}": "sesame"})
+    assert str(caught.value) == f"EVODB_{who}_ACCESS_KEY_ID and EVODB_{who}_SECRET_ACCESS_KEY are wanted together"
+
+
 @pytest.mark.parametrize("text", ["*", ".example.com", "a.example.com, [::1] ,127.0.0.1", "xn--bcher-kva.example", ""])
 def test_names_of_hosts_are_taken(text: str) -> None:
     assert load({"EVODB_ALLOWED_HOSTS": text}).allowed_hosts == text

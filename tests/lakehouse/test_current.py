@@ -25,7 +25,7 @@ from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current import refresh as refreshing
 from lakehouse.current.names import changes_of, current_of
-from lakehouse.errors import CommitConflict, DamagedTable, ForbiddenQuery, SchemaMismatch
+from lakehouse.errors import CommitConflict, DamagedTable, ForbiddenQuery, TableRefused
 from lakehouse.fallback.transfer import Transfer
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -529,7 +529,7 @@ def test_a_column_that_changed_its_type_for_good_says_which_table_to_drop(street
     street.refresh()
     taken_away(street, "v", StringType())
     street.write("a", (2, INSERT, "y", "text"))
-    with pytest.raises(SchemaMismatch, match=r"'v' is string, its table has long; drop the table current\.orders"):
+    with pytest.raises(TableRefused, match=r"'v' is string, its table has long; drop the table current\.orders"):
         street.refresh()
     street.catalog.drop_table(("current", "orders"))
     street.refresh()
@@ -542,3 +542,16 @@ def test_a_table_that_duckdb_does_not_survive_is_told_of_and_ends_no_worker(stre
     street.write("a", (2, INSERT, "y", 2))
     with pytest.raises(DamagedTable, match=r"lake\.orders cannot be read: it has files in partitions by '_ts_day'"):
         street.refresh()
+
+
+def test_a_table_of_now_that_takes_no_rows_says_so_and_is_made_anew_when_it_was_dropped(street):
+    street.write("a", (1, INSERT, "x", 1))
+    street.refresh()
+    place = Path(IcebergTable.objects.get(namespace__name="current").metadata_location)
+    place.write_text(place.read_text().replace('"format-version":2', '"format-version":3,"next-row-id":0'))
+    street.write("a", (2, INSERT, "y", 2))
+    with pytest.raises(TableRefused, match=r"current\.orders takes no rows .*version: 3\); undo .* or drop it"):
+        street.refresh()
+    street.catalog.drop_table(("current", "orders"))
+    street.refresh()
+    assert street.now() == {("a", "x"): 1, ("a", "y"): 2}

@@ -10,8 +10,11 @@ from django.core.files.storage import FileSystemStorage
 
 from lakehouse.catalog.storage import from_settings
 from lakehouse.clock import now_ms
+from lakehouse.conf import Settings
 from lakehouse.events import hours, jsonl
+from lakehouse.journal.accept import accept
 from lakehouse.models import EventExport, EventHour, FlushTable, Parent
+from tests.builders import entry, frame, source
 from tests.lakehouse.events_site import event, ingest, key_of
 from tests.lakehouse.http_site import home
 from tests.lakehouse.test_events_reading import flush
@@ -77,6 +80,23 @@ async def test_events_are_written_by_their_hour_once(lake_settings, tmp_path):
     files = await in_thread(lambda: found(store))
     acme = {name: data for name, data in files.items() if name.startswith("acme/events/")}
     assert (len({name.rpartition("/")[0] for name in acme}), lines(acme)) == (len(acme), ["user-1", "user-2", "user-3"])
+
+
+async def test_what_a_socket_writes_into_the_table_of_events_keeps_no_event_out_of_the_files(tmp_path):
+    config = Settings(data_dir=tmp_path)
+    store = FileSystemStorage(location=tmp_path / "jsonl")
+
+    def write():
+        rough = [b"", b"[1]", b'{"a":NaN,\n"b":1}', b'{"type":"custom.x",\n"a":NaN}', b'"text"']
+        entries = [entry(at, table="events")._replace(after=after) for at, after in enumerate(rough, start=1)]
+        accept([(source(Parent.objects.get(name="events.default"), "shop-1"), frame(1, entries))], now_ms=now_ms())
+
+    async with home(data_dir=tmp_path):
+        await ingest({"events": [event(1)]})
+        await in_thread(write)
+        await flush(config)
+        await in_thread(lambda: jsonl.export(store, from_settings(config), now_ms=now_ms, until=never))
+    assert lines(await in_thread(lambda: found(store))) == ["user-1"]
 
 
 async def test_whoever_dies_before_the_position_moved_leaves_no_event_twice(tmp_path, lake_settings):

@@ -171,14 +171,17 @@ async def test_a_namespace_with_a_nul_in_it_is_none():
         assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY")
 
 
-@pytest.mark.parametrize("after", [b"", b"[1]", b'{"type":1}', b"{}"])
-async def test_what_a_socket_writes_into_the_table_of_events_keeps_nobody_from_reading_them(after):
+@pytest.mark.parametrize(
+    ("after", "row_id"),
+    [(b"", b"r"), (b"[1]", b"r"), (b'{"type":1}', b"r"), (b"{}", b"r"), (b'{"type":"custom.x"}', b"\xff")],
+)
+async def test_what_a_socket_writes_into_the_table_of_events_keeps_nobody_from_reading_them(after, row_id):
     async with home() as (opened, _):
         await ingest({"events": events(1)})
 
         def write():
             parent = Parent.objects.get(name="events.default")
-            rough = [entry(1, table="events", timestamp_ms=now_ms())._replace(after=after)]
+            rough = [entry(1, table="events", timestamp_ms=now_ms())._replace(after=after, row_id=row_id)]
             accept([(source(parent, "shop-1"), frame(1, rough))], now_ms=now_ms())
 
         await in_thread(write)

@@ -8,10 +8,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.transforms import DayTransform
-from pyiceberg.types import DateType, DecimalType, IcebergType, ListType, LongType, NestedField, StringType
+from pyiceberg.types import (
+    DateType,
+    DecimalType,
+    IcebergType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
 
-from lakehouse.catalog import evolution
+from lakehouse.catalog import evolution, parts
 from lakehouse.errors import SchemaMismatch
 
 TABLE = Schema(NestedField(1, "id", LongType()), NestedField(2, "city", StringType()))
@@ -19,6 +30,22 @@ TABLE = Schema(NestedField(1, "id", LongType()), NestedField(2, "city", StringTy
 
 def test_every_type_has_one_type_over_there_and_back() -> None:
     assert {evolution.ARROW[iceberg] for iceberg in evolution.ICEBERG.values()} == set(evolution.ICEBERG)
+
+
+def test_columns_that_rows_lack_take_no_memory_each_also_where_they_are_cut_by_day() -> None:
+    """250 000 small rows of a table of 1000 columns took 1.5 GB."""
+    columns = [NestedField(n, f"c{n}", LongType() if n % 2 else StringType()) for n in range(2, 402)]
+    table, spec = evolution.new_table(pa.schema({"_ts": evolution.UTC, **{one.name: pa.int64() for one in columns}}))
+    table = Schema(NestedField(1, "_ts", TimestamptzType()), *columns)
+    metadata = new_table_metadata(table, spec, UNSORTED_SORT_ORDER, "file:///nowhere")
+    days = pa.array([day * 86_400_000_000 for day in (1, 0, 1)] * 10_000).cast(evolution.UTC)
+    rows = pa.table({"_ts": days, "c3": pa.array(range(30_000))})
+    before = pa.total_allocated_bytes()
+    cut = list(parts.split(metadata, evolution.align(metadata.schema(), rows)))
+    assert pa.total_allocated_bytes() - before < 5 * 2**20  # of 90 MB
+    assert sorted(share.num_rows for _, share in cut) == [10_000, 20_000]
+    assert {name for _, share in cut for name in share.column_names if share[name].null_count == 0} == {"_ts", "c3"}
+    assert cut[0][1]["c3"].to_pylist()[:3] in ([0, 2, 3], [1, 4, 7])
 
 
 def test_large_strings_are_strings() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+from pyiceberg.table import CommitTableResponse
 from pyiceberg.types import StringType
 from requests.exceptions import ReadTimeout
 
@@ -562,4 +563,22 @@ def test_rows_of_a_table_of_theirs_that_takes_none_wait_and_the_others_go_on(sit
     metadata.write_text(text)
     site.recovery(shop.parent_id).recover()
     assert everything(site) == [1, 2, 3, 11, 12, 13]
+    assert_nothing_is_open()
+
+
+def test_a_yes_of_a_catalog_that_did_nothing_is_not_believed(site: Site) -> None:
+    """As when a proxy redirects the commit, and what was a POST asks for the table."""
+    shop = source(parent())
+    put(shop, frame(1, run(1, 2)))
+    site.flush(shop)
+    put(shop, frame(2, run(3, 4)))
+    worker = site.worker()
+    worker.lake.catalog.commit_table = lambda table, *_: CommitTableResponse(  # type: ignore[attr-defined]
+        metadata=table.metadata, metadata_location=table.metadata_location
+    )
+    with pytest.raises(StoreUnavailable, match="was not taken"):
+        site.flush(shop, worker)
+    site.later()
+    site.flush(shop)
+    assert site.rows() == [1, 2, 3, 4]
     assert_nothing_is_open()

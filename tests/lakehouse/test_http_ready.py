@@ -4,6 +4,7 @@ import threading
 import pytest
 from celery import Celery
 from django.db import OperationalError
+from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.conf import Settings
 from lakehouse.http import checks
@@ -119,6 +120,23 @@ async def test_what_is_wrong_is_logged_once_and_not_at_every_probe(caplog):
         await readiness.look()
         clock.now_ms += 1000
     assert [record.getMessage() for record in caplog.records] == ["not ready: a: OperationalError: host x is away"]
+
+
+async def test_a_database_that_was_not_migrated_is_told_with_what_to_type(caplog):
+    error = OperationalError("no such column: lakehouse_parent.of_tomorrow")
+    assert not (await Readiness({"a": counting([], "a", error)}, now_ms=Clock()).look())["a"].ok
+    [record] = caplog.records
+    assert record.getMessage().endswith("the database is empty or older than this version; type manage.py migrate")
+
+
+@pytest.mark.django_db
+def test_a_database_of_an_earlier_version_is_not_ready_though_children_would_be_acked():
+    """Every flush failed for want of a table, and /ready said true."""
+    checks.database()
+    newest = MigrationRecorder.Migration.objects.filter(app="lakehouse").latest("name")
+    newest.delete()
+    with pytest.raises(checks.NotMigrated, match=f"lakehouse.{newest.name}.*; type manage.py migrate"):
+        checks.database()
 
 
 def test_a_lake_in_a_folder_has_to_take_files_also_before_its_first_flush(tmp_path):

@@ -62,7 +62,9 @@ async def test_batches_that_wait_for_the_object_store_are_told(tmp_path):
     assert (found["waitingEntries"], found["waiting"], found["fallbackEntries"]) == (0, [], 2)
 
 
-@pytest.mark.parametrize(("query", "status"), [("child=x", 404), ("parent=eu&child=shop-1", 404), ("", 400)])
+@pytest.mark.parametrize(
+    ("query", "status"), [("child=x", 404), ("child=%00", 404), ("parent=eu&child=shop-1", 404), ("", 400)]
+)
 async def test_a_child_nobody_knows_is_not_there(query, status):
     async with home():
         heard = await ask("GET", f"/verify?{query}")

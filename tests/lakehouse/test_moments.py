@@ -82,3 +82,24 @@ ODD_TEXTS = st.text("0123456789-:T Z+.", max_size=12) | st.dates().map(str) | st
 def test_one_text_is_parsed_as_arrow_parses_it(text: str, kind: Any) -> None:
     parsed = moments.parse(texts(text), kind)
     assert moments.parse_one(text, kind) == (None if parsed is None else parsed[0].as_py())
+
+
+@pytest.mark.parametrize("kind", [moments.TIMESTAMP, moments.DATE])
+def test_moments_no_reader_can_show_are_spelled_with_the_year_they_are_in(kind: Any) -> None:
+    unit, number = (86_400_000_000, pa.int64()) if kind == moments.TIMESTAMP else (1, pa.int32())
+    days = [11_248_738, 53_375_995, -53_375_996, -719_528, -719_894, 0, 19_737]
+    time = " 00:00:00.000000Z" if kind == moments.TIMESTAMP else ""
+    found = moments.spelled(pa.array([*(day * unit for day in days), None], number).cast(kind)).to_pylist()
+    dates = ["32768-01-01", "148108-07-06", "-144169-06-28", "0000-01-01", "-0002-12-31", "1970-01-01", "2024-01-15"]
+    assert found == [*(one + time for one in dates), None]
+
+
+def test_the_first_and_the_last_microsecond_that_arrow_has_are_spelled() -> None:
+    ends = pa.array([-(2**63), 2**63 - 1, -1], pa.int64()).cast(moments.TIMESTAMP)
+    assert moments.spelled(ends).to_pylist() == [
+        "-290308-12-21 19:59:05.224192Z",
+        "294247-01-10 04:00:54.775807Z",
+        "1969-12-31 23:59:59.999999Z",
+    ]
+    usual = pa.array([-1, 1_704_164_645_000_006], pa.int64()).cast(moments.TIMESTAMP)
+    assert moments.spelled(usual).equals(usual.cast(pa.string()))

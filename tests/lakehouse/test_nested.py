@@ -10,7 +10,7 @@ import pytest
 
 from lakehouse.flush import documents
 from lakehouse.flush.documents import Documents
-from lakehouse.flush.nested import DEPTH_MAX, FIELDS_MAX, TABLE_FIELDS_MAX
+from lakehouse.flush.nested import DEPTH_MAX, FIELDS_MAX, PLACES_MAX, TABLE_FIELDS_MAX, Places
 from lakehouse.flush.rules import Rules
 
 NESTED = Rules(is_nested=True)
@@ -131,6 +131,37 @@ def test_the_fields_of_a_table_are_bounded_whichever_column_they_are_in() -> Non
     grown = pa.schema([*known, *((name, array.type) for name, array in found.columns.items() if name != "c0")])
     found = documents.read(pa.array(['{"a": {"k1": 1}, "c1": {"new": 1}, "e": {"new": 1}}']), grown, NESTED)
     assert (list(found.columns), found.rest.to_pylist()) == (["a"], ['{"c1":{"new": 1},"e":{"new": 1}}'])
+
+
+def test_empty_objects_in_lists_take_no_more_memory_than_a_column_may() -> None:
+    known = {"a": pa.list_(pa.field("element", pa.struct([(f"k{at}", pa.int64()) for at in range(FIELDS_MAX)])))}
+    many = b'{"a":[' + b",".join([b"{}"] * (PLACES_MAX // FIELDS_MAX + 1)) + b"]}"
+    before = pa.total_allocated_bytes()
+    found = read([{"k1": 1}], many, [{"k2": 2}], known=known)
+    assert pa.total_allocated_bytes() - before < 2**20
+    assert [value and len(value) for value in found.columns["a"].to_pylist()] == [1, None, 1]
+    assert found.rest.to_pylist()[1] == many.decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "places"),
+    [
+        (pa.list_(pa.int64()), [1] * 9, None),
+        (pa.struct([("x", pa.int64())]), {"x": 1}, None),
+        (pa.list_(pa.struct([("x", pa.int64()), ("y", pa.int64())])), [{}, None, {"x": 1}], 6),
+        (pa.list_(pa.list_(pa.struct([("x", pa.int64())]))), [[{}, {}], [], None, [{}]], 4 + 3),
+        (
+            pa.struct([("l", pa.list_(pa.struct([("x", pa.list_(pa.int64()))])))]),
+            {"l": [{"x": [1, 2]}, 7], "z": [1]},
+            2,
+        ),
+        (pa.struct([("l", pa.list_(pa.struct([("x", pa.int64())])))]), [{"l": [{}]}], 0),
+        (pa.struct([("l", pa.list_(pa.struct([("x", pa.int64())])))]), {"l": None}, 0),
+    ],
+)
+def test_places_are_those_of_the_fields_of_each_element(kind: Any, value: Any, places: int | None) -> None:
+    found = Places.of(kind)
+    assert (found and found.count(value)) == places
 
 
 def test_nan_and_integers_as_doubles_stay_what_they_are() -> None:

@@ -254,6 +254,15 @@ def test_the_command_registers_lists_and_promotes(street: Street, settings: Any)
     assert manage("list") == "default/orders: off\n    id: long\n"
 
 
+def test_a_key_moves_no_cursor_of_the_terminal_that_shows_the_inbox(street: Street, settings: Any) -> None:
+    settings.EVODB = street.settings
+    street.schema(mode="inbox", fields={"id": "long"})
+    street.flush({"\x1b[2J": "\u202etxt.exe"})
+    first, example = manage("inbox").splitlines()
+    assert first.startswith(r"default/orders: \x1b[2J (no column): 1 values")
+    assert example == r'    "\u202etxt.exe"'
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -50,6 +50,17 @@ def test_programs_get_json_or_csv_and_a_word_when_it_was_cut(lake, monkeypatch):
     assert query("-", "--format", "csv", "--namespace", "eu") == ("n\n24\n", "")
 
 
+def test_a_value_with_other_ends_of_lines_is_the_same_in_csv(lake):
+    out, _ = query("SELECT 'a\u2028b\x85c\x0cd' AS v", "--format", "csv")
+    assert out == "v\na\u2028b\x85c\x0cd\n"
+
+
+def test_a_value_moves_no_cursor_of_the_terminal_it_is_shown_in(lake):
+    out, _ = query("SELECT 'x\x1b[2J\u202ey' AS \"h\x07\"")
+    assert out.splitlines()[0].rstrip() == r"h\x07"
+    assert out.splitlines()[2].rstrip() == r"x\x1b[2J\u202ey"
+
+
 def test_the_lake_of_another_time_is_asked(lake):
     (first, _), *_ = lake.snapshots()
     out, _ = query("SELECT count(*) FROM orders", "--as-of", str(first), "--format", "csv")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import (
+    BadRequestError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -19,6 +20,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.table.update.schema import UpdateSchema
 from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import LongType, NestedField, StringType, TimestamptzType
 
@@ -237,3 +239,43 @@ def test_flushes_and_clients_see_the_same_tables(lake: Site, catalog: RestCatalo
     inside.create_table("lake.t", SCHEMA).append(ROWS)
     catalog.load_table("lake.t").append(ROWS)
     assert inside.load_table("lake.t").scan().to_arrow().num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda update: update.delete_column("_seq"),
+            "the column '_seq' says with _source, _row_id, _op, _epoch, _seq",
+        ),
+        (lambda update: update.rename_column("_row_id", "row"), "the column '_row_id' says with"),
+    ],
+    ids=["dropped", "renamed"],
+)
+def test_a_client_is_told_that_the_columns_by_which_changes_have_their_order_stay(
+    catalog: RestCatalog, change: Callable[[UpdateSchema], object], said: str
+) -> None:
+    ours = ("_source", "_row_id", "_op")
+    names = pa.schema([(name, pa.string()) for name in ours] + [("_epoch", pa.int64()), ("_seq", pa.int64())])
+    columns = [*names, pa.field("_ts", pa.timestamp("us", tz="UTC")), pa.field("city", pa.string())]
+    table = catalog.create_table("lake.orders", pa.schema(columns))
+    with table.update_spec() as spec:
+        spec.add_field("_ts", DayTransform(), "_ts_day")
+    before = catalog.load_table("lake.orders").metadata
+    update = catalog.load_table("lake.orders").update_schema(allow_incompatible_changes=True)
+    change(update)
+    with pytest.raises(BadRequestError, match=said):
+        update.commit()
+    assert catalog.load_table("lake.orders").metadata == before
+    with catalog.load_table("lake.orders").update_schema() as others:
+        others.delete_column("city").add_column("town", StringType()).move_first("_seq")
+    assert "town" in catalog.load_table("lake.orders").schema().column_names
+
+
+def test_a_column_that_a_partition_is_made_of_is_not_dropped_by_any_client(lake: Site, catalog: RestCatalog) -> None:
+    catalog.create_table("lake.t", SCHEMA, partition_spec=BY_CITY)
+    schema = {"type": "struct", "schema-id": 1, "fields": [{"id": 1, "name": "id", "required": False, "type": "long"}]}
+    drop = [{"action": "add-schema", "schema": schema}, {"action": "set-current-schema", "schema-id": -1}]
+    heard = lake.ask("POST", "namespaces/lake/tables/t", {"requirements": [], "updates": drop})
+    assert (heard.status, b"partition" in heard.body) == (400, True)
+    assert catalog.load_table("lake.t").schema().column_names == ["id", "city"]

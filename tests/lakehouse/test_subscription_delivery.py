@@ -652,3 +652,18 @@ async def test_who_delivers_stops_in_order_and_in_a_sentence_while_the_database_
     monkeypatch.setattr(leases, "leave", Mock(side_effect=OperationalError("connection refused")))
     await one.stop()
     assert "stopped without the database, so others wait for the leases to end: connection refused" in caplog.text
+
+
+async def test_a_target_that_gives_up_many_messages_at_once_is_one_line_of_the_log(
+    street: Street, hook: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three thousand changes and a receiver that was away were three thousand lines."""
+    shop = await a_shop()
+    await subscribe(street, shop, hook.url(), "collection.*", attempts_max=1)
+    await commit(street, shop, run(1, 20))
+    hook.decide = lambda _: (500, b"no")
+    await street.deliver()
+    assert await every(Delivery, "state") == ["dead"] * 20
+    lines = [record.getMessage() for record in caplog.records if "dead letter" in record.getMessage()]
+    assert len(lines) < 10
+    assert any(" messages of hook are dead letters, the last is msg_" in line for line in lines), lines

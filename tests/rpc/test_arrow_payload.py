@@ -182,6 +182,14 @@ def test_a_text_that_is_not_json_is_a_protocol_error(text: bytes) -> None:
         arrow_payload.from_columns(columns.encode([RawEntry(1, 2, 0, b"t", b"r", b"", text)]))
 
 
+def test_an_integer_of_thousands_of_digits_is_a_protocol_error() -> None:
+    entry = WalEntry(
+        sequence=1, timestamp=2, operation=WalOperation.INSERT, table="t", row_id="r", after={"a": 10**5000}
+    )
+    with pytest.raises(ProtocolError, match="cannot be written as JSON"):
+        arrow_payload.encode([entry])
+
+
 def test_a_rest_that_is_no_object_and_a_time_python_cannot_hold_are_protocol_errors_when_decoded() -> None:
     beyond = pa.array([2**62], pa.timestamp("us", tz="UTC"))
     for table in (pa.table({"_rest": ["[]"]}), pa.table({"_rest": ["{"]}), pa.table({"at": beyond})):

@@ -253,6 +253,47 @@ def test_a_table_in_partitions_can_be_attached_again_and_detached(url: str, user
     assert {entry.table for entry in entries} == {b"visits"}
 
 
+def test_what_replication_and_restores_write_is_captured_and_disabled_triggers_are_mended(
+    url: str, user: psycopg.Connection[Any]
+) -> None:
+    user.execute("CREATE TABLE visits (id bigint PRIMARY KEY) PARTITION BY RANGE (id)")
+    user.execute("CREATE TABLE low PARTITION OF visits FOR VALUES FROM (0) TO (5)")
+    with PostgresCapture(url, tables=["orders", "visits"]) as capture:
+        capture.attach()
+        user.execute("CREATE TABLE high PARTITION OF visits FOR VALUES FROM (5) TO (9)")
+        user.execute("SET session_replication_role = replica")
+        user.execute("INSERT INTO orders (id) VALUES (1); TRUNCATE orders; INSERT INTO visits VALUES (1), (7)")
+        user.execute("RESET session_replication_role")
+        found = [(entry.operation, entry.table, entry.row_id) for entry in taken(capture)]
+        orders, visits = [(INSERT, b"orders", b"1"), (DELETE, b"orders", b"1")], b"visits"
+        assert found == [*orders, (INSERT, visits, b"1"), (INSERT, visits, b"7")]
+        for after in ("", "ALTER TABLE orders ENABLE TRIGGER ALL"):  # as pg_restore --disable-triggers leaves it
+            user.execute(f"ALTER TABLE orders DISABLE TRIGGER ALL; {after}")
+            capture.attach()
+            user.execute(
+                "SET session_replication_role = replica; INSERT INTO orders (id) VALUES (2); DELETE FROM orders"
+            )
+            user.execute("RESET session_replication_role")
+            assert [entry.operation for entry in taken(capture)] == [INSERT, DELETE]
+
+
+def test_a_database_without_an_encoding_is_captured(postgres_url: str) -> None:
+    name = f"captured_{uuid.uuid4().hex[:8]}"
+    how = "ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {how}")
+    url = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(url, autocommit=True) as user, PostgresCapture(url, tables=["t"]) as capture:
+        user.execute('CREATE TABLE t ("\u00fc" text PRIMARY KEY, item text)'.encode())
+        capture.attach()
+        user.execute("INSERT INTO t VALUES ('1', convert_from('\\xff41'::bytea, 'SQL_ASCII')), (E'\\303\\274', 'tea')")
+        assert [told(entry) for entry in taken(capture)] == [
+            (INSERT, "1", None, {"\u00fc": "1", "item": "\ufffdA"}),
+            (INSERT, "\u00fc", None, {"\u00fc": "\u00fc", "item": "tea"}),
+        ]
+        capture.detach()
+
+
 def test_a_column_that_a_key_only_includes_is_no_part_of_it(url: str, user: psycopg.Connection[Any]) -> None:
     user.execute("CREATE TABLE stock (id bigint, amount bigint, PRIMARY KEY (id) INCLUDE (amount))")
     with PostgresCapture(url, tables=["stock"]) as capture:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 from rpc import columns
 from rpc.capture.sqlite import SqliteCapture
 from rpc.capture.values import travelling
+from rpc.documents import Document
 from rpc.entries import RawEntry
 from rpc.errors import CaptureError, OutboxCorruptError
 from rpc.outbox import Outbox
 from rpc.outbox_file import OutboxBusyError
+from rpc.rebuilding import rebuild
 
 MIB = 1024 * 1024
 
@@ -348,7 +351,7 @@ def test_what_a_new_trigger_of_the_user_does_before_the_next_look_is_told_as_it_
     capture: SqliteCapture, user: sqlite3.Connection
 ) -> None:
     user.execute(
-        "CREATE TRIGGER mark AFTER INSERT ON flights BEGIN UPDATE flights SET delay = 1.5 WHERE id = NEW.id; END"
+        "CREATE TRIGGER mark AFTER INSERT ON FLIGHTS BEGIN UPDATE flights SET delay = 1.5 WHERE id = NEW.id; END"
     )
     user.execute(
         "CREATE TRIGGER sieve AFTER INSERT ON planes BEGIN DELETE FROM planes WHERE tailnum = NEW.tailnum; END"
@@ -358,6 +361,69 @@ def test_what_a_new_trigger_of_the_user_does_before_the_next_look_is_told_as_it_
     assert capture.changed()
     found = last_of(taken(capture))
     assert found == {"1": {"id": 1, "carrier": "UA", "delay": 1.5}, "N1": None}
+
+
+def test_a_sqlite_that_trusts_no_schema_is_refused_before_a_write_fails_or_captures(
+    path: Path, user: sqlite3.Connection
+) -> None:
+    with SqliteCapture(path) as capture:
+        capture._file.connection.execute("PRAGMA trusted_schema = OFF")
+        if (3, 38) <= sqlite3.sqlite_version_info < (3, 41):
+            with pytest.raises(CaptureError, match=r"built to trust no schema, which wants 3\.41"):
+                capture.attach()
+        else:
+            capture.attach()
+    user.execute("PRAGMA trusted_schema = OFF")
+    user.execute("INSERT INTO flights (carrier) VALUES ('UA')")
+
+
+def test_after_a_unique_index_is_dropped_no_row_is_taken_for_replaced(
+    capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+    user.execute("CREATE UNIQUE INDEX once ON kept (number)")
+    capture.attach()
+    user.execute("INSERT INTO kept VALUES ('a', 1), ('b', 2)")
+    user.execute("DROP INDEX once")
+    user.execute("UPDATE OR REPLACE kept SET number = 3")
+    capture.changed()
+    found = last_of(taken(capture))
+    assert found == {"a": {"key": "a", "number": 3}, "b": {"key": "b", "number": 3}}
+
+
+KEYS = [1, "1", b"1", 1.5, "1.5", "AB", b"\xab", "", b"", '""', '"1"', "x", -7, "-7", "1e999"]
+
+
+def test_rows_of_a_key_without_a_type_are_apart_where_their_keys_look_alike(
+    path: Path, capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("CREATE TABLE kept (key PRIMARY KEY, value INTEGER)")
+    user.execute("CREATE TABLE strict (key ANY PRIMARY KEY) STRICT, WITHOUT ROWID")
+    capture.attach()
+    user.executemany("INSERT INTO kept VALUES (?, ?)", [(key, number) for number, key in enumerate(KEYS)])
+    user.executemany("INSERT INTO strict VALUES (?)", [("1",), (1,)])
+    found = [entry for entry in taken(capture) if entry.table == b"kept"]
+    names = [entry.row_id.decode() for entry in found]
+    assert len(set(names)) == len(KEYS)
+    assert [names[KEYS.index(key)] for key in (1, "1", b"1", "x", 1.5)] == ["1", '"1"', "31", "x", "1.5"]
+    documents = [
+        Document(name, entry.after.decode(), '["key"]' if entry.metadata else None)
+        for name, entry in zip(names, found, strict=True)
+    ]
+    with closing(sqlite3.connect(":memory:")) as made:
+        rebuild(made, "kept", documents, {})
+        assert made.execute("SELECT key FROM kept ORDER BY value").fetchall() == [(key,) for key in KEYS]
+        assert "PRIMARY KEY" in made.execute("SELECT sql FROM sqlite_schema").fetchone()[0]
+
+
+def test_a_database_that_an_earlier_version_attached_goes_on_naming_its_rows_as_the_lake_has_them(
+    path: Path, capture: SqliteCapture, user: sqlite3.Connection
+) -> None:
+    user.execute("DELETE FROM _evodb_meta WHERE key = 'names_apart'")
+    user.execute("CREATE TABLE kept (key PRIMARY KEY)")
+    capture.attach()
+    user.execute("INSERT INTO kept VALUES ('1')")
+    assert [entry.row_id for entry in taken(capture)] == [b"1"]
 
 
 # Values that cannot travel as they are

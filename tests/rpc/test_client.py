@@ -2,6 +2,8 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from websockets.asyncio.server import serve
@@ -13,6 +15,8 @@ from lakehouse.models import Batch, BatchPayload, Child, FlushTable, Parent
 from lakehouse.parent import access
 from lakehouse.query import duck
 from rpc import clock, columns
+from rpc.capture.continuity import FileReplacedError
+from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.config import ChildConfig
 from rpc.create import create_rpc_client
@@ -137,6 +141,46 @@ async def test_a_file_from_a_backup_begins_a_new_epoch_and_loses_nothing(tmp_pat
             await client.drain()
             assert client.outbox.epoch > before
         assert await in_thread(stored) == 4
+
+
+async def test_a_backup_restored_into_a_captured_database_that_is_connected_loses_nothing(tmp_path):
+    path = tmp_path / "app.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as app, closing(sqlite3.connect(":memory:")) as backup:
+        app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+        changes = SqliteCapture(path)
+        await asyncio.to_thread(changes.attach)
+        async with serving() as server:
+            client = LakehouseRpcClient(server.url, "shop-1", outbox=changes, config=PATIENT)
+            await client.connect()
+            app.backup(backup)
+            for number in range(5):
+                app.execute("INSERT INTO t VALUES (?)", [number])
+                await client.drain()
+            backup.backup(app)
+            for number in range(100, 107):
+                app.execute("INSERT INTO t VALUES (?)", [number])
+                await client.drain()
+            assert client.get_stats().reconnects == 1
+            await client.close()
+            assert await in_thread(stored) == 12
+
+
+async def test_a_file_in_the_place_of_a_captured_database_is_said(tmp_path):
+    path = tmp_path / "app.sqlite3"
+    with closing(sqlite3.connect(path)) as app, closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        app.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+        with SqliteCapture(path) as changes:
+            await asyncio.to_thread(changes.attach)
+            app.backup(copy)
+            copy.execute("INSERT INTO t VALUES (1)")
+            copy.commit()
+            path.rename(tmp_path / "away")
+            assert not changes.changed()
+            (tmp_path / "copy").rename(path)
+            with pytest.raises(FileReplacedError, match="start capture again"):
+                changes.uncut_entries()
+        with SqliteCapture(path) as changes:
+            assert changes.uncut_entries() == 1
 
 
 async def test_a_full_parent_is_waited_for(tmp_path):

@@ -140,6 +140,25 @@ async def test_an_interrupt_sends_what_waits_and_is_no_failure(
         assert sorted(await in_thread(rows)) == [("late", "4"), ("orders", "3"), ("orders", "5")]
 
 
+async def test_a_database_that_is_replaced_under_capture_ends_it_and_the_next_run_goes_on(
+    tmp_path: Path, user: sqlite3.Connection
+) -> None:
+    async with serving() as server:
+        assert (await capture(server.url, tmp_path, "--once")).code == 0
+        process = await started("capture", "shop.db", "--parent", server.url, "--json", cwd=tmp_path)
+        await event_of(process, "status", state="connected")
+        with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+            user.backup(other)
+            other.execute("INSERT INTO orders VALUES (3, 'jam')")
+            other.commit()
+        (tmp_path / "other.db").rename(tmp_path / "shop.db")
+        ended = await end_of(process)
+        assert ended.code == 1
+        assert json.loads(ended.err.splitlines()[-1])["code"] == "FILE_REPLACED"
+        assert (await capture(server.url, tmp_path, "--once")).code == 0
+        assert await in_thread(rows) == [("orders", "3")]
+
+
 async def test_a_second_interrupt_ends_it_at_once_though_somebody_locks_the_database(
     tmp_path: Path, user: sqlite3.Connection
 ) -> None:

@@ -196,6 +196,22 @@ def test_the_statement_sees_its_own_last_id_and_count(users: Database) -> None:
     assert users.connection.execute("UPDATE users SET name = 'k' RETURNING id").fetchall() == [(-1,), (1,), (2,), (3,)]
 
 
+@pytest.mark.parametrize("index", ["lower(name)", "name) WHERE (name <> 'z'"])
+def test_a_default_that_replaces_a_null_replaces_the_row_that_has_it_in_an_index(path: Path, index: str) -> None:
+    database = Database(
+        path,
+        "CREATE TABLE named (id INTEGER PRIMARY KEY, name TEXT NOT NULL DEFAULT 'x')",
+        f"CREATE UNIQUE INDEX once ON named ({index})",
+    )
+    changes = database.run("INSERT INTO named VALUES (1, 'x')", "INSERT OR REPLACE INTO named VALUES (2, NULL)")
+    assert changes == [
+        (INSERT, "1", None, {"id": 1, "name": "x"}),
+        (DELETE, "1", {"id": 1, "name": "x"}, None),
+        (INSERT, "2", None, {"id": 2, "name": "x"}),
+    ]
+    database.close()
+
+
 @pytest.mark.parametrize("recursive", [False, True])
 def test_triggers_of_the_user_on_the_same_table_are_followed_in_order(path: Path, recursive: bool) -> None:
     database = Database(

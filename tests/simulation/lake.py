@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
 from lakehouse.catalog import pointers, tables
-from lakehouse.catalog.catalog import namespace_key
+from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.tables import Staged
 from lakehouse.errors import StoreUnavailable

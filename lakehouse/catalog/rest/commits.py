@@ -101,6 +101,7 @@ def _changed(call: Call, places: Places, change: CommitTableRequest, table: Tabl
         return Prepared(identifier, None, staged)
     rules.check_order(change.updates, table.metadata)
     staged = _staged(call.catalog, table, identifier, change.updates)
+    soundness.check_left(staged.metadata, table.metadata)
     return Prepared(identifier, table, table if staged.metadata == table.metadata else staged)
 
 

@@ -11,7 +11,7 @@ import logging
 from pyiceberg.exceptions import NoSuchTableError
 
 from lakehouse.catalog import pointers
-from lakehouse.catalog.catalog import table_key
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.rest.calls import Call
 from lakehouse.catalog.rest.problems import NOTHING, Answer, Problem, bad_request
 

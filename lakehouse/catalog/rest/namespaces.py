@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from pyiceberg.catalog import LOCATION
 
-from lakehouse.catalog.catalog import namespace_key
 from lakehouse.catalog.folders import join
+from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.rest.calls import Call, check_name, read
 from lakehouse.catalog.rest.models import CreateNamespaceRequest, UpdateNamespacePropertiesRequest

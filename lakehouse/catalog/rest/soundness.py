@@ -26,6 +26,8 @@ from pyiceberg.types import IcebergType, ListType, MapType, StructType
 from lakehouse.catalog.rest.problems import Problem
 from lakehouse.catalog.rest.updates import UNNUMBERED
 
+ORDER = ("_source", "_row_id", "_op", "_epoch", "_seq")
+"""Of a table of changes; only one that has all of them is one."""
 INT_MAX, LONG_MAX = 2**31 - 1, 2**63 - 1
 
 
@@ -49,6 +51,20 @@ def check(updates: Sequence[TableUpdate], base: TableMetadata | None) -> None:
                 )
         elif isinstance(update, AssignUUIDUpdate) and base and update.uuid != base.table_uuid:
             raise _unsound(f"the table is {base.table_uuid}, and cannot become {update.uuid}")
+
+
+def check_left(now: TableMetadata, before: TableMetadata) -> None:
+    """The columns by which changes have their order. Raises Problem."""
+    schema, old = now.schema(), before.schema()
+    if not all(name in old.column_names for name in ORDER):
+        return
+    kept = {field.name: field.field_id for field in schema.fields}
+    for name in ORDER:
+        if kept.get(name) != old.find_field(name).field_id:
+            raise _unsound(
+                f"the column {name!r} says with {', '.join(ORDER)} which change of a row is its last, and is neither "
+                "dropped, renamed nor made anew; leave it out of what you read, or drop the table"
+            )
 
 
 def _check_schema(schema: Schema) -> None:

@@ -18,7 +18,8 @@ from pyiceberg.exceptions import CommitStateUnknownException, NoSuchNamespaceErr
 from pyiceberg.table import Table
 
 from lakehouse.catalog import pointers, retention
-from lakehouse.catalog.catalog import DjangoCatalog, table_key
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.rest.problems import unavailable
 from lakehouse.models import IcebergTable, Namespace

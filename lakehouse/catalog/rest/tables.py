@@ -25,8 +25,8 @@ from pyiceberg.table import StagedTable
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 
 from lakehouse.catalog import neighbours, pointers
-from lakehouse.catalog.catalog import check_table_name, namespace_key, table_key
 from lakehouse.catalog.folders import join
+from lakehouse.catalog.identifiers import check_table_name, namespace_key, table_key
 from lakehouse.catalog.rest import credentials, models
 from lakehouse.catalog.rest.calls import Call, check_name, read
 from lakehouse.catalog.rest.pages import Page

@@ -10,7 +10,8 @@ from django.conf import settings as site
 from django.core.management.base import CommandError
 from django.db.models import F
 
-from lakehouse.catalog.catalog import DjangoCatalog, namespace_key
+from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import erasing, lease, rounds

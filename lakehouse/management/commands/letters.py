@@ -10,7 +10,7 @@ from typing import Any
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
 from lakehouse.management.letters import chosen, number, with_choice
-from lakehouse.management.operation import Operation
+from lakehouse.management.operation import Operation, printable
 from lakehouse.models import DeadLetter, DeadLetterState
 
 LIMIT = "20"
@@ -43,10 +43,11 @@ class Command(Operation):
 def _text(letter: DeadLetter) -> str:
     which = "whole" if letter.entry_index is None else f"entry {letter.entry_index}"
     reason = " ".join(letter.reason.split())[:REASON_CHARS_MAX]
-    return (
+    told = (
         f"{letter.pk}  {moment_text(letter.created_ms, now_ms=clock.now_ms())}  {letter.state}  {letter.parent.name}"
-        f"  {letter.child.name}  table {letter.table or '-'}  batch {letter.batch_id} {which}\n    {reason}"
+        f"  {letter.child.name}  table {letter.table or '-'}  batch {letter.batch_id} {which}"
     )
+    return f"{printable(told)}\n    {printable(reason)}"
 
 
 def _document(letter: DeadLetter) -> str:

@@ -11,7 +11,7 @@ from django.db.models import Count, QuerySet
 from lakehouse import clock
 from lakehouse.flush import letters
 from lakehouse.management.letters import chosen, number, with_choice
-from lakehouse.management.operation import Operation
+from lakehouse.management.operation import Operation, printable
 from lakehouse.models import DeadLetter, DeadLetterState, Parent
 
 LINES_MAX = 20
@@ -59,4 +59,5 @@ class Command(Operation):
         reasons = found.values("parent__name", "table", "reason").annotate(count=Count("pk"))
         for row in reasons.order_by("-count", "parent__name", "table", "reason")[:LINES_MAX]:
             reason = row["reason"][:REASON_CHARS_MAX]
-            self.stdout.write(f"    {row['count']} of {row['parent__name']}, table {row['table'] or '-'}: {reason}")
+            told = f"{row['count']} of {row['parent__name']}, table {row['table'] or '-'}: {reason}"
+            self.stdout.write(f"    {printable(told)}")

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from lakehouse import clock
 from lakehouse.admin.shown import moment_text
 from lakehouse.errors import LakehouseError
-from lakehouse.management.operation import Operation
+from lakehouse.management.operation import Operation, printable
 from lakehouse.models import DriftField, NestedValues, Parent, SchemaMode, TableSchema
 from lakehouse.tasks import promoter
 
@@ -89,11 +89,11 @@ class Command(Operation):
         for row in rows:
             last = moment_text(row.last_ms, now_ms=now_ms)
             self.stdout.write(
-                f"{row} ({row.get_kind_display()}): {row.values} values, {row.type or 'mixed'}, last {last}"
+                printable(f"{row} ({row.get_kind_display()}): {row.values} values, {row.type or 'mixed'}, last {last}")
             )
-            self.stdout.write(f"    {row.example}")
+            self.stdout.write(f"    {printable(row.example)}")
             if row.said:
-                self.stdout.write(f"    {row.said}")
+                self.stdout.write(f"    {printable(row.said)}")
         if not rows:
             self.stdout.write("The inbox is empty.")
 
