@@ -210,11 +210,17 @@ class DjangoCatalog(WithoutViews):
         if location is None:
             return None
         levels = Catalog.identifier_to_tuple(identifier)
-        return Table(levels, self._known.get(location, self._read), location, self._files.fresh(), self)
+        return Table(levels, self._known.get(location, self._named), location, self._files.fresh(), self)
+
+    def _named(self, location: str) -> TableMetadata:
+        """What a pointer names."""
+        return FromInputFile.table_metadata(self._files.new_input(location))
 
     def _read(self, location: str) -> TableMetadata:
-        """As its file has it now. What a pointer names is known more cheaply, see find."""
-        return FromInputFile.table_metadata(self._files.new_input(location))
+        """As its file has it now: others may have deleted what no pointer names. Raises FileNotFoundError."""
+        found = FromInputFile.table_metadata(self._files.stored(location))
+        self._known.keep(location, found)
+        return found
 
     @staticmethod
     def _settle(table: Table) -> None:

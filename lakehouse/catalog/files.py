@@ -80,6 +80,11 @@ class DurableFileIO(PyArrowFileIO):
         found, content = super().new_input(location), self._lately.find(location)
         return found if content is None else KnownFile(found, content)
 
+    def stored(self, location: str) -> PyArrowFile:
+        """As the store has it now, whatever is known of it here."""
+        self._lately.forget(location)
+        return super().new_input(location)
+
     def read(self, location: str) -> bytes:
         """All of a small file. Raises OSError."""
         with self.new_input(location).open() as stream:

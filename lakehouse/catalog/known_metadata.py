@@ -8,13 +8,14 @@ it saves 4 of 51 ms (medians of four by turns, a busy machine), of a bucket the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 from cachetools import LRUCache
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.types import IcebergType, ListType, MapType, NestedField, StructType
 
 from lakehouse.catalog.object_files import OF_ITS_OWN
 
@@ -52,5 +53,20 @@ class KnownMetadata:
 
 
 def size_bytes(metadata: TableMetadata) -> int:
-    fields = sum(len(schema.fields) for schema in metadata.schemas)
-    return TABLE_BYTES + SNAPSHOT_BYTES * len(metadata.snapshots) + FIELD_BYTES * fields
+    fields = sum(_fields_in(schema.fields) for schema in metadata.schemas)
+    said = sum(len(name) + len(value) for name, value in metadata.properties.items())
+    return TABLE_BYTES + SNAPSHOT_BYTES * len(metadata.snapshots) + FIELD_BYTES * fields + said
+
+
+def _fields_in(fields: Sequence[NestedField]) -> int:
+    """On all levels."""
+    nested = (field.field_type for field in fields if not field.field_type.is_primitive)
+    return len(fields) + sum(_fields_of(kind) for kind in nested)
+
+
+def _fields_of(kind: IcebergType) -> int:
+    if isinstance(kind, StructType):
+        return _fields_in(kind.fields)
+    if isinstance(kind, ListType):
+        return _fields_in([kind.element_field])
+    return _fields_in([kind.key_field, kind.value_field]) if isinstance(kind, MapType) else 0

@@ -96,13 +96,18 @@ class _Counted:
     def __init__(self, stream: Any, file: ObjectFile) -> None:
         self._stream, self._file = stream, file
         self._copy: bytearray | None = bytearray() if file.location.endswith(READ_AGAIN) else None
+        self._is_whole = True
 
     @property
     def closed(self) -> bool:
         return bool(self._stream.closed)
 
     def write(self, data: Any) -> int:
-        size = int(self._stream.write(data))
+        try:
+            size = int(self._stream.write(data))
+        except BaseException:
+            self._is_whole = False
+            raise
         if self._copy is not None:
             self._copy += data
             if len(self._copy) > FILE_BYTES_MAX:
@@ -119,4 +124,5 @@ class _Counted:
         if not self.closed:
             length = self.tell()
             self._stream.close()
-            self._file.wrote(length, None if self._copy is None else bytes(self._copy))
+            if self._is_whole:
+                self._file.wrote(length, None if self._copy is None else bytes(self._copy))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from lakehouse.catalog import tables
+from lakehouse.catalog import side_by_side, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.retention import Retention
-from lakehouse.catalog.tables import Begun, Staged
+from lakehouse.catalog.tables import Staged
 from lakehouse.errors import OutcomeUnknown, TableRefused
 from lakehouse.models import IcebergTable
 
@@ -41,25 +40,14 @@ class OwnLake:
                 "finished, `manage.py in_doubt` lists what is open"
             )
         begin = partial(tables.begin, self.catalog, move.namespace, flush_id=move.flush_id, parquet=parquet)
-        begun = [begin(name, table, retention=self._retention) for name, table in rows.items()]
-        staged: list[Staged] = []
-        refused: TableRefused | None = None
-        for written in self._written(begun):
-            try:
-                staged.append(written())
-            except TableRefused as exc:
-                refused = refused or exc
-        if refused is not None:
+        begun = (begin(name, table, retention=self._retention) for name, table in rows.items())
+        at_a_time = 1 if self.catalog.is_in_a_folder else min(len(rows), TABLES_AT_A_TIME)
+        staged, failed = side_by_side.each(tables.write, begun, at_a_time)
+        if failed is None:
+            return staged
+        if isinstance(failed, TableRefused):
             tables.throw_away(self.catalog, staged)
-            raise refused
-        return staged
-
-    def _written(self, begun: Sequence[Begun]) -> list[Callable[[], Staged]]:
-        """What became of each of them: in a bucket when all are done, in a folder when it is asked for."""
-        if len(begun) == 1 or self.catalog.is_in_a_folder:
-            return [partial(tables.write, one) for one in begun]
-        with ThreadPoolExecutor(min(len(begun), TABLES_AT_A_TIME), "stage") as pool:
-            return [pool.submit(tables.write, one).result for one in begun]
+        raise failed
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:
         tables.swap(staged)

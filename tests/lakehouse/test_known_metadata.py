@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import LongType
 
 from lakehouse.catalog.catalog import DjangoCatalog
-from lakehouse.catalog.known_metadata import KnownMetadata, size_bytes
+from lakehouse.catalog.known_metadata import FIELD_BYTES, KnownMetadata, size_bytes
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.models import IcebergTable
@@ -25,13 +26,13 @@ OWN = "s3://lake/t/metadata/0000{}-7bfc6ecb-43a1-4a1f-8d5b-1dd1b9c7e5a4.metadata
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    read = DjangoCatalog._read
+    read = DjangoCatalog._named
 
     def noted(catalog: DjangoCatalog, location: str) -> TableMetadata:
         found.append(location)
         return read(catalog, location)
 
-    monkeypatch.setattr(DjangoCatalog, "_read", noted)
+    monkeypatch.setattr(DjangoCatalog, "_named", noted)
     return found
 
 
@@ -123,6 +124,31 @@ def test_there_is_room_for_so_much_and_what_was_not_asked_for_the_longest_goes(m
     for number in (1, 2, 1, 3, 1, 2):
         known.get(OWN.format(number), read)
     assert asked == [OWN.format(number) for number in (1, 2, 3, 2)]
+
+
+def test_columns_within_columns_and_long_properties_take_room_too(catalog: DjangoCatalog) -> None:
+    catalog.create_namespace("lake")
+    inner = pa.struct({f"f{number}": pa.int64() for number in range(500)})
+    kinds = {"flat": pa.int64(), "deep": pa.list_(inner), "mapped": pa.map_(pa.string(), inner)}
+    sizes = {
+        name: size_bytes(catalog.create_table(("lake", name), pa.schema({"c": kind})).metadata)
+        for name, kind in kinds.items()
+    }
+    assert sizes["deep"] - sizes["flat"] == 501 * FIELD_BYTES
+    assert sizes["mapped"] - sizes["flat"] == 502 * FIELD_BYTES
+    said = catalog.create_table("lake.said", pa.schema({"c": pa.int64()}), properties={"comment": "x" * 5000})
+    assert size_bytes(said.metadata) > sizes["flat"] + 5000
+
+
+def test_metadata_mended_by_hand_counts_when_it_is_registered_again(catalog: DjangoCatalog) -> None:
+    commit(stage(catalog, rows(3)))
+    location = IcebergTable.objects.get().metadata_location
+    document = json.loads(Path(location).read_text())
+    document["properties"]["owner"] = "mended"
+    Path(location).write_text(json.dumps(document))
+    catalog.drop_table("lake.flights")
+    catalog.register_table("lake.flights", location)
+    assert catalog.load_table("lake.flights").properties["owner"] == "mended"
 
 
 def test_a_table_that_is_larger_than_all_the_room_is_read_each_time(metadata: TableMetadata) -> None:

@@ -7,22 +7,28 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
 
+from lakehouse.catalog import tables
+from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.object_files import FILE_BYTES_MAX, Lately
+from lakehouse.catalog.own import TABLES_AT_A_TIME
+from lakehouse.catalog.purge import purge
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
-from lakehouse.errors import StoreUnavailable
+from lakehouse.errors import StoreUnavailable, TableRefused
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import Source, accept
 from lakehouse.models import IcebergTable
 from lakehouse.torture.flaky_store import Answer, FlakyStore
+from rpc.entries import RawEntry
 from tests.builders import NOW_MS, entry, frame, parent, run, source
 from tests.services import ObjectStore
 
@@ -132,6 +138,56 @@ def test_a_table_that_cannot_be_written_keeps_those_beside_it_invisible(s3: Coun
     assert done.entries == 2
 
 
+def test_a_batch_in_which_nothing_can_be_read_is_a_dead_letter_and_stops_no_flush_into_a_bucket(
+    s3: Counting, settings_of_s3: Settings
+) -> None:
+    shop = source(parent())
+    accept([(shop, frame(1, [RawEntry(1, NOW_MS, 0, b"orders", b"r1", b"", b"{not json")]))], now_ms=NOW_MS)
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert done is not None
+    assert (done.entries, done.dead_letters, done.staged) == (1, 1, [])
+
+
+def test_a_table_that_takes_no_rows_leaves_no_files_of_those_beside_it(s3: Counting, settings_of_s3: Settings) -> None:
+    """It is told when the other tables of the flush are written already."""
+    shop = source(parent())
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    both = [entry(1, table="items"), entry(2, table="orders")]
+    accept([(shop, frame(1, both))], now_ms=NOW_MS)
+    begin, deleted = tables.begin, []
+
+    def refuse(catalog: DjangoCatalog, namespace: str, name: str, *rest: Any, **terms: Any) -> tables.Begun:
+        if name == "orders":
+            raise TableRefused("lake.orders takes no rows", table=name)
+        return begin(catalog, namespace, name, *rest, **terms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "begin", refuse)
+        patch.setattr(tables, "throw_away", lambda _, staged: deleted.extend(one.table for one in staged))
+        done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert done is not None
+    assert ([one.table for one in done.staged], deleted) == (["items"], ["items"])
+
+
+def test_a_store_that_is_away_is_waited_for_by_a_few_tables_of_a_flush_and_not_by_all(
+    s3: Counting, settings_of_s3: Settings
+) -> None:
+    refused = []
+
+    def refuse(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        refused.append(path)
+        return 403, {}, b""
+
+    s3.forward = refuse  # type: ignore[method-assign]
+    shop = source(parent())
+    accept([(shop, frame(1, [entry(number, table=f"t{number}") for number in range(1, 31)]))], now_ms=NOW_MS)
+    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+    with pytest.raises(StoreUnavailable, match="ACCESS_DENIED"):
+        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    assert 1 <= len(refused) <= TABLES_AT_A_TIME
+
+
 def test_a_file_of_many_parts_is_there_whole_and_its_length_is_known(
     s3: Counting, io: DurableFileIO, place: str
 ) -> None:
@@ -187,6 +243,21 @@ def test_a_file_that_the_store_did_not_take_is_not_known(
         io.new_input(place).open()
 
 
+def test_a_file_of_which_the_store_refused_a_part_is_not_taken_for_whole(
+    s3: Counting, io: DurableFileIO, place: str
+) -> None:
+    forward, parts = s3.forward, iter(range(1, 9))
+
+    def refuse(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        return (403, {}, b"") if method == "PUT" and next(parts) == 2 else forward(method, path, headers, body)
+
+    s3.forward = refuse  # type: ignore[method-assign]
+    file, content = io.new_output(place), bytes(24 * 2**20)
+    with pytest.raises(OSError, match="ACCESS_DENIED"), file.create() as stream:
+        stream.write(content)
+    assert len(file) == len(io.new_input(place)) < len(content)
+
+
 def test_large_files_and_those_nobody_reads_again_are_not_kept(io: DurableFileIO, place: str) -> None:
     for name, size in ((place, FILE_BYTES_MAX + 1), (place.replace("-m0.avro", ".parquet"), 10)):
         with io.new_output(name).create() as stream:
@@ -213,6 +284,21 @@ def test_metadata_is_fetched_once_for_all_engines_that_ask(s3: Counting, setting
     first, second = files.read(location), files.fresh().read(location)
     assert first == second
     assert s3.asked == ["HEAD metadata.json", "GET metadata.json"]
+
+
+def test_what_another_worker_purged_is_registered_by_nobody_who_remembers_it(
+    s3: Counting, settings_of_s3: Settings
+) -> None:
+    shop, door = source(parent()), from_settings(settings_of_s3)
+    flush(Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, 1)
+    table = IcebergTable.objects.get()
+    identifier, location = ("lake", table.name), table.metadata_location
+    door._files.read(location)
+    door.drop_table(identifier)
+    assert purge(from_settings(settings_of_s3), location)
+    with pytest.raises(FileNotFoundError):
+        door.register_table(identifier, location)
+    assert not IcebergTable.objects.exists()
 
 
 def test_metadata_whose_name_others_may_use_is_fetched_each_time(io: DurableFileIO, place: str) -> None:
