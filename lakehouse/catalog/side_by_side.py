@@ -1,39 +1,53 @@
-"""Work that waits for a store, of which some is done at a time. Knows no tables.
+"""Work that waits for a store, of which as much is done at a time as there is room for. Knows no tables.
 
-What is to be done is asked for in this thread, and only when there is room for it, so that no more is in memory. Where
-something failed nothing more is begun: of a store that is away one waits for a few answers, and not for each of them.
+What is to be done is asked for in this thread, one ahead, so that no more is in memory. Where something failed nothing
+more is begun: of a store that is away one waits for a few answers, and not for each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(work: Callable[[T], R], items: Iterable[T], at_a_time: int) -> tuple[list[R], BaseException | None]:
-    """What came of them in their order, and what failed first. One at a time needs no thread."""
-    if at_a_time <= 1:
+def each(
+    work: Callable[[T], R], items: Iterable[T], room: int, size: Callable[[T], int] = lambda _: 1
+) -> tuple[list[R], BaseException | None]:
+    """What came of them in their order, and what failed first. Room for one needs no thread.
+
+    An item takes 1 at least, by its size more, and all the room at most.
+    """
+    if room <= 1:
         return _one_by_one(work, items)
     begun, failed = list[Future[R]](), None
-    with ThreadPoolExecutor(at_a_time, "stage") as pool:
-        running = set[Future[R]]()
+    with ThreadPoolExecutor(room, "stage") as pool:
+        running = dict[Future[Any], int]()
         try:
             for item in items:
+                taken = min(size(item), room)
+                if not _is_room(room - taken, running):
+                    break
                 begun.append(pool.submit(work, item))
-                running.add(begun[-1])
+                running[begun[-1]] = taken
                 del item
-                if len(running) == at_a_time:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    if any(one.exception() for one in done):
-                        break
         except Exception as exc:
             failed = exc
     errors = [error for one in begun if (error := one.exception()) is not None]
     return [one.result() for one in begun if one.exception() is None], failed or next(iter(errors), None)
+
+
+def _is_room(most: int, running: dict[Future[Any], int]) -> bool:
+    """Waits until those at work take so much at most. False when one has failed."""
+    while sum(running.values()) > most:
+        for one in wait(running, return_when=FIRST_COMPLETED).done:
+            del running[one]
+            if one.exception() is not None:
+                return False
+    return True
 
 
 def _one_by_one(work: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], BaseException | None]:

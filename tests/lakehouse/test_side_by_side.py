@@ -13,25 +13,40 @@ BOTH = pytest.mark.parametrize("at_a_time", [1, 3])
 
 
 @BOTH
-def test_what_came_of_it_is_in_order_and_no_more_is_in_memory_than_is_worked_at(at_a_time: int) -> None:
-    lock, waiting, most = Lock(), 0, 0
+def test_what_came_of_it_is_in_order_and_one_is_in_memory_that_is_not_worked_at(at_a_time: int) -> None:
+    lock, held, most = Lock(), 0, 0
 
     def items() -> Iterator[int]:
-        nonlocal waiting, most
+        nonlocal held, most
         for number in range(50):
             with lock:
-                waiting += 1
-                most = max(most, waiting)
+                held += 1
+                most = max(most, held)
             yield number
 
     def work(number: int) -> int:
-        nonlocal waiting
+        nonlocal held
         with lock:
-            waiting -= 1
+            held -= 1
         return 2 * number
 
     assert each(work, items(), at_a_time) == (list(range(0, 100, 2)), None)
-    assert most <= at_a_time
+    assert most <= at_a_time + 1
+
+
+def test_what_is_large_takes_the_room_of_several_and_what_is_larger_than_all_goes_alone() -> None:
+    lock, running, seen = Lock(), list[int](), list[list[int]]()
+
+    def work(size: int) -> None:
+        with lock:
+            running.append(size)
+            seen.append([*running])
+        with lock:
+            running.remove(size)
+
+    assert each(work, [1, 2, 4, 9, 1, 3, 2, 2, 20, 1] * 20, 4, lambda size: size)[1] is None
+    assert len(seen) == 200
+    assert max(sum(min(size, 4) for size in beside) for beside in seen) <= 4
 
 
 @BOTH

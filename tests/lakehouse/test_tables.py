@@ -20,6 +20,7 @@ from pyiceberg.types import LongType, NestedField, StructType
 
 from lakehouse.catalog import parts, tables
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.own import room_of
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
@@ -413,3 +414,13 @@ def test_staged_is_plain_data(catalog: DjangoCatalog) -> None:
     staged = stage(catalog, rows())
     with pytest.raises(CommitConflict):
         commit(replace(staged, expected_location="elsewhere"))
+
+
+def test_of_wide_tables_and_of_many_rows_fewer_are_written_at_a_time(catalog: DjangoCatalog) -> None:
+    def taken(**columns: pa.Array) -> int:
+        terms: Any = {"flush_id": 1, "parquet": {}}
+        return room_of(tables.begin(catalog, "lake", "flights", rows(**columns), **terms))
+
+    wide = {f"c{number}": pa.array([1]) for number in range(1000)}
+    deep = pa.array([dict.fromkeys(wide, 1)])
+    assert [taken(), taken(**wide), taken(deep=deep), taken(text=pa.array(["x" * 5 * 2**20]))] == [1, 8, 8, 2]
