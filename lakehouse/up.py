@@ -13,9 +13,9 @@ flush, stop the worker.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import errno
-import json
 import os
 import shlex
 import signal
@@ -24,16 +24,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
 
 from lakehouse import misspelt
 from lakehouse.conf import SettingError, Settings, load, variable
-from lakehouse.setting import listed
 from lakehouse.supervisor import Program, Supervisor
 
 READY_S = 60
 PING_S = 40
-READY_WITHIN_S = 10
 CELERY = (sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "-q", "-A", "evodb_site")
 
 
@@ -151,18 +148,18 @@ def obituary(program: Program) -> str:
 
 
 def _unready(settings: Settings) -> str:
-    """What /ready finds not well, as a line of the banner. The first request loads what HTTP needs, too: 0.4 s."""
-    host = "127.0.0.1" if settings.up_host == "0.0.0.0" else settings.up_host  # noqa: S104 - compared only
-    name = next((one.lstrip(".") for one in listed(settings.allowed_hosts) if one != "*"), host)
-    connection = HTTPConnection(host, settings.up_port, timeout=READY_WITHIN_S)
-    try:
-        connection.request("GET", "/ready", headers={"Host": name})
-        checks = json.loads(connection.getresponse().read())["checks"]
-    except (OSError, HTTPException, ValueError, KeyError):
-        return ""
-    finally:
-        connection.close()
-    bad = [f"{check} ({found['error']})" for check, found in checks.items() if not found["ok"]]
+    """What /ready would find not well, as a line of the banner.
+
+    It is not asked, for it would load all endpoints: 25 MiB that a house needs with its first request, and not before.
+    """
+    from lakehouse.clock import now_ms
+    from lakehouse.http.checks import checks_of
+    from lakehouse.http.readiness import Readiness
+
+    checks = checks_of(settings)
+    del checks["broker"]  # through it worker and beat came up
+    found = asyncio.run(Readiness(checks, now_ms=now_ms).look())
+    bad = [f"{name} ({one.error})" for name, one in found.items() if not one.ok]
     return f"  not ready  {', '.join(bad)}; what the log says of it has more\n" if bad else ""
 
 

@@ -1,12 +1,9 @@
-import json
 import os
 import re
 import signal
 import sys
-import threading
 import time
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
@@ -251,25 +248,12 @@ while not pathlib.Path({str(broker)!r}).exists(): time.sleep(0.01)
     assert late == []
 
 
-def test_what_ready_finds_stands_in_the_banner_and_a_parent_that_does_not_say_holds_nothing_up():
-    checks = {"database": {"ok": True, "error": None}, "object_store": {"ok": False, "error": "PermissionError"}}
-    heard = []
+def test_what_a_house_that_is_up_cannot_work_without_stands_below_its_addresses(monkeypatch):
+    def away():
+        raise PermissionError("no entry")
 
-    class Ready(BaseHTTPRequestHandler):
-        def do_GET(self):
-            heard.append((self.path, self.headers["Host"]))
-            self.send_response(503)
-            self.end_headers()
-            self.wfile.write(json.dumps({"ready": False, "checks": checks}).encode())
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Ready) as server:
-        settings = Settings(up_port=server.server_port, allowed_hosts="*, .example.com")
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        assert up._unready(settings).startswith("  not ready  object_store (PermissionError); ")
-        thread.join()
-    assert heard == [("/ready", "example.com")]
-    assert up._unready(settings) == ""
+    checks = {"database": lambda: None, "broker": away, "object_store": away}
+    monkeypatch.setattr("lakehouse.http.checks.checks_of", lambda _: dict(checks))
+    assert up._unready(Settings()).startswith("  not ready  object_store (PermissionError); ")
+    checks["object_store"] = lambda: None
+    assert up._unready(Settings()) == ""
