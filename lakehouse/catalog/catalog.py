@@ -219,7 +219,7 @@ class DjangoCatalog(WithoutViews):
     def _read(self, location: str) -> TableMetadata:
         """As its file has it now: others may have deleted what no pointer names. Raises FileNotFoundError."""
         found = FromInputFile.table_metadata(self._files.stored(location))
-        self._known.keep(location, found)
+        self._known.renew(location, found)
         return found
 
     @staticmethod

@@ -51,6 +51,13 @@ class KnownMetadata:
             with self._lock, suppress(ValueError):
                 self._kept[location] = metadata
 
+    def renew(self, location: str, metadata: TableMetadata) -> None:
+        """As its file has it now, where something is known of it."""
+        with self._lock:
+            is_known = location in self._kept
+        if is_known:
+            self.keep(location, metadata)
+
 
 def size_bytes(metadata: TableMetadata) -> int:
     fields = sum(_fields_in(schema.fields) for schema in metadata.schemas)

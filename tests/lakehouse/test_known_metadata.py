@@ -151,6 +151,16 @@ def test_metadata_mended_by_hand_counts_when_it_is_registered_again(catalog: Dja
     assert catalog.load_table("lake.flights").properties["owner"] == "mended"
 
 
+def test_files_that_no_pointer_names_take_no_room(metadata: TableMetadata) -> None:
+    known, newer = KnownMetadata(), metadata.model_copy()
+    known.keep(OWN.format(1), metadata)
+    for number in (1, 2):
+        known.renew(OWN.format(number), newer)
+    found = [known.get(OWN.format(number), lambda _: metadata) for number in (1, 2)]
+    assert found[0] is newer
+    assert found[1] is metadata
+
+
 def test_a_table_that_is_larger_than_all_the_room_is_read_each_time(metadata: TableMetadata) -> None:
     known = KnownMetadata(bytes_max=size_bytes(metadata) - 1)
     for _ in range(2):
