@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-bucket bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -62,6 +62,9 @@ bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as
 
 bench-flush: $(READY) ## Entries/s a core brings from the journal into a table, step by step, as JSON and as Arrow
 	$(PY) -m benchmarks.flush
+
+bench-bucket: $(READY) ## A flush into S3 if each request takes LATENCY_MS=50: wall clock, and how often it asks
+	$(PY) -m benchmarks.bucket
 
 bench-tables: $(READY) ## A table of ROWS=1000000: merging, its table of now at 1 % and 100 % changed, queries
 	$(PY) -m benchmarks.tables
