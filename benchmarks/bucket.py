@@ -31,14 +31,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.commits import Times, commit
+
 FLUSHES = int(os.environ.get("FLUSHES", "20"))
 LATENCY_S = int(os.environ.get("LATENCY_MS", "50")) / 1000
-ENTRIES, KEYS = 20, 19
 
 
 def main() -> int:
@@ -96,50 +96,17 @@ def way(name: str, tables: int, asked: list[str], *, is_new: bool) -> tuple[floa
     from lakehouse.catalog import lakes
     from lakehouse.clock import now_ms
     from lakehouse.flush.flow import Flusher
-    from lakehouse.models import Child, Parent
+    from lakehouse.models import Parent
 
     home = Parent.objects.create(name=name, namespace=name.replace(" ", "_"))
-    child = Child.objects.create(parent=home, name="shop")
-
-    def worker() -> Flusher:
-        return Flusher("benchmark", settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
-
-    one, took_ms = worker(), []
+    times, worker = Times(), None
     for number in range(FLUSHES + 1):
-        took_ms.append(flush(worker if is_new else lambda: one, home.pk, child.pk, number, tables))
+        if worker is None or is_new:
+            worker = Flusher("benchmark", settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
+        commit(worker, home.pk, number, times, tables=tables)
         if not number:
             asked.clear()
-    return statistics.median(took_ms[1:]), len(asked) / FLUSHES
-
-
-def flush(worker: Callable[[], Any], parent_id: int, child_id: int, number: int, tables: int) -> float:
-    from lakehouse.clock import now_ms
-    from lakehouse.flush.policy import FlushTrigger
-    from lakehouse.journal.accept import Source, accept
-    from rpc import batch, columns
-    from rpc.entries import RawEntry
-
-    now, first = now_ms(), number * ENTRIES + 1
-    document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(KEYS)) + "}"
-    entries = [
-        RawEntry(at, now, 0, b"orders_%d" % (at % tables), b"r%d" % at, b"", document.encode())
-        for at in range(first, first + ENTRIES)
-    ]
-    wire = batch.encode(
-        columns.encode(entries),
-        encoding=batch.Encoding.COLUMNS,
-        entry_count=ENTRIES,
-        source="shop",
-        sequence=number + 1,
-        timestamp_ms=now,
-        correlation_id=None,
-    )
-    accept([(Source(parent_id, child_id, 1, True), batch.read(wire))], now_ms=now)
-    began = time.perf_counter()
-    done = worker().run(parent_id, trigger=FlushTrigger.MANUAL)
-    took_ms = (time.perf_counter() - began) * 1000
-    assert done.entries == ENTRIES, done
-    return took_ms
+    return statistics.median(times.wall_ms[1:]), len(asked) / FLUSHES
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def way(name: str, changes: dict[str, Any], *, is_kept: bool) -> tuple[Times, in
     return times, files, len(table.inspect.files())
 
 
-def commit(flusher: Any, parent_id: int, number: int, times: Times) -> None:
+def commit(flusher: Any, parent_id: int, number: int, times: Times, *, tables: int = 1) -> None:
+    """A flush of ENTRIES, spread over so many tables."""
     from lakehouse.clock import now_ms
     from lakehouse.flush.policy import FlushTrigger
     from lakehouse.journal.accept import Source, accept
@@ -120,8 +121,10 @@ def commit(flusher: Any, parent_id: int, number: int, times: Times) -> None:
     child, _ = Child.objects.get_or_create(parent_id=parent_id, name="shop")
     now, first = now_ms(), number * ENTRIES + 1
     document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(KEYS)) + "}"
+    names = [b"orders", *(b"orders_%d" % at for at in range(1, tables))]
     entries = [
-        RawEntry(at, now, 0, b"orders", b"r%d" % at, b"", document.encode()) for at in range(first, first + ENTRIES)
+        RawEntry(at, now, 0, names[at % tables], b"r%d" % at, b"", document.encode())
+        for at in range(first, first + ENTRIES)
     ]
     wire = batch.encode(
         columns.encode(entries),

@@ -26,6 +26,7 @@ from rpc.digits import Digits, exact
 from rpc.entries import DELETE, OPERATION_CODES, RawEntry, dump_value, from_wal, load_value, to_wal
 from rpc.errors import ProtocolError
 from rpc.messages import UNSET, WalEntry, WalOperation
+from rpc.names import is_unicode
 
 __all__ = ["decode", "encode", "from_columns", "of_table"]
 
@@ -180,7 +181,7 @@ def _shredded(documents: list[Document]) -> Any:
 
 
 def _can_be_column(key: str) -> bool:
-    return key[:1] not in ("", "_") and min(key) >= " " and _is_unicode(key) and len(key.encode()) <= KEY_BYTES_MAX
+    return key[:1] not in ("", "_") and min(key) >= " " and is_unicode(key) and len(key.encode()) <= KEY_BYTES_MAX
 
 
 def _uniform(pa: Any, values: list[Any]) -> Any | None:
@@ -226,7 +227,7 @@ def _nothing(value: Any) -> bool:
 
 
 def _fits_text(value: Any) -> bool:
-    return type(value) in (dict, list) or (type(value) is str and _is_unicode(value))
+    return type(value) in (dict, list) or (type(value) is str and is_unicode(value))
 
 
 def _fits_integer(value: Any) -> bool:
@@ -235,14 +236,6 @@ def _fits_integer(value: Any) -> bool:
 
 def _fits_double(value: Any) -> bool:
     return type(value) is float or (type(value) is int and -DOUBLE_EXACT_MAX <= value <= DOUBLE_EXACT_MAX)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from rpc.names import is_unicode
+
 INTEGER_MAX = 2**63 - 1
 DIGITS_MAX = 4000
 """Of a number that Python reads as one; a longer one is the text it was."""
@@ -109,16 +111,8 @@ def _spans(text: str) -> dict[str, Any]:
 def _complaint(name: str, value: Any) -> str:
     if "\0" in name:
         return NUL
-    is_whole = _is_unicode(name) and (not isinstance(value, str) or _is_unicode(value))
+    is_whole = is_unicode(name) and (not isinstance(value, str) or is_unicode(value))
     return "" if is_whole else NO_UNICODE
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _json(value: Any) -> str:

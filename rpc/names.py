@@ -1,4 +1,4 @@
-"""Which names travel: one rule for the child that would send them and the parent that would refuse them. Pure."""
+"""Which names and texts travel: one rule for the child that would send and the parent that would refuse them. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def is_name(value: str) -> bool:
     U+FFFD stands for something that could not be read (`surrogates`): two children might become one by it.
     """
     return 0 < len(value) <= NAME_CHARS_MAX and value.isprintable() and "\ufffd" not in value
+
+
+def is_unicode(text: str) -> bool:
+    """Not so is half a surrogate pair, which JSON writes as an escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table_complaint(name: bytes) -> str:

@@ -38,8 +38,9 @@ from lakehouse.catalog import neighbours, pointers, strange_properties
 from lakehouse.catalog.files import FOLDER, DurableFileIO
 from lakehouse.catalog.folders import join
 from lakehouse.catalog.identifiers import check_table_name, namespace_key, shown, table_key
-from lakehouse.catalog.known_metadata import KnownMetadata
+from lakehouse.catalog.known_metadata import BYTES_MAX, size_bytes
 from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.catalog.recent import Recent
 from lakehouse.catalog.retention import forgotten
 from lakehouse.catalog.views import WithoutViews
 from lakehouse.models import IcebergTable, Namespace
@@ -51,7 +52,7 @@ class DjangoCatalog(WithoutViews):
     def __init__(self, name: str = "evodb", **properties: str) -> None:
         super().__init__(name, **properties)
         self._files = DurableFileIO(properties)
-        self._known = KnownMetadata()
+        self._known: Recent[TableMetadata] = Recent(BYTES_MAX, size_bytes)
 
     @property
     def is_in_a_folder(self) -> bool:
@@ -209,18 +210,16 @@ class DjangoCatalog(WithoutViews):
         location = pointers.find(*table_key(identifier))
         if location is None:
             return None
-        levels = Catalog.identifier_to_tuple(identifier)
-        return Table(levels, self._known.get(location, self._named), location, self._files.fresh(), self)
-
-    def _named(self, location: str) -> TableMetadata:
-        """What a pointer names."""
-        return FromInputFile.table_metadata(self._files.new_input(location))
+        metadata = self._known.find(location)
+        if metadata is None:
+            metadata = FromInputFile.table_metadata(self._files.new_input(location))
+            self._known.keep(location, metadata)
+        return Table(Catalog.identifier_to_tuple(identifier), metadata, location, self._files.fresh(), self)
 
     def _read(self, location: str) -> TableMetadata:
         """As its file has it now: others may have deleted what no pointer names. Raises FileNotFoundError."""
-        found = FromInputFile.table_metadata(self._files.stored(location))
-        self._known.renew(location, found)
-        return found
+        self._known.forget(location)
+        return FromInputFile.table_metadata(self._files.stored(location))
 
     @staticmethod
     def _settle(table: Table) -> None:

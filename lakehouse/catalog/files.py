@@ -31,7 +31,8 @@ from pyiceberg.io import (
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
-from lakehouse.catalog.object_files import KnownFile, Lately, ObjectFile
+from lakehouse.catalog.object_files import BYTES_MAX, FILE_BYTES_MAX, KnownFile, ObjectFile
+from lakehouse.catalog.recent import Recent
 
 FOLDER = "file"
 S3 = ("s3", "s3a", "s3n")
@@ -46,7 +47,7 @@ class DurableFileIO(PyArrowFileIO):
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
         super().__init__(properties)
         self.written: list[str] = []
-        self._lately = Lately()
+        self._lately: Recent[bytes] = Recent(BYTES_MAX, len)
 
     def fresh(self) -> DurableFileIO:
         """Another one with nothing written, over the same connections to the store."""
@@ -89,7 +90,7 @@ class DurableFileIO(PyArrowFileIO):
         """All of a small file. Raises OSError."""
         with self.new_input(location).open() as stream:
             content = stream.read()
-        if self.parse_location(location, self.properties)[0] != FOLDER:
+        if self.parse_location(location, self.properties)[0] != FOLDER and len(content) <= FILE_BYTES_MAX:
             self._lately.keep(location, content)
         return content
 

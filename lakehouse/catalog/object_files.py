@@ -10,45 +10,15 @@ makes 4 requests where it made 24: it takes 0.26 s where it took 1.57 if each of
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
-from threading import Lock
 from typing import Any
 
 import pyarrow as pa
-from cachetools import LRUCache
 from pyiceberg.io.pyarrow import PyArrowFile
 
-OF_ITS_OWN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-m\d+)?(\.gz)?\.[a-z.]+$")
-"""Names of one file and no other, ever, as the format's writers make them."""
+from lakehouse.catalog.recent import Recent, is_of_its_own
+
 READ_AGAIN = (".avro", ".metadata.json")
 FILE_BYTES_MAX, BYTES_MAX = 2**20, 4 * 2**20
-
-
-class Lately:
-    """Small files that this process wrote or read whole. For threads."""
-
-    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
-        self._kept: LRUCache[str, bytes] = LRUCache(bytes_max, getsizeof=len)
-        self._lock = Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """In another process there is none yet."""
-        return Lately, (int(self._kept.maxsize),)
-
-    def keep(self, location: str, content: bytes) -> None:
-        """If it will be what it is, and does not take all the room."""
-        if OF_ITS_OWN.search(location) and len(content) <= FILE_BYTES_MAX:
-            with self._lock, suppress(ValueError):
-                self._kept[location] = content
-
-    def forget(self, location: str) -> None:
-        with self._lock:
-            self._kept.pop(location, None)
-
-    def find(self, location: str) -> bytes | None:
-        with self._lock:
-            return self._kept.get(location)
 
 
 class KnownFile(PyArrowFile):
@@ -70,7 +40,7 @@ class ObjectFile(PyArrowFile):
 
     _length: int | None = None
 
-    def __init__(self, file: PyArrowFile, lately: Lately) -> None:
+    def __init__(self, file: PyArrowFile, lately: Recent[bytes]) -> None:
         super().__init__(file.location, file._path, file._filesystem, file._buffer_size)
         self._lately = lately
 
@@ -78,10 +48,10 @@ class ObjectFile(PyArrowFile):
         return super().__len__() if self._length is None else self._length
 
     def create(self, overwrite: bool = False) -> Any:
-        is_new = OF_ITS_OWN.search(self.location) is not None
-        stream = super().create(overwrite or is_new)
-        counted: Any = _Counted(stream, self)
-        return pa.PythonFile(counted, mode="w") if is_new else stream
+        if not is_of_its_own(self.location):
+            return super().create(overwrite)
+        counted: Any = _Counted(super().create(overwrite=True), self)
+        return pa.PythonFile(counted, mode="w")
 
     def wrote(self, length: int, content: bytes | None) -> None:
         """The store has all of it."""

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 from pyarrow.fs import FileType
 
-from lakehouse.catalog import pointers
-from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.upkeep.reading import STRANGE
 from lakehouse.errors import SchemaMismatch, TableRefused
 
@@ -45,24 +43,21 @@ def of(namespace: str, table: str) -> Iterator[None]:
 
 
 @contextmanager
-def of_missing(
-    catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None] | None = None
-) -> Iterator[None]:
+def of_missing(catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None]) -> Iterator[None]:
     """Raises TableRefused when a file of the table is gone and its folder is there, so that it is not the store.
 
-    `where` says which its metadata file is; else the database is asked.
+    `where` says which its metadata file is.
     """
     try:
         yield
     except FileNotFoundError as exc:
-        *namespace, table = identifier
-        location = where() if where else pointers.find(SEPARATOR.join(namespace), table)
+        location = where()
         if location is None or not _is_there(catalog, location.rpartition("/")[0]):
             raise
         raise TableRefused(
             f"{'.'.join(identifier)} takes no rows, for a file of it is gone ({exc}); put it back, or drop the table, "
             "and a flush makes it anew",
-            table=table,
+            table=identifier[-1],
         ) from exc
 
 

@@ -9,9 +9,10 @@ many (see retention).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 from django.db import transaction
@@ -89,8 +90,7 @@ def known_schemas(catalog: DjangoCatalog, namespace: str, names: Iterable[str]) 
     found: dict[str, pa.Schema] = {}
     for name in names:
         identifier = (*Catalog.identifier_to_tuple(namespace), name)
-        missing = refusals.of_missing(catalog, identifier)
-        with _store_errors(), refusals.of(namespace, name), missing:
+        with _errors_told(catalog, identifier, partial(pointers.find, *table_key(identifier))):
             table = catalog.find(identifier)
             if table is not None:
                 found[name] = evolution.known(table.metadata)
@@ -115,8 +115,7 @@ def begin(
     """
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
     identifier = (*Catalog.identifier_to_tuple(namespace), name)
-    missing = refusals.of_missing(catalog, identifier)
-    with _store_errors(), refusals.of(namespace, name), missing:
+    with _errors_told(catalog, identifier, partial(pointers.find, *table_key(identifier))):
         staging = Staging(catalog)
         table = staging.find(identifier)
         expected = table.metadata_location if table is not None else None
@@ -131,8 +130,7 @@ def write(begun: Begun) -> Staged:
     """
     staging, change = begun.staging, begun.change
     identifier = (*Catalog.identifier_to_tuple(begun.namespace), begun.name)
-    missing = refusals.of_missing(staging, identifier, lambda: begun.expected)
-    with _store_errors(), refusals.of(begun.namespace, begun.name), missing:
+    with _errors_told(staging, identifier, lambda: begun.expected):
         metadata = change.table_metadata
         rows = evolution.align(metadata.schema(), begun.rows)
         files = parts.write(metadata, rows, change._table.io, begun.parquet)
@@ -251,8 +249,11 @@ def _described(begun: Begun, files: Sequence[DataFile], obsolete: tuple[str, ...
 
 
 @contextmanager
-def _store_errors() -> Iterator[None]:
+def _errors_told(catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None]) -> Iterator[None]:
+    """Raises TableRefused for what the table does not take, StoreUnavailable for a store that cannot be reached."""
+    *namespace, name = identifier
     try:
-        yield
+        with refusals.of(".".join(namespace), name), refusals.of_missing(catalog, identifier, where):
+            yield
     except OSError as exc:
         raise StoreUnavailable(f"the warehouse cannot be read or written: {exc}") from exc

@@ -21,6 +21,7 @@ import pyarrow as pa
 from lakehouse.declared import is_field
 from lakehouse.flush import moments, scalars
 from lakehouse.flush.names import in_files
+from rpc.names import is_unicode
 
 DEPTH_MAX = 8
 FIELDS_MAX = 200
@@ -258,7 +259,7 @@ def _scalar(value: Any, kind: Any) -> bool | int | float | str | date | datetime
         return _integer(value, kind)
     if isinstance(value, float):
         return value if kind == _DOUBLE else None
-    if isinstance(value, str) and scalars.is_unicode(value):
+    if isinstance(value, str) and is_unicode(value):
         if kind in (moments.TIMESTAMP, moments.DATE):
             return moments.parse_one(value, kind)
         return value if kind == _TEXT else None

@@ -12,6 +12,8 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+from rpc.names import is_unicode
+
 DOUBLE_EXACT_MAX = 2**53
 """Integers up to here are exact in a double."""
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -104,12 +106,3 @@ def moment(value: str, *, is_date: bool) -> datetime | date | None:
         return found + offset if match[8] == "-" else found - offset
     except (ValueError, OverflowError):
         return None
-
-
-def is_unicode(value: str) -> bool:
-    """Not so is half a surrogate pair, written as an escape."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

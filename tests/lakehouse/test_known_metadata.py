@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyiceberg.io import InputFile
+from pyiceberg.serializers import FromInputFile
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import LongType
 
 from lakehouse.catalog.catalog import DjangoCatalog
-from lakehouse.catalog.known_metadata import FIELD_BYTES, KnownMetadata, size_bytes
+from lakehouse.catalog.known_metadata import FIELD_BYTES, size_bytes
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.models import IcebergTable
@@ -20,31 +22,23 @@ from tests.lakehouse.test_tables import commit, rows, stage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-OWN = "s3://lake/t/metadata/0000{}-7bfc6ecb-43a1-4a1f-8d5b-1dd1b9c7e5a4.metadata.json"
-
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    read = DjangoCatalog._named
+    read = FromInputFile.table_metadata
 
-    def noted(catalog: DjangoCatalog, location: str) -> TableMetadata:
-        found.append(location)
-        return read(catalog, location)
+    def noted(file: InputFile) -> TableMetadata:
+        found.append(file.location)
+        return read(file)
 
-    monkeypatch.setattr(DjangoCatalog, "_named", noted)
+    monkeypatch.setattr(FromInputFile, "table_metadata", noted)
     return found
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> DjangoCatalog:
     return from_settings(Settings(data_dir=tmp_path))
-
-
-@pytest.fixture
-def metadata(catalog: DjangoCatalog) -> TableMetadata:
-    commit(stage(catalog, rows(3)))
-    return catalog.load_table("lake.flights").metadata
 
 
 def test_a_table_that_was_written_here_is_read_by_nobody_here_again(catalog: DjangoCatalog, reads: list[str]) -> None:
@@ -99,33 +93,6 @@ def test_a_table_can_be_sent_to_another_process(catalog: DjangoCatalog) -> None:
     assert sent.refresh().metadata == catalog.load_table("lake.flights").metadata
 
 
-def test_a_file_whose_name_may_be_another_tables_tomorrow_is_read_each_time(metadata: TableMetadata) -> None:
-    asked: list[str] = []
-
-    def read(location: str) -> TableMetadata:
-        asked.append(location)
-        return metadata
-
-    known = KnownMetadata()
-    for location in ("/lake/t/metadata/v1.metadata.json", OWN.format(1), OWN.format(1)):
-        known.get(location, read)
-        known.get(location, read)
-    assert asked == ["/lake/t/metadata/v1.metadata.json"] * 2 + [OWN.format(1)]
-
-
-def test_there_is_room_for_so_much_and_what_was_not_asked_for_the_longest_goes(metadata: TableMetadata) -> None:
-    asked: list[str] = []
-
-    def read(location: str) -> TableMetadata:
-        asked.append(location)
-        return metadata
-
-    known = KnownMetadata(bytes_max=2 * size_bytes(metadata))
-    for number in (1, 2, 1, 3, 1, 2):
-        known.get(OWN.format(number), read)
-    assert asked == [OWN.format(number) for number in (1, 2, 3, 2)]
-
-
 def test_columns_within_columns_and_long_properties_take_room_too(catalog: DjangoCatalog) -> None:
     catalog.create_namespace("lake")
     inner = pa.struct({f"f{number}": pa.int64() for number in range(500)})
@@ -151,18 +118,9 @@ def test_metadata_mended_by_hand_counts_when_it_is_registered_again(catalog: Dja
     assert catalog.load_table("lake.flights").properties["owner"] == "mended"
 
 
-def test_files_that_no_pointer_names_take_no_room(metadata: TableMetadata) -> None:
-    known, newer = KnownMetadata(), metadata.model_copy()
-    known.keep(OWN.format(1), metadata)
-    for number in (1, 2):
-        known.renew(OWN.format(number), newer)
-    found = [known.get(OWN.format(number), lambda _: metadata) for number in (1, 2)]
-    assert found[0] is newer
-    assert found[1] is metadata
-
-
-def test_a_table_that_is_larger_than_all_the_room_is_read_each_time(metadata: TableMetadata) -> None:
-    known = KnownMetadata(bytes_max=size_bytes(metadata) - 1)
-    for _ in range(2):
-        assert known.get(OWN.format(1), lambda _: metadata) is metadata
-    assert known.get(OWN.format(1), lambda _: metadata.model_copy()) is not metadata
+def test_files_that_no_pointer_names_take_no_room(catalog: DjangoCatalog, tmp_path: Path) -> None:
+    commit(stage(catalog, rows(3)))
+    location = IcebergTable.objects.get().metadata_location
+    stranger = from_settings(Settings(data_dir=tmp_path))
+    stranger._read(location)
+    assert stranger._known.find(location) is None

@@ -17,7 +17,7 @@ from lakehouse.catalog import tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.lakes import chosen
-from lakehouse.catalog.object_files import FILE_BYTES_MAX, Lately
+from lakehouse.catalog.object_files import FILE_BYTES_MAX
 from lakehouse.catalog.own import TABLES_AT_A_TIME
 from lakehouse.catalog.purge import purge
 from lakehouse.catalog.storage import from_settings, properties
@@ -263,17 +263,6 @@ def test_large_files_and_those_nobody_reads_again_are_not_kept(io: DurableFileIO
         with io.new_output(name).create() as stream:
             stream.write(bytes(size))
         assert io._lately.find(name) is None
-
-
-def test_there_is_room_for_so_many_bytes_and_what_was_not_asked_for_the_longest_goes(place: str) -> None:
-    names = [f"{number}-{NAME}" for number in range(4)]
-    lately = Lately(bytes_max=10)
-    for name in names[:2]:
-        lately.keep(name, b"12345")
-    assert lately.find(names[0]) == b"12345"
-    lately.keep(names[2], b"12345")
-    lately.keep(names[3], b"12345678901")
-    assert [lately.find(name) is not None for name in names] == [True, False, True, False]
 
 
 def test_metadata_is_fetched_once_for_all_engines_that_ask(s3: Counting, settings_of_s3: Settings) -> None:
