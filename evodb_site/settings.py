@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import dj_database_url
-
 from lakehouse import conf
+from lakehouse.database_choice import SQLITE, database_of
 from lakehouse.setting import listed
 
 
@@ -53,19 +52,9 @@ def _secret_key() -> str:
 
 
 def _database() -> dict[str, Any]:
-    database: dict[str, Any] = dict(dj_database_url.parse(EVODB.resolved_database_url))
-    if database["ENGINE"] == "django.db.backends.sqlite3":
+    database = database_of(EVODB.resolved_database_url)
+    if database["ENGINE"] == SQLITE:
         _made(Path(database["NAME"]).parent, "EVODB_DATABASE_URL" if EVODB.database_url else "EVODB_DATA_DIR")
-        database["OPTIONS"] = {
-            # IMMEDIATE: a transaction that will write takes its turn at the start, where waiting is safe.
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 5,
-            # secure_delete: Debian's SQLite overwrites what is deleted, so that a flush wrote its payloads once more
-            # (48 ms of CPU and 200 ms of waiting for 20 MB; now 6 and 8).
-            "init_command": (
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16000; PRAGMA secure_delete=FAST;"
-            ),
-        }
         database["TEST"] = {"NAME": str(EVODB.data_dir.resolve() / "test.sqlite3")}
     return database
 

@@ -75,6 +75,12 @@ class Failpoint(StrEnum):
     """`manage.py erase`: the files of a table are written anew without the rows; nothing names them."""
     ERASED_SWAPPED = "erased_swapped"
     """`manage.py erase`: the table has the rows no more; its older snapshots do."""
+    MOVE_CLOSED = "move_closed"
+    """`manage.py move`: the old house takes no change any more; nothing else was done."""
+    MOVE_COPIED = "move_copied"
+    """`manage.py move`: the files of all tables are in the new place; nothing names them."""
+    MOVE_COMMITTED = "move_committed"
+    """`manage.py move`: the new house has everything; the old one says that it moves still."""
 
 
 class FailpointFailed(OSError):

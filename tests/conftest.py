@@ -57,6 +57,7 @@ OF_FILES = {
     "test_engine_tables.py",
     "test_foreign_rest.py",
     "test_http_query.py",
+    "test_moving_tables.py",
     "test_query_command.py",
     "test_rest_clients.py",
     "test_travel.py",

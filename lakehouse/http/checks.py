@@ -15,13 +15,14 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from django.apps import apps
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.conf import Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.flush import fuse_box
 from lakehouse.models import IcebergTable, Parent
+from lakehouse.moving import seal
 from lakehouse.storing import AZURE, SCHEMES
 
 Check = Callable[[], None]
@@ -38,6 +39,12 @@ def checks_of(settings: Settings) -> dict[str, Check]:
     }
 
 
+class HouseMoved(LakehouseError):
+    """The house was closed by `manage.py move`."""
+
+    code = "HOUSE_MOVED"
+
+
 class NotMigrated(LakehouseError):
     """The database is older than this version; type manage.py migrate."""
 
@@ -52,6 +59,8 @@ def database() -> None:
     lacking = [f"{app}.{name}" for app, name in newest.items() if (app, name) not in there]
     if lacking:
         raise NotMigrated(f"the database is older than this version ({', '.join(lacking)}); type manage.py migrate")
+    if moved := seal.found(DEFAULT_DB_ALIAS):
+        raise HouseMoved(moved)
 
 
 @cache

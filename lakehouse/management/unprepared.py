@@ -5,6 +5,9 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import DatabaseError
 
+from lakehouse import database_choice
+from lakehouse.moving import seal
+
 UNDEFINED = ("42P01", "42703")
 """PostgreSQL's codes, of a table and of a column."""
 AWAY = ("unable to open", "disk is full", "readonly database", "disk I/O error", "not a database")
@@ -14,6 +17,8 @@ AWAY = ("unable to open", "disk is full", "readonly database", "disk I/O error",
 def sentence(exc: DatabaseError) -> str | None:
     """What to type where a table is not there or the database is away; None for any other error."""
     found, state = str(exc), getattr(exc.__cause__, "sqlstate", None)
+    if moved := seal.said_in(found):
+        return moved
     if "no such table" in found:
         return (
             f"{found}: no parent of this version was started with {settings.DATABASES['default']['NAME']} yet. "
@@ -35,6 +40,5 @@ def _is_unconnected(exc: DatabaseError) -> bool:
 
 def _place() -> str:
     """As the settings have it, without a password."""
-    database = settings.DATABASES["default"]
-    at = f" at {database['HOST']}:{database.get('PORT') or 5432}" if database.get("HOST") else ""
-    return f"{database['NAME']}{at} ({'EVODB_DATABASE_URL' if settings.EVODB.database_url else 'EVODB_DATA_DIR'})"
+    name = "EVODB_DATABASE_URL" if settings.EVODB.database_url else "EVODB_DATA_DIR"
+    return f"{database_choice.shown(settings.DATABASES['default'])} ({name})"

@@ -24,8 +24,8 @@ AWAY = (Failpoint.FALLBACK_WRITTEN, Failpoint.RECOVERY_STAGED, Failpoint.RECOVER
 """While the store is away, and when it is back; see test_fallback_deaths."""
 FOREIGN = (Failpoint.FOREIGN_ANNOUNCED, Failpoint.FOREIGN_APPENDING, Failpoint.FOREIGN_APPENDED)
 """Into a catalog that is not ours; see test_foreign_deaths."""
-AFTERWARDS = tuple(point for point in Failpoint if point.name.startswith(("CURRENT_", "ERASED_")))
-"""Of tables of now, and of who erases; see test_current, test_erase and the torture."""
+AFTERWARDS = tuple(point for point in Failpoint if point.name.startswith(("CURRENT_", "ERASED_", "MOVE_")))
+"""Of tables of now, of who erases, of houses that move; see test_current, test_erase, test_move and the torture."""
 WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE + AWAY + FOREIGN + AFTERWARDS)
 VISIT = 2
 """Not the first one: what the last death left is mended by then, something was sent and acked, and tables exist."""

@@ -1,0 +1,50 @@
+"""Which tables lie in the place that is left, and the rows that say where a table is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyiceberg.catalog import LOCATION
+
+from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
+from lakehouse.moving.old_house import CannotMove
+from lakehouse.moving.relocation import Relocation
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Tables by what they do: {row: (name, location)} of those that go, and names of those that lie elsewhere."""
+
+    moving: dict[int, tuple[str, str]]
+    staying: list[str]
+
+
+def find(alias: str, relocation: Relocation) -> Found:
+    """Raises CannotMove where tables lie, and none of them in the place that is left."""
+    moving, staying, there = dict[int, tuple[str, str]](), list[str](), 0
+    for row in IcebergTable.objects.using(alias).select_related("namespace").order_by("pk").iterator(1000):
+        if relocation.moves(row.metadata_location):
+            moving[row.pk] = (str(row), row.metadata_location)
+        elif relocation.is_new(row.metadata_location):
+            there += 1
+        else:
+            staying.append(f"{row} ({row.metadata_location})")
+    if staying and not moving and not there:
+        raise CannotMove(
+            f"no table says that it lies in {relocation.recorded}: {staying[0]}; if the files were copied since, type "
+            "where they were with --written-as"
+        )
+    return Found(moving, staying)
+
+
+def point(alias: str, found: Found, locations: Mapping[int, str], relocation: Relocation) -> None:
+    """In a transaction. What a table forgot stays behind. Raises CannotMove when somebody moved a pointer meanwhile."""
+    for pk, (name, before) in found.moving.items():
+        rows = IcebergTable.objects.using(alias).filter(pk=pk, metadata_location=before)
+        if not rows.update(metadata_location=locations[pk], previous_metadata_location=""):
+            raise CannotMove(f"{name} was changed meanwhile; stop all programs of this house, and type the same again")
+    ForgottenSnapshot.objects.using(alias).filter(table__in=found.moving).delete()
+    for namespace in Namespace.objects.using(alias).filter(properties__has_key=LOCATION):
+        namespace.properties[LOCATION] = relocation.new(str(namespace.properties[LOCATION]))
+        namespace.save(using=alias, update_fields=["properties"])
