@@ -1,5 +1,6 @@
 """Avro files of Iceberg, taken apart and put together again without a loss. Pure.
 
+One record after the other: a manifest of 20 000 files with statistics of 30 columns takes 680 MiB as a list of them.
 pyiceberg reads of a manifest what its own version knows and writes that; a file that only gets other paths has to keep
 the rest too. fastavro reads whatever the schema in the file says. It would make dates of partition days and fail at
 those after the year 9999, so it is shown the schema without its logical types, by which no byte differs.
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,20 +37,38 @@ HEADER = fastavro.parse_schema(
 
 @dataclass(slots=True)
 class Container:
-    """`meta` is what the header says, the schema among it; of each record every field, by its name."""
+    """`meta` is what the header says, the schema among it; of each record every field, by its name, once."""
 
     meta: dict[str, bytes]
-    records: list[dict[str, Any]]
+    records: Iterable[dict[str, Any]]
 
 
-def read(content: bytes) -> Container:
-    """Raises DamagedTable."""
-    try:
+def read(content: bytes, name: str) -> Container:
+    """Raises DamagedTable, and so does who comes to the place where it is torn."""
+    with _told(name):
         header, blocks = _cut(content)
         bare = _header(header | {"meta": header["meta"] | {SCHEMA: json.dumps(_bare_schema(header)).encode()}})
-        return Container(header["meta"], list(fastavro.reader(io.BytesIO(bare + blocks))))
+        return Container(header["meta"], _records(bare + blocks, name))
+
+
+def _records(content: bytes, name: str) -> Iterator[dict[str, Any]]:
+    found: Any = None
+    with _told(name):
+        found = fastavro.reader(io.BytesIO(content))
+    while True:
+        with _told(name):
+            record = next(found, None)
+        if record is None:
+            return
+        yield record
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as exc:  # of zlib, struct, fastavro, JSON: as many as there are ways to be torn
-        raise DamagedTable(f"it is no whole Avro file: {type(exc).__name__}: {exc}") from exc
+        raise DamagedTable(f"{name} is no whole Avro file: {type(exc).__name__}: {exc}") from exc
 
 
 def write(container: Container) -> bytes:

@@ -24,10 +24,9 @@ from lakehouse.conf import Settings
 from lakehouse.errors import DamagedTable
 from lakehouse.models import IcebergTable
 from lakehouse.moving import old_house, pointers, rows, seal
-from lakehouse.moving.naming import Immovable
 from lakehouse.moving.old_house import CannotMove
 from lakehouse.moving.pointers import Found
-from lakehouse.moving.relocation import Relocation
+from lakehouse.moving.relocation import Immovable, Relocation
 from lakehouse.moving.tables import Moved, TableMove
 from rpc.failpoints import Failpoint, reach
 
@@ -129,13 +128,20 @@ class Move:
             return work(TableMove(self._io.fresh(), self._plan.relocation), location)
         except (Immovable, DamagedTable, OSError) as exc:
             raise CannotMove(f"{name} cannot be moved: {exc}") from exc
+        except (KeyError, TypeError, AttributeError) as exc:  # fields that somebody left out, or of another type
+            raise CannotMove(
+                f"{name} cannot be moved: its files lack what the format wants: {type(exc).__name__}: {exc}"
+            ) from exc
 
     def _point(self, found: Found, locations: dict[int, str]) -> None:
         if self._plan.relocation is not None:
             pointers.point(DEFAULT_DB_ALIAS, found, locations, self._plan.relocation)
 
     def _tell(self, name: str, moved: Moved) -> None:
-        self._say(f"{name}: {moved.files} files, {filesizeformat(moved.size_bytes)}".replace("\xa0", " "))
+        data = moved.data
+        self._say(f"{name}: {data.files} files, {filesizeformat(data.size_bytes)}".replace("\xa0", " "))
+        if data.staying:
+            self._say(f"{name}: {data.staying} files stay where they are, as {data.one_that_stays}")
 
 
 def _here() -> str:

@@ -8,44 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from lakehouse.catalog.rest.places import PATHS
-from lakehouse.errors import LakehouseError
-from lakehouse.moving.relocation import Relocation
+from lakehouse.moving.relocation import Immovable, Relocation
 
 POSITION_DELETES = 1
 DELETED = 2
 STATISTICS, STATISTICS_PATH = ("statistics", "partition-statistics"), "statistics-path"
-FILE_PATH, DELETE_FILE_PATH_ID = "file_path", 2147483546
-
-
-class Immovable(LakehouseError):
-    """The table cannot be brought to another place."""
-
-    code = "IMMOVABLE"
 
 
 def metadata(document: dict[str, Any], relocation: Relocation) -> dict[str, Any]:
     """Of a metadata file. Older ones are named no more, for they stay behind."""
     changed: dict[str, Any] = {"location": relocation.new(document["location"]), "metadata-log": []}
-    given = document.get("properties", {})
+    given = document.get("properties") or {}
     changed["properties"] = given | {name: relocation.new(given[name]) for name in PATHS if name in given}
-    changed["snapshots"] = [_snapshot(one, relocation) for one in document.get("snapshots", [])]
+    changed["snapshots"] = [_snapshot(one, relocation) for one in document.get("snapshots") or []]
     for kind in STATISTICS:
-        if kind in document:
+        if document.get(kind):
             changed[kind] = [one | {STATISTICS_PATH: relocation.new(one[STATISTICS_PATH])} for one in document[kind]]
     return document | changed
 
 
 def statistics(document: dict[str, Any]) -> list[str]:
     """Files that a metadata file names itself, which name no others."""
-    return [one[STATISTICS_PATH] for kind in STATISTICS for one in document.get(kind, [])]
+    return [one[STATISTICS_PATH] for kind in STATISTICS for one in document.get(kind) or []]
 
 
 def manifest_lists(document: dict[str, Any], relocation: Relocation) -> list[str]:
     """Raises Immovable."""
-    found = [one.get("manifest-list", "") for one in document.get("snapshots", [])]
+    found = [one.get("manifest-list", "") for one in document.get("snapshots") or []]
     for path in found:
         if not path:
             raise Immovable("it has snapshots without a manifest list, as some of format 1; let its engine upgrade it")
@@ -66,18 +56,12 @@ def list_entry(record: dict[str, Any], relocation: Relocation, lengths: Mapping[
 
 
 def file_entry(file: dict[str, Any], relocation: Relocation) -> dict[str, Any]:
-    """Of a file in a manifest. Raises Immovable."""
-    changed = file | {FILE_PATH: relocation.new(file[FILE_PATH])}
+    """Of a file in a manifest."""
+    name = relocation.rewritten if names_files(file) else relocation.new
+    changed = file | {"file_path": name(file["file_path"])}
     if file.get("referenced_data_file"):
         changed["referenced_data_file"] = relocation.new(file["referenced_data_file"])
-    if not names_files(file):
-        return changed
-    if file["file_format"].upper() != "PARQUET":
-        raise Immovable(
-            f"its rows are deleted by a file of {file['file_format']}; let the engine that did it merge them"
-        )
-    bounds = {name: _bounds(file.get(name), relocation) for name in ("lower_bounds", "upper_bounds") if name in file}
-    return changed | bounds | {FILE_PATH: relocation.rewritten(file[FILE_PATH])}
+    return changed
 
 
 def names_files(file: dict[str, Any]) -> bool:
@@ -85,27 +69,15 @@ def names_files(file: dict[str, Any]) -> bool:
     return bool(file.get("content") == POSITION_DELETES)
 
 
-def deletes(rows: pa.Table, relocation: Relocation) -> pa.Table:
-    """Of a file of deletes by position."""
-    at = rows.schema.get_field_index(FILE_PATH)
-    field = rows.schema.field(at)
-    paths: Any = rows.column(at).combine_chunks().cast(pa.string()).dictionary_encode()
-    renamed = pa.array([relocation.new(path) for path in paths.dictionary.to_pylist()], pa.string())
-    return rows.set_column(at, field, renamed.take(paths.indices).cast(field.type))
+def check_deletes(file: dict[str, Any], relocation: Relocation) -> None:
+    """Raises Immovable for a file of deletes that cannot be written anew."""
+    if file["file_format"].upper() != "PARQUET":
+        raise Immovable(
+            f"its rows are deleted by a file of {file['file_format']}; let the engine that did it merge them, and "
+            "forget the snapshots before"
+        )
+    check(file["file_path"], relocation)
 
 
 def _snapshot(snapshot: dict[str, Any], relocation: Relocation) -> dict[str, Any]:
     return snapshot | {"manifest-list": relocation.rewritten(snapshot["manifest-list"])}
-
-
-def _bounds(found: list[dict[str, Any]] | None, relocation: Relocation) -> list[dict[str, Any]] | None:
-    """A bound that was cut short bounds nothing in the new place."""
-    if found is None:
-        return None
-    kept = []
-    for one in found:
-        if one["key"] != DELETE_FILE_PATH_ID:
-            kept.append(one)
-        elif relocation.moves(path := one["value"].decode(errors="replace")):
-            kept.append(one | {"value": relocation.new(path).encode()})
-    return kept

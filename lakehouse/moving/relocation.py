@@ -1,7 +1,9 @@
 """From where to where files of a lake go, and what their names become. Pure.
 
 Three places: the tables say in all their files that they lie in `recorded`; the files are in `source`, which is another
-place when somebody copied them; they are wanted in `target`. What lies in none of them stays where it is.
+place when somebody copied them; they are wanted in `target`. What lies in none of them stays where it is, and so does
+a path that climbs (`..`): whoever may write to a table may write one, and the move would read or write it with the
+rights of an operator.
 
 A file that is written anew, for it names others, gets a name of its own: nothing that exists is overwritten, and who
 begins again after a death writes the same names.
@@ -13,11 +15,18 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from pyiceberg.io.pyarrow import PyArrowFileIO
-
+from lakehouse.catalog.folders import STRANGE, shown
 from lakehouse.catalog.neighbours import SPELT
+from lakehouse.errors import LakehouseError
 
+CLIMBING = {".", ".."}
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Immovable(LakehouseError):
+    """The table cannot be brought to another place."""
+
+    code = "IMMOVABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,10 @@ class Relocation:
         return plain_place(self.source) != plain_place(self.target)
 
     def new(self, path: str) -> str:
-        """Where the file that the tables call `path` will be; the same path when it stays."""
+        """Where the file that the tables call `path` will be; the same path when it stays. Raises Immovable."""
         below = _below(path, self.recorded)
+        if below is not None and "://" in self.target and STRANGE.search(below):
+            raise Immovable(f"it has a file that cannot be called so in a bucket: {shown(path)}")
         return path if below is None else self.target + below
 
     def now(self, path: str) -> str:
@@ -63,10 +74,16 @@ class Relocation:
 
 def plain_place(location: str) -> str:
     """One spelling of a folder, a bucket or a file, without a slash at its end."""
-    scheme, _, path = PyArrowFileIO.parse_location(location.rstrip("/"))
-    return path if scheme == "file" else f"{SPELT.get(scheme, scheme)}://{path}"
+    scheme, separator, path = location.rstrip("/").partition("://")
+    known = scheme.lower()
+    if separator and "/" not in scheme and known != "file":
+        return f"{SPELT.get(known, known)}://{path}"
+    return re.sub("/+", "/", path if separator and known == "file" else location.rstrip("/").removeprefix("file:"))
 
 
 def _below(path: str, place: str) -> str | None:
     found = plain_place(path)
-    return found[len(place) :] if found == place or found.startswith(f"{place}/") else None
+    if found != place and not found.startswith(f"{place}/"):
+        return None
+    below = found[len(place) :]
+    return None if CLIMBING.intersection(below.split("/")) else below

@@ -1,6 +1,6 @@
 """The files of one table, brought to another place: what holds rows is copied, what names files is written anew.
 
-    metadata ─▶ lists of manifests ─▶ manifests ─▶ data          read in this order, written the other way round
+    metadata ─▶ lists of manifests ─▶ manifests ─▶ data          read in this order, and the metadata is written last
 
 Snapshots, their ids and their times stay, so that the past is as far away as before. What no snapshot reaches stays
 behind. Nothing that exists is overwritten but copies of the same file, so this may die and be repeated.
@@ -10,34 +10,32 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from lakehouse.catalog import side_by_side
-from lakehouse.catalog.files import FOLDER, DurableFileIO
+from lakehouse.catalog.files import DurableFileIO
 from lakehouse.errors import DamagedTable
-from lakehouse.moving import avro_container, naming
+from lakehouse.moving import avro_container, deletes, naming
 from lakehouse.moving.avro_container import Container
+from lakehouse.moving.copying import AT_ONCE, Copied, Copies
+from lakehouse.moving.deletes import Deletes
 from lakehouse.moving.relocation import Relocation
 
-BUFFER_BYTES = 4 * 2**20
-AT_ONCE = 8
-"""Files are copied; each takes its buffer and, in a bucket, the part that is on its way."""
+PORTION = 64
+"""Manifests that are read before what they name is copied: enough to be at work all the time, and few in memory."""
 GZ = ".gz.metadata.json"
+R = TypeVar("R")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Moved:
-    """`location` is that of the new metadata file; data files and their bytes that were not there yet."""
+    """`location` is that of the new metadata file."""
 
     location: str
-    files: int = 0
-    size_bytes: int = 0
+    data: Copied
 
 
 class TableMove:
@@ -45,80 +43,90 @@ class TableMove:
 
     def __init__(self, io: DurableFileIO, relocation: Relocation) -> None:
         self._io, self._relocation = io, relocation
-        self._seen = set[str]()
         self._lengths = dict[str, int]()
+        self._deletes = dict[str, Deletes]()
 
     def run(self, location: str) -> Moved:
         """`location` is that of its metadata file. Raises Immovable, DamagedTable or OSError."""
-        document = self._document(location)
-        lists = {path: self._container(path) for path in naming.manifest_lists(document, self._relocation)}
-        moved = Moved(self._relocation.rewritten(location))
-        for path in dict.fromkeys(one["manifest_path"] for each in lists.values() for one in each.records):
-            naming.check(path, self._relocation)
-            self._manifest(path, moved)
-        self._copy_all(naming.statistics(document), moved)
-        for path, found in lists.items():
-            entries = [naming.list_entry(one, self._relocation, self._lengths) for one in found.records]
-            self._write(path, avro_container.write(Container(found.meta, entries)))
+        document, copies = self._document(location), Copies(self._io, self._relocation)
+        lists = naming.manifest_lists(document, self._relocation)
+        for manifests in _portions(self._manifests_of(lists)):
+            copies.bring(chain.from_iterable(_each(self._manifest, manifests)))
+        copies.bring(naming.statistics(document))
+        for some in _portions(lists):
+            _each(self._list, some)
         text = json.dumps(naming.metadata(document, self._relocation)).encode()
         self._write(location, gzip.compress(text) if location.endswith(GZ) else text)
         self._io.settle()
-        return moved
+        return Moved(self._relocation.rewritten(location), copies.done)
 
     def copy_data(self, location: str) -> Moved:
         """Only what holds rows, for the rest is written anew each time; what goes away meanwhile is not missed."""
-        document = self._document(location)
-        moved = Moved("")
-        for path in naming.manifest_lists(document, self._relocation):
-            for one in self._container(path).records:
-                records = self._container(one["manifest_path"]).records
-                self._copy_all(_plain_files(records), moved)
+        copies = Copies(self._io, self._relocation, missing_ok=True)
+        lists = naming.manifest_lists(self._document(location), self._relocation)
+        for manifests in _portions(self._manifests_of(lists, missing_ok=True)):
+            copies.bring(chain.from_iterable(_each(self._plain_files, manifests)))
         self._io.settle()
-        return moved
+        return Moved("", copies.done)
 
-    def _manifest(self, path: str, moved: Moved) -> None:
-        found = self._container(path)
-        self._copy_all(_plain_files(found.records), moved)
-        entries = []
-        for record in found.records:
-            file = naming.file_entry(record["data_file"], self._relocation)
-            if naming.names_files(file) and record["status"] != naming.DELETED:
-                file["file_size_in_bytes"] = self._deletes(record["data_file"]["file_path"])
-            entries.append(record | {"data_file": file})
-        self._lengths[path] = self._write(path, avro_container.write(Container(found.meta, entries)))
+    def _manifests_of(self, lists: Iterable[str], *, missing_ok: bool = False) -> Iterator[str]:
+        """Each once. Raises Immovable."""
 
-    def _deletes(self, path: str) -> int:
-        rows = pq.read_table(pa.BufferReader(self._content(path)), use_threads=False)
-        written = pa.BufferOutputStream()
-        pq.write_table(naming.deletes(rows, self._relocation), written)
-        return self._write(path, written.getvalue().to_pybytes())
+        def named_in(path: str) -> list[str]:
+            try:
+                return [one["manifest_path"] for one in self._container(path).records]
+            except FileNotFoundError:
+                if missing_ok:
+                    return []
+                raise
 
-    def _copy_all(self, paths: Iterable[str], moved: Moved) -> None:
-        if not self._relocation.is_copying:
-            return
-        fresh = [path for path in dict.fromkeys(paths) if path not in self._seen and self._relocation.moves(path)]
-        self._seen.update(fresh)
-        copied, failed = side_by_side.each(self._copy, fresh, AT_ONCE)
-        if failed is not None:
-            raise failed
-        sizes = [size for size in copied if size is not None]
-        moved.files, moved.size_bytes = moved.files + len(sizes), moved.size_bytes + sum(sizes)
+        seen = set[str]()
+        for some in _portions(lists):
+            for path in chain.from_iterable(_each(named_in, some)):
+                if path not in seen:
+                    seen.add(path)
+                    naming.check(path, self._relocation)
+                    yield path
 
-    def _copy(self, path: str) -> int | None:
-        """Bytes; None when it is there already, which a store knows and a folder after a power cut does not."""
-        source, target = self._relocation.now(path), self._relocation.new(path)
-        found = self._io.new_input(source)
-        if self._io.parse_location(target)[0] != FOLDER and self._length(target) == len(found):
-            return None
-        with found.open() as stream, self._io.new_output(target).create(overwrite=True) as out:
-            shutil.copyfileobj(stream, out, BUFFER_BYTES)
-        return len(found)
-
-    def _length(self, location: str) -> int | None:
+    def _plain_files(self, path: str) -> list[str]:
+        """That a manifest names; none of one that was deleted meanwhile."""
         try:
-            return len(self._io.new_input(location))
+            return [one["data_file"]["file_path"] for one in self._container(path).records if _is_plain(one)]
         except FileNotFoundError:
-            return None
+            return []
+
+    def _manifest(self, path: str) -> list[str]:
+        """Written anew; gives the files that are to be copied."""
+        found, plain = self._container(path), list[str]()
+
+        def entries() -> Iterator[dict[str, Any]]:
+            for record in found.records:
+                if _is_plain(record):
+                    plain.append(record["data_file"]["file_path"])
+                yield record | {"data_file": self._file(record)}
+
+        self._lengths[path] = self._write(path, avro_container.write(Container(found.meta, entries())))
+        return plain
+
+    def _file(self, record: dict[str, Any]) -> dict[str, Any]:
+        file = record["data_file"]
+        entry = naming.file_entry(file, self._relocation)
+        if record["status"] == naming.DELETED or not naming.names_files(file):
+            return entry
+        naming.check_deletes(file, self._relocation)
+        return self._renamed(file["file_path"]).entry(entry)
+
+    def _renamed(self, path: str) -> Deletes:
+        """A file of deletes, written anew once, however many manifests have it."""
+        if path not in self._deletes:
+            content, self._deletes[path] = deletes.renamed(self._content(path), path, self._relocation.new)
+            self._write(path, content)
+        return self._deletes[path]
+
+    def _list(self, path: str) -> None:
+        found = self._container(path)
+        entries = (naming.list_entry(one, self._relocation, self._lengths) for one in found.records)
+        self._write(path, avro_container.write(Container(found.meta, entries)))
 
     def _write(self, path: str, content: bytes) -> int:
         with self._io.new_output(self._relocation.rewritten(path)).create(overwrite=True) as out:
@@ -126,10 +134,7 @@ class TableMove:
         return len(content)
 
     def _container(self, path: str) -> Container:
-        try:
-            return avro_container.read(self._content(path))
-        except DamagedTable as exc:
-            raise DamagedTable(f"{path}: {exc}") from exc
+        return avro_container.read(self._content(path), path)
 
     def _document(self, location: str) -> dict[str, Any]:
         content = self._content(location)
@@ -145,8 +150,19 @@ class TableMove:
         return content
 
 
-def _plain_files(records: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """That name no others, and that a snapshot has."""
-    for record in records:
-        if record["status"] != naming.DELETED and not naming.names_files(record["data_file"]):
-            yield record["data_file"]["file_path"]
+def _is_plain(record: dict[str, Any]) -> bool:
+    """A file that names no others, and that a snapshot has."""
+    return record["status"] != naming.DELETED and not naming.names_files(record["data_file"])
+
+
+def _portions(items: Iterable[str]) -> Iterator[list[str]]:
+    left = iter(items)
+    while some := list(islice(left, PORTION)):
+        yield some
+
+
+def _each(work: Callable[[str], R], items: list[str]) -> list[R]:
+    done, failed = side_by_side.each(work, items, AT_ONCE)
+    if failed is not None:
+        raise failed
+    return done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,8 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import checks
 from lakehouse.journal.accept import accept
 from lakehouse.models import IcebergTable
+from lakehouse.moving.house import Move, Plan
+from lakehouse.moving.relocation import Relocation, plain_place
 from lakehouse.query import duck, verify
 from lakehouse.query.engine import Engine
 from lakehouse.query.verify import Verdict, Wanted
@@ -53,6 +57,24 @@ def google(google_address: str, tmp_path: Path) -> Settings:
 def store(request: pytest.FixtureRequest) -> Settings:
     found: Settings = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lake_moves_there_and_back(store: Settings, tmp_path: Path) -> None:
+    small, back = (dataclasses.replace(store, data_dir=tmp_path / name, warehouse="") for name in ("small", "back"))
+    flusher, shop = Flusher("worker-1", small, chosen(small), lambda: NOW_MS), source(parent())
+    for number in range(1, 10, 3):
+        accept([(shop, frame(number, run(number, number + 2)))], now_ms=NOW_MS)
+        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+    for left, found in ((small, store), (store, back)):
+        relocation = Relocation(plain_place(left.resolved_warehouse), left.resolved_warehouse, found.resolved_warehouse)
+        ahead = Move(Plan("", relocation), found, now_ms=now_ms(), say=lambda _: None)
+        ahead.ahead()
+        ahead.run()
+        shutil.rmtree(small.data_dir, ignore_errors=True)
+        table = Lake(found).table("orders")
+        assert table.location().startswith(found.resolved_warehouse)
+        assert sorted(table.scan().to_arrow()["_seq"].to_pylist()) == list(range(1, 10))
 
 
 @pytest.mark.django_db(transaction=True)

@@ -21,7 +21,7 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import checks
 from lakehouse.journal.accept import accept
 from lakehouse.management import unprepared
-from lakehouse.models import Batch, BatchState, Parent
+from lakehouse.models import Batch, BatchState, IcebergTable, Parent
 from lakehouse.models.parents import Holder
 from lakehouse.moving import old_house, seal
 from lakehouse.moving.old_house import CannotMove
@@ -137,6 +137,18 @@ def test_a_move_that_fails_opens_the_old_house_again_and_leaves_the_new_one_empt
         assert seal.found(alias) == ""
         assert Parent.objects.using(alias).update(pending_bytes=1) == 1
     assert "start the programs" in move(*places(url, old))
+
+
+def test_a_folder_that_was_moved_and_is_linked_under_its_old_name_is_found_by_that_name(
+    move: Move, old: Settings, new: Settings
+) -> None:
+    live_in(old)
+    written_as = old.resolved_warehouse
+    old.data_dir.rename(new.data_dir)
+    old.data_dir.symlink_to(new.data_dir)
+    said = move("--from-warehouse", new.resolved_warehouse, "--written-as", written_as)
+    assert said.endswith("start the programs\n")
+    assert IcebergTable.objects.get().metadata_location.startswith(new.resolved_warehouse)
 
 
 def test_a_house_that_is_open_is_not_moved(move: Move, old: Settings, leave: Leave) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lakehouse.catalog.recent import is_of_its_own
-from lakehouse.moving.relocation import Relocation, plain_place
+from lakehouse.moving.relocation import Immovable, Relocation, plain_place
 
 UUID = "00002-408bbc72-7770-43cc-8e52-93817e2259e9.metadata.json"
 MOVE = Relocation("/data/lake", "/mnt/copy", "s3://bucket/lake")
@@ -20,10 +20,30 @@ MOVE = Relocation("/data/lake", "/mnt/copy", "s3://bucket/lake")
         ("/data/lake", "/mnt/copy", "s3://bucket/lake"),
         ("/data/lakes/a", "/data/lakes/a", "/data/lakes/a"),
         ("s3://data/lake/a", "s3://data/lake/a", "s3://data/lake/a"),
+        ("/data/lake/../../etc/passwd", "/data/lake/../../etc/passwd", "/data/lake/../../etc/passwd"),
+        ("file:///data/lake/t/../../x", "file:///data/lake/t/../../x", "file:///data/lake/t/../../x"),
+        ("/data//lake/a/./x.parquet", "/data//lake/a/./x.parquet", "/data//lake/a/./x.parquet"),
+        ("file:////data//lake/a..b/...", "/mnt/copy/a..b/...", "s3://bucket/lake/a..b/..."),
     ],
 )
 def test_a_path_is_found_and_named_anew_only_below_the_place_that_is_left(path: str, now: str, new: str) -> None:
     assert (MOVE.now(path), MOVE.new(path), MOVE.moves(path)) == (now, new, path != new)
+
+
+def test_a_path_of_a_bucket_that_climbs_is_written_nowhere_on_this_machine() -> None:
+    move = Relocation("s3://old/lake", "s3://old/lake", "/srv/lake")
+    assert move.new("s3://old/lake/t/../../../etc/cron.d/x") == "s3://old/lake/t/../../../etc/cron.d/x"
+    assert move.new("S3a://old/lake/t/x") == "/srv/lake/t/x"
+
+
+def test_a_folder_may_be_called_as_no_url_is_and_a_file_in_a_bucket_may_not() -> None:
+    move = Relocation(plain_place("/home/ann/C#/lake"), "/home/ann/C#/lake", "/srv/100% sure?/lake")
+    assert move.new("file:///home/ann/C#/lake/a?b/x") == "/srv/100% sure?/lake/a?b/x"
+    assert move.new("/home/ann/C#/lake/s3://x") == "/srv/100% sure?/lake/s3:/x"
+    away = Relocation("/home/ann/C#/lake", "/home/ann/C#/lake", "s3://bucket/lake")
+    assert away.new("/home/ann/C#/lake/a=1%2F2/x") == "s3://bucket/lake/a=1%2F2/x"
+    with pytest.raises(Immovable, match=r"cannot be called so in a bucket: '/home/ann/C#/lake/a\?b/x'"):
+        away.new("/home/ann/C#/lake/a?b/x")
 
 
 def test_buckets_are_known_by_every_spelling() -> None:

@@ -10,7 +10,7 @@ from django.conf import settings as site
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from lakehouse.catalog.folders import overlap, plain
+from lakehouse.catalog.folders import overlap
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.management.operation import Operation
@@ -84,11 +84,16 @@ def _lake_of(folder: Path) -> str:
 def _relocation(warehouse: str, written_as: str | None) -> Relocation | None:
     """None when the lake stays. Raises CannotMove."""
     source, target = _place(warehouse), site.EVODB.resolved_warehouse
-    recorded = _place(written_as) if written_as else source
-    if plain(source) != plain(target) and overlap(plain(source), plain(target)):
+    recorded = _written(written_as) if written_as else source
+    if plain_place(source) != plain_place(target) and overlap(plain_place(source), plain_place(target)):
         raise CannotMove(f"{source} and {target} lie in each other, wanted places apart")
     found = Relocation(plain_place(recorded), source, target)
     return found if found.is_copying or plain_place(recorded) != plain_place(target) else None
+
+
+def _written(text: str) -> str:
+    """A link that is there today says nothing about where the files were."""
+    return text.rstrip("/") if "://" in text else str(Path(text).absolute())
 
 
 def _place(text: str) -> str:
