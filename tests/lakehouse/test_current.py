@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lakehouse import tasks
 from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, lease, orphans, rounds
+from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.current import pulling
 from lakehouse.current import refresh as refreshing
@@ -42,6 +44,8 @@ from lakehouse.models import (
     TableSchema,
 )
 from lakehouse.models.parents import PastFlushes
+from lakehouse.moving.house import Move, Plan
+from lakehouse.moving.relocation import Relocation
 from lakehouse.promotion import Promoter
 from lakehouse.query import duck, lake_tables
 from lakehouse.query.messages import Name
@@ -173,6 +177,23 @@ def test_a_key_that_became_a_column_is_one_in_the_table_of_now_too(street, monke
     assert set(street.now("_source, _row_id, _rest").values()) == {None}
     street.write("a", (3, UPDATE, "x", 3))
     street.refresh()
+    assert street.now() == street.model()
+
+
+def test_a_table_of_now_goes_on_where_its_lake_moved_to(street, tmp_path):
+    street.write("a", *((number, INSERT, f"r{number}", number) for number in range(1, 60)))
+    street.refresh()
+    street.write("a", (60, UPDATE, "r7", 70), (61, DELETE, "r8", None))
+    old, street.settings = street.settings, dataclasses.replace(street.settings, data_dir=tmp_path / "new")
+    places = Relocation(old.resolved_warehouse, old.resolved_warehouse, street.settings.resolved_warehouse)
+    Move(Plan("", places), street.settings, now_ms=now_ms(), say=lambda _: None).run()
+    shutil.rmtree(old.resolved_warehouse)
+    street.catalog = from_settings(street.settings)
+    street.flusher = Flusher("worker-2", street.settings, chosen(street.settings), lambda: NOW_MS)
+    assert street.refresh().buckets in {1, 2}
+    assert street.now() == street.model()
+    street.write("b", (1, INSERT, "r7", 1))
+    assert street.refresh().buckets == 1
     assert street.now() == street.model()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from itertools import count
 
 import pytest
@@ -12,6 +13,7 @@ from django.conf import settings as site
 from django.core.management import CommandError, call_command
 
 from lakehouse.catalog.lakes import chosen
+from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
@@ -19,6 +21,8 @@ from lakehouse.journal import progress
 from lakehouse.journal.accept import accept
 from lakehouse.models import Batch, Flush, Parent
 from lakehouse.models.parents import PastFlushes
+from lakehouse.moving.house import Move, Plan
+from lakehouse.moving.relocation import Relocation
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, parent, source
 
@@ -184,6 +188,22 @@ def test_changes_between_two_bookmarks_are_told_with_the_commit_that_brought_the
     assert told("--after", "1", "--until", "2") == [(2, 5), (2, 6)]
     assert told("--after", "2", "--row-id", "a") == [(3, 3)]
     assert told("--after", "3") == []
+
+
+def test_the_past_is_as_it_was_where_a_lake_moved_to(story, tmp_path):
+    asked = [
+        ("as-of", "orders", "--as-of", "2023-11-14 22:16:59+00"),
+        *(("as-of", "orders", "--snapshot", str(number)) for number, *_ in _snapshots()),
+        *(("as-of", "orders", "--bookmark", str(number)) for number in range(4)),
+        ("changes", "orders", "--after", "1", "--until", "3"),
+        ("history", "orders", "--row-id", "b"),
+    ]
+    told = [travel(*one) for one in asked]
+    old, site.EVODB = site.EVODB, dataclasses.replace(site.EVODB, data_dir=tmp_path / "new")
+    places = Relocation(old.resolved_warehouse, old.resolved_warehouse, site.EVODB.resolved_warehouse)
+    Move(Plan("", places), site.EVODB, now_ms=now_ms(), say=lambda _: None).run()
+    shutil.rmtree(old.resolved_warehouse)
+    assert [travel(*one) for one in asked] == told
 
 
 def test_the_journals_tables_are_read_in_sql_beside_the_lakes(story):
