@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import fastavro
 
 from lakehouse.errors import DamagedTable
 
+NAMED = ("record", "fixed", "enum")
 SCHEMA, CODEC = "avro.schema", "avro.codec"
 HEADER = fastavro.parse_schema(
     {
@@ -73,7 +75,7 @@ def _told(name: str) -> Iterator[None]:
 
 def write(container: Container) -> bytes:
     out = io.BytesIO()
-    schema = _bare(json.loads(container.meta[SCHEMA]))
+    schema = _bare(json.loads(container.meta[SCHEMA]), Counter())
     fastavro.writer(out, schema, container.records, codec=container.meta.get(CODEC, b"null").decode())
     header, blocks = _cut(out.getvalue())
     return _header(header | {"meta": container.meta}) + blocks
@@ -93,17 +95,24 @@ def _header(header: dict[str, Any]) -> bytes:
 
 
 def _bare_schema(header: dict[str, Any]) -> Any:
-    return _bare(json.loads(header["meta"][SCHEMA]))
+    return _bare(json.loads(header["meta"][SCHEMA]), Counter())
 
 
-def _bare(schema: Any) -> Any:
-    """Without logical types."""
+def _bare(schema: Any, named: Counter[str]) -> Any:
+    """Without logical types. What has the name of another is called otherwise, for Avro wants each name once, and
+    pyiceberg gives all partitions by a UUID the same."""
     if isinstance(schema, list):
-        return [_bare(one) for one in schema]
-    return dict(_fields(schema)) if isinstance(schema, dict) else schema
+        return [_bare(one, named) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bare = dict(_fields(schema, named))
+    if schema.get("type") in NAMED:
+        named[name := str(schema.get("name"))] += 1
+        bare |= {"name": f"{name}_again_{named[name]}"} if named[name] > 1 else {}
+    return bare
 
 
-def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _fields(schema: dict[str, Any], named: Counter[str]) -> Iterator[tuple[str, Any]]:
     for name, value in schema.items():
         if name != "logicalType":
-            yield name, _bare(value) if name in {"type", "fields", "items", "values"} else value
+            yield name, _bare(value, named) if name in {"type", "fields", "items", "values"} else value
