@@ -101,8 +101,15 @@ def _check_version(shown: str) -> None:
     try:
         executor = MigrationExecutor(connections[ALIAS])
         behind = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        loader = executor.loader
+        ours = [one for one in loader.applied_migrations if one[0] in loader.migrated_apps]
     except DatabaseError as exc:
         raise CannotMove(f"the old database {shown} cannot be used: {' '.join(str(exc).split())}") from None
+    if newer := sorted(set(ours) - set(loader.disk_migrations)):
+        raise CannotMove(
+            f"the old database {shown} is newer than this version ({'.'.join(newer[0])}), which would leave "
+            "behind what it does not know; type it with the version that made it"
+        )
     if behind:
         raise CannotMove(
             f"the old database {shown} is older than this version ({behind[0][0]} and {len(behind) - 1} more); "

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from django.db.models import BinaryField, IntegerField, Model, Value
-from django.db.models.functions import Coalesce, Length
+from django.db.models import BinaryField, Field, IntegerField, JSONField, Model, TextField, Value
+from django.db.models.functions import Cast, Coalesce, Length
 
 ROWS_AT_ONCE = 1000
 BYTES_AT_ONCE = 8 * 2**20
 KEYS_AT_ONCE = 10_000
+JSON_WEIGHT = 10
+"""Of objects, compared with their text."""
 
 
 def of(model: type[Model], alias: str) -> Iterator[list[Model]]:
@@ -22,11 +24,17 @@ def of(model: type[Model], alias: str) -> Iterator[list[Model]]:
     rows = model._base_manager.using(alias).order_by("pk")
     size: Any = Value(0, output_field=IntegerField())
     for field in model._meta.concrete_fields:
-        if isinstance(field, BinaryField):
-            size = size + Coalesce(Length(field.attname), 0)
+        if isinstance(field, (BinaryField, TextField, JSONField)):
+            size = size + _weight(field)
     sizes = rows.annotate(_size=size).values_list("pk", "_size").iterator(KEYS_AT_ONCE)
     for first, last in cut(sizes, rows_max=ROWS_AT_ONCE, bytes_max=BYTES_AT_ONCE):
         yield list(rows.filter(pk__gte=first, pk__lte=last))
+
+
+def _weight(field: Field[Any, Any]) -> Any:
+    if isinstance(field, JSONField):
+        return Coalesce(Length(Cast(field.attname, TextField())), 0) * JSON_WEIGHT
+    return Coalesce(Length(field.attname), 0)
 
 
 def cut(sizes: Iterable[tuple[Any, int]], *, rows_max: int, bytes_max: int) -> Iterator[tuple[Any, Any]]:

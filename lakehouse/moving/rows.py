@@ -13,7 +13,7 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import AutoField, Max, Model
 
 from lakehouse.models.parents import Holder
@@ -80,12 +80,11 @@ def _copy(model: type[Model], source: str, target: str) -> int:
     count = 0
     try:
         for rows in portions.of(model, source):
-            if _refusal(rows, target):
-                _name_the_first_refused(model, rows, target)
+            if exc := _refusal(rows, target):
+                _name_the_first_refused(model, rows, target, exc)
             count += len(rows)
     except DatabaseError as exc:
-        said = " ".join(str(exc).split())
-        raise CannotMove(f"{model._meta.db_table} of the old database cannot be read: {said}") from exc
+        raise CannotMove(f"{model._meta.db_table} of the old database cannot be read: {_said(exc)}") from exc
     return count
 
 
@@ -99,12 +98,18 @@ def _refusal(rows: list[Model], target: str) -> Exception | None:
     return None
 
 
-def _name_the_first_refused(model: type[Model], rows: list[Model], target: str) -> None:
+def _name_the_first_refused(model: type[Model], rows: list[Model], target: str, refused: Exception) -> None:
     """Raises CannotMove; returns where all were taken, each for itself."""
+    table = model._meta.db_table
+    if isinstance(refused, (OperationalError, InterfaceError)):  # no row is to blame
+        raise CannotMove(f"the new database went away, or its disk is full, at {table}: {_said(refused)}") from refused
     for row in rows:
         if exc := _refusal([row], target):
-            said = " ".join(str(exc).split())
-            raise CannotMove(f"the new database does not take {model._meta.db_table} {row.pk}: {said}") from exc
+            raise CannotMove(f"the new database does not take {table} {row.pk}: {_said(exc)}") from exc
+
+
+def _said(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _next_of(model: type[Model], alias: str) -> int:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.moving import old_house, seal
 from lakehouse.moving.old_house import CannotMove
@@ -53,6 +54,18 @@ def test_another_database_or_another_schema_of_the_same_is_another_house(leave: 
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("DROP SCHEMA other CASCADE")
+
+
+def test_a_house_of_a_newer_version_does_not_lose_what_this_one_does_not_know(leave: Leave) -> None:
+    url = leave()
+    with old_house.opened(url) as alias:
+        MigrationRecorder(connections[alias]).record_applied("lakehouse", "9999_next_year")
+        MigrationRecorder(connections[alias]).record_applied("moved here", "0" * 32)
+    with (
+        pytest.raises(CannotMove, match=r"is newer than this version \(lakehouse\.9999_next_year\)"),
+        old_house.opened(url),
+    ):
+        pass
 
 
 def test_a_url_that_names_no_database_is_told_without_its_password() -> None:

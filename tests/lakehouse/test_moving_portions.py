@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import DEFAULT_DB_ALIAS
 
-from lakehouse.models import Batch, BatchPayload
+from lakehouse.models import Batch, BatchPayload, Child
 from lakehouse.moving import portions
 from tests.lakehouse.test_admin import everything
 
@@ -32,3 +32,12 @@ def test_payloads_that_are_large_are_not_read_together(monkeypatch: pytest.Monke
     found = [[len(row.payload) for row in rows] for rows in portions.of(BatchPayload, DEFAULT_DB_ALIAS)]
     assert found == [[60, 40], [1], [300]]
     assert [len(rows) for rows in portions.of(Batch, DEFAULT_DB_ALIAS)] == [4]
+
+
+@pytest.mark.django_db
+def test_children_with_many_gaps_are_not_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portions, "BYTES_AT_ONCE", 2500)
+    for number, gaps in enumerate((1, 40, 1)):
+        child = everything(number)[Child]
+        Child.objects.filter(pk=child.pk).update(islands=[[1, 2]] * gaps)
+    assert [len(rows) for rows in portions.of(Child, DEFAULT_DB_ALIAS)] == [1, 1, 1]

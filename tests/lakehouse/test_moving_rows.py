@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, OperationalError, transaction
 from django.db.models import Model
 
 from lakehouse.models import ChildTable, IcebergTable, Namespace, Parent
@@ -70,6 +70,32 @@ def test_a_row_that_the_new_database_cannot_keep_is_named_and_nothing_is_copied(
         copied(url)
     assert list(Parent.objects.all()) == [everything_there]
     assert not ChildTable.objects.exists()
+
+
+def test_a_new_database_that_goes_away_is_no_rows_fault(leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything(1)
+    url = leave()
+
+    def gone(*_: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(rows, "load", gone)
+    with pytest.raises(CannotMove, match=r"the new database went away, or its disk is full, at \w+: server closed"):
+        copied(url)
+
+
+def test_a_row_of_the_old_database_that_cannot_be_read_names_its_table(
+    leave: Leave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything(1)
+    url = leave()
+
+    def torn(*_: object) -> None:
+        raise OperationalError("database disk image is malformed")
+
+    monkeypatch.setattr(portions, "of", torn)
+    with pytest.raises(CannotMove, match=r"^\w+ of the old database cannot be read: database disk image is malformed"):
+        copied(url)
 
 
 def test_a_database_on_which_something_was_started_is_told_from_an_empty_one(leave: Leave) -> None:

@@ -14,7 +14,7 @@ from lakehouse.catalog.folders import overlap, plain
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.management import unprepared
-from lakehouse.management.operation import Operation
+from lakehouse.management.operation import Operation, printable
 from lakehouse.moving import exclusive, old_house, seal
 from lakehouse.moving.house import Move, Plan
 from lakehouse.moving.old_house import CannotMove
@@ -41,10 +41,10 @@ class Command(Operation):
             else:
                 self._move(ahead=ahead, **options)
         except CannotMove as exc:
-            raise CommandError(str(exc)) from None
+            raise CommandError(printable(str(exc))) from None
         except DatabaseError as exc:
             said = unprepared.sentence(exc) or f"a database said {' '.join(str(exc).split())}"
-            raise CommandError(f"{said}; nothing was moved, type the same again") from exc
+            raise CommandError(printable(f"{said}; nothing was moved, type the same again")) from exc
         except KeyboardInterrupt:
             raise CommandError("ended, and nothing was moved; type the same again", returncode=130) from None
 
