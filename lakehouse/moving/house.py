@@ -135,8 +135,7 @@ class Move:
 
     def _close(self, alias: str, verb: str, number: str) -> None:
         try:
-            with transaction.atomic(alias):
-                seal.close(alias, _here(), verb, number)
+            seal.firmly(alias, lambda: seal.close(alias, _here(), verb, number))
         except DatabaseError as exc:
             said = " ".join(str(exc).split())
             work = "; a program is at work there, stop it and type the same again" if "lock" in said else ""
@@ -176,9 +175,12 @@ def _open(alias: str, number: str) -> None:
     """If it is closed as we closed it. Its connection keeps others out, so only one that is lost is given up."""
     if (connection := connections[alias]).connection is not None and not connection.is_usable():
         connection.close()
-    with transaction.atomic(alias):
+
+    def change() -> None:
         if seal.number_of(alias) == number:
             seal.open_again(alias)
+
+    seal.firmly(alias, change)
 
 
 def _here() -> str:

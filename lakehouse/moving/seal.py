@@ -14,9 +14,10 @@ A seal has a number, which the new house notes in the transaction that brings th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from django.apps import apps
-from django.db import connections
+from django.db import OperationalError, connections, transaction
 
 NAME = "evodb_moved"
 APPS = ("lakehouse", "subscriptions")
@@ -28,6 +29,21 @@ PATIENCE_S = 10
 """For transactions of others. Who waits longer holds up all who come after."""
 MOVES, MOVED = "moves", "moved"
 """While rows and files are on their way, and when all of them are there."""
+
+
+DEADLOCK, DEADLOCKS_MAX = "40P01", 10
+
+
+def firmly(alias: str, change: Callable[[], None]) -> None:
+    """In a transaction. Who is at work holds tables in another order, each time another one. Raises DatabaseError."""
+    for left in reversed(range(DEADLOCKS_MAX)):
+        try:
+            with transaction.atomic(alias):
+                change()
+            break
+        except OperationalError as exc:
+            if not left or getattr(exc.__cause__, "sqlstate", None) != DEADLOCK:
+                raise
 
 
 def close(alias: str, destination: str, verb: str, number: str) -> None:

@@ -10,6 +10,7 @@ import django
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DEFAULT_DB_ALIAS, OperationalError, transaction
+from psycopg.errors import DeadlockDetected
 
 from lakehouse import up
 from lakehouse.conf import Settings
@@ -73,6 +74,24 @@ def test_what_is_refused_is_never_taken_for_a_row_that_is_there_already(closed: 
     assert said.startswith("this house is closed, it moved to evodb at db:5432; manage.py move --undo")
     assert said.endswith("opens it again")
     assert not IcebergTable.objects.exists(), "it can be read"
+
+
+def test_a_house_whose_programs_are_at_work_is_closed_and_opened_though_one_of_them_was_in_the_way() -> None:
+    made = list[str]()
+
+    def change() -> None:
+        made.append("once more")
+        if len(made) < 3:
+            raise OperationalError("deadlock detected") from DeadlockDetected()
+
+    seal.firmly(DEFAULT_DB_ALIAS, change)
+    assert made == ["once more"] * 3
+    with pytest.raises(OperationalError, match="disk"):
+        seal.firmly(DEFAULT_DB_ALIAS, full)
+
+
+def full() -> None:
+    raise OperationalError("the disk is full")
 
 
 def test_the_number_of_a_seal_is_in_it(closed: None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.conf import settings as site
 from django.core.management.base import CommandError
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError
 
 from lakehouse.catalog.folders import overlap, plain
 from lakehouse.catalog_choice import elsewhere
@@ -87,8 +87,8 @@ class Command(Operation):
         said = seal.found(DEFAULT_DB_ALIAS)
         if not said:
             raise CommandError("this house is open; type it with the settings of the one that was left")
-        with exclusive.alone(DEFAULT_DB_ALIAS), transaction.atomic():
-            seal.open_again(DEFAULT_DB_ALIAS)
+        with exclusive.alone(DEFAULT_DB_ALIAS):
+            seal.firmly(DEFAULT_DB_ALIAS, lambda: seal.open_again(DEFAULT_DB_ALIAS))
         self.stdout.write("this house is open again; what it moved to may not be used beside it")
 
 
