@@ -181,7 +181,7 @@ def _prepare(settings: Settings) -> str | None:
     import django
 
     django.setup()
-    from django.core.management import call_command
+    from django.core.management import CommandError, call_command
     from django.db import DatabaseError, connection
 
     from lakehouse.clock import now_ms
@@ -191,6 +191,8 @@ def _prepare(settings: Settings) -> str | None:
     try:
         call_command("migrate", verbosity=0)
         return None if settings.open else first_key.ensure(settings.data_dir, now_ms=now_ms())
+    except CommandError as exc:  # a house that moved
+        raise Unprepared(str(exc)) from exc
     except DatabaseError as exc:
         if said := unprepared.sentence(exc):
             raise Unprepared(said) from exc

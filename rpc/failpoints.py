@@ -79,6 +79,8 @@ class Failpoint(StrEnum):
     """`manage.py move`: the old house takes no change any more; nothing else was done."""
     MOVE_COPIED = "move_copied"
     """`manage.py move`: the files of all tables are in the new place; nothing names them."""
+    MOVE_WRITTEN = "move_written"
+    """`manage.py move`: within the transaction, rows, counters and pointers are in the new database."""
     MOVE_COMMITTED = "move_committed"
     """`manage.py move`: the new house has everything; the old one says that it moves still."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pyiceberg.catalog import LOCATION
 
+from lakehouse.conf import Settings
 from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
 from lakehouse.moving.old_house import CannotMove
 from lakehouse.moving.relocation import Relocation
@@ -38,12 +39,27 @@ def find(alias: str, relocation: Relocation) -> Found:
     return Found(moving, staying)
 
 
+def elsewhere(alias: str, settings: Settings) -> str:
+    """What is said of tables that nobody moves, and that do not lie in the lake of the settings."""
+    here = Relocation("", "", settings.resolved_warehouse)
+    rows = IcebergTable.objects.using(alias).select_related("namespace").order_by("pk").iterator(1000)
+    left = [f"{row} ({row.metadata_location})" for row in rows if not here.is_new(row.metadata_location)]
+    if len(left) < 2:
+        return "".join(f"{one} stays where it is; --from-warehouse would bring it along" for one in left)
+    return f"{left[0]} and {len(left) - 1} more stay where they are; --from-warehouse would bring them along"
+
+
 def point(alias: str, found: Found, locations: Mapping[int, str], relocation: Relocation) -> None:
     """In a transaction. What a table forgot stays behind. Raises CannotMove when somebody moved a pointer meanwhile."""
     for pk, (name, before) in found.moving.items():
         rows = IcebergTable.objects.using(alias).filter(pk=pk, metadata_location=before)
         if not rows.update(metadata_location=locations[pk], previous_metadata_location=""):
             raise CannotMove(f"{name} was changed meanwhile; stop all programs of this house, and type the same again")
+    for row in (
+        IcebergTable.objects.using(alias).exclude(pk__in=found.moving).select_related("namespace").iterator(1000)
+    ):
+        if relocation.is_copying and relocation.moves(row.metadata_location):
+            raise CannotMove(f"{row} was made meanwhile; stop all programs of this house, and type the same again")
     ForgottenSnapshot.objects.using(alias).filter(table__in=found.moving).delete()
     for namespace in Namespace.objects.using(alias).filter(properties__has_key=LOCATION):
         namespace.properties[LOCATION] = relocation.new(str(namespace.properties[LOCATION]))

@@ -7,20 +7,20 @@ counters that make them come along, too, and not only what they made.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.apps import apps
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
-from django.db import DatabaseError, connections
-from django.db.models import AutoField, BinaryField, Max, Model
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db.models import AutoField, Max, Model
 
-from lakehouse.models import IcebergTable, Parent
 from lakehouse.models.parents import Holder
+from lakehouse.moving import portions
+from lakehouse.moving.loading import load
 from lakehouse.moving.old_house import CannotMove
 
-ROWS_AT_ONCE, LARGE_ROWS_AT_ONCE = 2000, 16
-BYTES_AT_ONCE = 8 * 2**20
 MADE_BY_MIGRATE: tuple[type[Model], ...] = (Permission, ContentType)
 LEFT: tuple[type[Model], ...] = (Holder,)
 """Processes of the old house."""
@@ -30,15 +30,16 @@ def models() -> list[type[Model]]:
     return [one for one in apps.get_models(include_auto_created=True) if one._meta.managed and not one._meta.proxy]
 
 
-def is_empty(alias: str) -> bool:
-    return not _first_rows(alias)
+def tables() -> list[str]:
+    return [model._meta.db_table for model in models()]
 
 
 def check_is_empty(alias: str) -> None:
     """Raises CannotMove."""
     if found := _first_rows(alias):
         raise CannotMove(
-            f"found {found} in the new database, wanted an empty one: nothing may have been started on it before"
+            f"found {found} in the new database, wanted an empty one: nothing may have been started on it before; make "
+            "another one, or drop this one and make it again, and type the same"
         )
 
 
@@ -49,14 +50,14 @@ def _first_rows(alias: str) -> str:
     return ""
 
 
-def has_all(source: str, target: str) -> bool:
-    """Whether the rows of `source` were copied, of which the parents and the tables tell."""
-
-    def named(alias: str) -> set[tuple[Any, ...]]:
-        parents = Parent.objects.using(alias).values_list("pk", "name", "created_ms")
-        return {*parents, *IcebergTable.objects.using(alias).values_list("pk", "name")}
-
-    return named(source) <= named(target)
+@contextmanager
+def as_they_are(alias: str) -> Iterator[None]:
+    """All tables as of one moment, for logins change in a closed house too."""
+    with transaction.atomic(alias):
+        if connections[alias].vendor == "postgresql":
+            with connections[alias].cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def copy(source: str, target: str) -> int:
@@ -77,31 +78,38 @@ def copy_counters(source: str, target: str) -> None:
 
 def _copy(model: type[Model], source: str, target: str) -> int:
     count = 0
-    for rows in _portions(model, source):
-        try:
-            model._base_manager.using(target).bulk_create(rows)
-        except (DatabaseError, ValueError) as exc:
-            raise CannotMove(
-                f"the new database does not take {model._meta.db_table} {rows[0].pk} to {rows[-1].pk}: "
-                f"{' '.join(str(exc).split())}"
-            ) from exc
-        count += len(rows)
+    try:
+        for rows in portions.of(model, source):
+            if exc := _refusal(rows, target):
+                _name_the_first_refused(model, rows, target, exc)
+            count += len(rows)
+    except DatabaseError as exc:
+        raise CannotMove(f"{model._meta.db_table} of the old database cannot be read: {_said(exc)}") from exc
     return count
 
 
-def _portions(model: type[Model], source: str) -> Iterator[list[Model]]:
-    """As many rows as may be in memory."""
-    large = [one.attname for one in model._meta.concrete_fields if isinstance(one, BinaryField)]
-    rows, size = list[Model](), 0
-    found = model._base_manager.using(source).order_by("pk")
-    for row in found.iterator(LARGE_ROWS_AT_ONCE if large else ROWS_AT_ONCE):
-        rows.append(row)
-        size += sum(len(getattr(row, name) or b"") for name in large)
-        if len(rows) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield rows
-            rows, size = [], 0
-    if rows:
-        yield rows
+def _refusal(rows: list[Model], target: str) -> Exception | None:
+    """Why the database does not take them; None when they are in it."""
+    try:
+        with transaction.atomic(target):
+            load(rows, target)
+    except (DatabaseError, ValueError, OverflowError) as exc:
+        return exc
+    return None
+
+
+def _name_the_first_refused(model: type[Model], rows: list[Model], target: str, refused: Exception) -> None:
+    """Raises CannotMove; returns where all were taken, each for itself."""
+    table = model._meta.db_table
+    if isinstance(refused, (OperationalError, InterfaceError)):  # no row is to blame
+        raise CannotMove(f"the new database went away, or its disk is full, at {table}: {_said(refused)}") from refused
+    for row in rows:
+        if exc := _refusal([row], target):
+            raise CannotMove(f"the new database does not take {table} {row.pk}: {_said(exc)}") from exc
+
+
+def _said(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _next_of(model: type[Model], alias: str) -> int:

@@ -21,7 +21,7 @@ from tests.acceptance.processes import WITHIN_S, Child, House, assert_exactly_on
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import ObjectStore, free_port
 
-STEPS = (Failpoint.MOVE_CLOSED, Failpoint.MOVE_COPIED, Failpoint.MOVE_COMMITTED)
+STEPS = (Failpoint.MOVE_CLOSED, Failpoint.MOVE_COPIED, Failpoint.MOVE_WRITTEN, Failpoint.MOVE_COMMITTED)
 
 
 @pytest.fixture

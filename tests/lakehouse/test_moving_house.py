@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_a_house_that_moved_flushes_there_what_waited_and_is_closed_where_it_was
 def test_a_closed_house_takes_nothing_and_is_not_ready_until_it_is_opened_again(move: Move) -> None:
     shop = source(parent())
     with transaction.atomic():
-        seal.close(DEFAULT_DB_ALIAS, "evodb at db:5432", seal.MOVED)
+        seal.close(DEFAULT_DB_ALIAS, "evodb at db:5432", seal.MOVED, uuid.uuid4().hex)
     try:
         for change in (
             lambda: accept([(shop, frame(1, run(1, 10)))], now_ms=NOW_MS),
@@ -187,6 +188,8 @@ def test_an_old_database_of_an_older_version_says_what_to_type(move: Move, old: 
         (["--from-warehouse", "{new}/lake"], "nothing moves"),
         (["--from-warehouse", "{new}/lake/below"], "lie in each other, wanted places apart"),
         (["--ahead"], "nothing moves"),
+        (["--from-database", "sqlite:////nowhere/x", "--ahead"], "no lake moves, so there is nothing to copy ahead"),
+        (["--written-as", "/home/ann/lake"], "--written-as /home/ann/lake is of files; say with --from-warehouse"),
     ],
 )
 def test_what_cannot_be_meant_is_a_sentence(move: Move, new: Settings, arguments: list[str], said: str) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 from django.conf import settings as site
 from django.core.management.base import CommandError
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError
 
 from lakehouse.catalog.folders import overlap
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
-from lakehouse.management.operation import Operation
-from lakehouse.moving import old_house, seal
+from lakehouse.management import unprepared
+from lakehouse.management.operation import Operation, printable
+from lakehouse.moving import exclusive, old_house, seal
 from lakehouse.moving.house import Move, Plan
 from lakehouse.moving.old_house import CannotMove
 from lakehouse.moving.relocation import Relocation, plain_place
@@ -34,14 +35,27 @@ class Command(Operation):
         parser.add_argument("--undo", action="store_true", help="open this house again, which was closed by a move")
 
     def handle(self, *, ahead: bool, undo: bool, **options: Any) -> None:
-        if undo:
-            self._undo()
-            return
         try:
-            move = Move(self._plan(**options), site.EVODB, now_ms=now_ms(), say=self.stdout.write)
-            move.ahead() if ahead else move.run()
+            if undo:
+                self._undo()
+            else:
+                self._move(ahead=ahead, **options)
         except CannotMove as exc:
-            raise CommandError(str(exc)) from None
+            raise CommandError(printable(str(exc))) from None
+        except DatabaseError as exc:
+            said = unprepared.sentence(exc) or f"a database said {' '.join(str(exc).split())}"
+            raise CommandError(printable(f"{said}; nothing was moved, type the same again")) from exc
+        except KeyboardInterrupt:
+            raise CommandError("ended, and nothing was moved; type the same again", returncode=130) from None
+
+    def _move(self, *, ahead: bool, **options: Any) -> None:
+        plan = self._plan(**options)
+        if ahead and plan.relocation is None:
+            raise CannotMove(
+                "no lake moves, so there is nothing to copy ahead; stop the old house, and type it without"
+            )
+        move = Move(plan, site.EVODB, now_ms=now_ms(), say=self.stdout.write)
+        move.ahead() if ahead else move.run()
         self.stdout.write("stop the old house, and type the same without --ahead" if ahead else "start the programs")
 
     def _plan(
@@ -57,6 +71,8 @@ class Command(Operation):
         if database and old_house.is_default(database):
             database = ""
         warehouse = from_warehouse or (_lake_of(Path(folder)) if folder else "")
+        if written_as and not warehouse:
+            raise CannotMove(f"--written-as {written_as} is of files; say with --from-warehouse where they are now")
         if site.EVODB.catalog and from_warehouse:
             raise CannotMove(f"{elsewhere(site.EVODB.catalog)}; type the same without --from-warehouse")
         relocation = None if site.EVODB.catalog or not warehouse else _relocation(warehouse, written_as)
@@ -71,8 +87,8 @@ class Command(Operation):
         said = seal.found(DEFAULT_DB_ALIAS)
         if not said:
             raise CommandError("this house is open; type it with the settings of the one that was left")
-        with transaction.atomic():
-            seal.open_again(DEFAULT_DB_ALIAS)
+        with exclusive.alone(DEFAULT_DB_ALIAS):
+            seal.firmly(DEFAULT_DB_ALIAS, lambda: seal.open_again(DEFAULT_DB_ALIAS))
         self.stdout.write("this house is open again; what it moved to may not be used beside it")
 
 
