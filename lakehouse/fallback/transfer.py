@@ -134,7 +134,10 @@ class Transfer:
 
     def _persist(self, recovery: Recovery, name: TableName, parts: Sequence[Any]) -> list[Staged]:
         kept = raw.kept(name.table, parts)
-        known = self.lake.known_schemas(name.namespace, [name.table]).get(name.table)
+        schemas, refused = self.lake.known_schemas(name.namespace, [name.table])
+        if refused:
+            raise refused[0]
+        known = schemas.get(name.table)
         parent = Parent.objects.get(pk=self.parent_id)
         rules = table_rules.of(parent)(name.table)
         with refusals.of(name.namespace, name.table):

@@ -166,12 +166,9 @@ class Flusher:
         batches = claim.read(claimed)
         counted, read = fuse.counted(batches), raw.read(batches)
         del batches  # They are in memory twice until here.
-        known: dict[str, pa.Schema] = {}
-        for one in read.tables:
-            try:
-                known |= self.lake.known_schemas(claimed.namespace, [one.table])
-            except TableRefused as exc:
-                read = self._without(claimed, read, exc)
+        known, refused = self.lake.known_schemas(claimed.namespace, [one.table for one in read.tables])
+        for exc in refused:
+            read = self._without(claimed, read, exc)
         while True:
             try:
                 return self._land(claimed, counted, read, known)
