@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
-from threading import Barrier
+from threading import Event
 from urllib.parse import urlsplit
 
 import pytest
@@ -27,12 +26,16 @@ class Counting(FlakyStore):
         return super().forward(method, path, headers, body)
 
     def together(self, method: str, ending: str) -> None:
-        """The first two such are answered when both are there, which they never would be one after the other."""
-        both, forward, number = Barrier(2, timeout=20), self.forward, count()
+        """The first such is answered when one for another file is there. A client asks again when it has waited."""
+        seen, both, forward = set[str](), Event(), self.forward
 
         def meet(asked: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-            if asked == method and urlsplit(path).path.endswith(ending) and next(number) < 2:
-                both.wait()
+            if asked == method and urlsplit(path).path.endswith(ending):
+                seen.add(path)
+                if len(seen) > 1:
+                    both.set()
+                if not both.wait(20):
+                    return 403, {}, b""
             return forward(asked, path, headers, body)
 
         self.forward = meet  # type: ignore[method-assign]
