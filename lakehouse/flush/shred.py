@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.flush import demands, documents, entries, exact, raw, typed
-from lakehouse.flush.entries import StoredBatch, Unreadable
+from lakehouse.flush.entries import StoredBatch
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
 from lakehouse.flush.rules import USUAL, Rules
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.flush.whole import whole
 
 __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "type_rows", "typed_of"]
