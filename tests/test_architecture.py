@@ -62,6 +62,7 @@ FLOORS = {
         "lakehouse.http.readiness",
         "lakehouse.http.scrape",
         "lakehouse.http.status",
+        "lakehouse.http.unstorable",
         "lakehouse.http.verification",
         "lakehouse.http.visits",
         "lakehouse.log_redaction",
