@@ -29,6 +29,7 @@ FLOORS = {
         "lakehouse.admin",
         "lakehouse.admin.*",
         "lakehouse.apps",
+        "lakehouse.beat",
         "lakehouse.catalog.rest.entrance",
         "lakehouse.dashboard.gate",
         "lakehouse.dashboard.letters",
@@ -135,6 +136,7 @@ FLOORS = {
         "lakehouse.subscriptions.fan_out",
     ],
     "door": [
+        "lakehouse.broker",
         "lakehouse.catalog.*",
         "lakehouse.current.moment",
         "lakehouse.current.pulling",
