@@ -141,7 +141,8 @@ class Transfer:
         parent = Parent.objects.get(pk=self.parent_id)
         rules = table_rules.of(parent)(name.table)
         with refusals.of(name.namespace, name.table):
-            rows, complaints = shred.type_rows(kept, known, rules)
+            fuse_of = None if self.accepts_letters else self.settings
+            rows, complaints = shred.type_rows(kept, known, rules, fuse_of)
         drift = inbox.drift_of({name.table: rows}, {name.table: known} if known else {}, lambda _: rules)
         self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]

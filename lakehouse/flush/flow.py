@@ -203,7 +203,8 @@ class Flusher:
         config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         rules_of = table_rules.of(parent)
-        shredded = shred.typed_of(kept, known, rules_of, partial(refusals.of, claimed.namespace))
+        fuse_of = None if parent.fuse_accepted else self.settings
+        shredded = shred.typed_of(kept, known, rules_of, partial(refusals.of, claimed.namespace), fuse_of)
         if holds_events:
             shredded = replace(shredded, tables=table.completed(shredded.tables))
         drift = inbox.drift_of(shredded.tables, known, rules_of)
