@@ -176,8 +176,8 @@ class Flusher:
         """The rows of a table that takes none wait in the fallback, and the others go on."""
         claimed, counted, read = self._read(claimed)
         known, refused = self.lake.known_schemas(claimed.namespace, [one.table for one in read.tables])
-        for exc in refused:
-            read = self._without(claimed, read, exc)
+        while refused:
+            read = self._without(claimed, read, refused.pop(0))
         while True:
             try:
                 return self._land(claimed, counted, read, known)
