@@ -63,7 +63,7 @@ bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as
 bench-flush: $(READY) ## Entries/s a core brings from the journal into a table, step by step, as JSON and as Arrow
 	$(PY) -m benchmarks.flush
 
-bench-bucket: $(READY) ## A flush into S3 if each request takes LATENCY_MS=50: wall clock, and how often it asks
+bench-bucket: $(READY) ## A flush into S3 and upkeep there if each request takes LATENCY_MS=50: wall clock, and how often it asks
 	$(PY) -m benchmarks.bucket
 
 bench-tables: $(READY) ## A table of ROWS=1000000: merging, its table of now at 1 % and 100 % changed, queries

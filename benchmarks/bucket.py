@@ -1,23 +1,31 @@
-"""How long does a flush into a bucket take, and how often does it ask?
+"""How long do a flush into a bucket and the upkeep of a table there take, and how often do they ask?
 
 Question
-  Wall clock and requests of a flush into S3, if each request takes LATENCY_MS, as between a worker and another city.
+  Wall clock and requests in S3, if each request takes LATENCY_MS, as between a worker and another city.
 
 Method
   rclone's S3 on this machine, behind a proxy that counts and waits before it passes a request on. A parent on SQLite;
   each flush has 20 entries of 19 keys, for one table or spread over ten, and is run as a worker runs it. Medians of
   FLUSHES, after one that makes the tables. Three workers: one that wrote these tables, as when there is one worker;
-  a new one for each flush, as when there are many; and one that writes table after table.
+  a new one for each flush, as when there are many; and one that writes table after table. Then, once
+  each, what is done for a table of FILES flushes, by a worker that knows nothing.
 
 Last answer (November 2026, 2 cores of a virtual machine, LATENCY_MS=50, FLUSHES=10)
 
     ms and requests of a flush           1 table         10 tables
-      who wrote these tables            299    4.0        712   40.0
-      a new worker each time            519    8.0       2665   80.0
-      table after table                 275    4.0       2578   40.0
+      who wrote these tables            274    4.0        741   40.0
+      a new worker each time            514    8.0       1394   80.0
+      table after table                 337    4.0       2667   40.0
+    of upkeep, after 26 flushes
+      small files merged               1436     75
+      old snapshots forgotten           226      3
+      their files deleted              2024    115
+      a sweep that finds nothing        624      7
+      a table of now made              1720     29
 
-  When everything was asked that could be, a table was 24 requests and 1.57 s (docs/decisions/0020). What a worker does
-  not know it still reads table after table.
+  When everything was asked that could be, a table was 24 requests and 1.57 s (docs/decisions/0020). When one file was
+  read and deleted after the other, a new worker took 2.70 s for ten tables, the merge 12.9 s and 149 requests, deleting
+  9.6 s and 190, the sweep 0.96 s and 11, and the table of now 2.18 s.
 
     make bench-bucket       FLUSHES=5 for the short one
 """
@@ -31,6 +39,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,6 +47,7 @@ from unittest.mock import patch
 from benchmarks.commits import Times, commit
 
 FLUSHES = int(os.environ.get("FLUSHES", "20"))
+FILES = 26
 LATENCY_S = int(os.environ.get("LATENCY_MS", "50")) / 1000
 
 
@@ -68,6 +78,9 @@ def main() -> int:
             with patch.object(own, "TABLES_AT_A_TIME", at_a_time):
                 found = [way(f"{name} {tables}", tables, asked, is_new=is_new) for tables in (1, 10)]
             print(f"  {name:28}" + "".join(f"{ms:9.0f}{requests:7.1f}  " for ms, requests in found), flush=True)
+        print(f"{f'of upkeep, after {FILES} flushes':30}")
+        for name, ms, requests in upkeep(asked):
+            print(f"  {name:28}{ms:9.0f}{requests:7d}", flush=True)
     finally:
         proxy.close()
         s3.close()
@@ -107,6 +120,43 @@ def way(name: str, tables: int, asked: list[str], *, is_new: bool) -> tuple[floa
         if not number:
             asked.clear()
     return statistics.median(times.wall_ms[1:]), len(asked) / FLUSHES
+
+
+def upkeep(asked: list[str]) -> Iterator[tuple[str, float, int]]:
+    """What a table of FILES files asks for: ms and requests of each piece of work, by a worker that knows nothing."""
+    from django.conf import settings
+
+    from lakehouse.catalog import lakes, storage
+    from lakehouse.catalog.retention import Retention
+    from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
+    from lakehouse.clock import now_ms
+    from lakehouse.current import refresh
+    from lakehouse.flush.flow import Flusher
+    from lakehouse.models import IcebergTable, Parent
+
+    home = Parent.objects.create(name="upkeep", namespace="upkeep")
+    worker = Flusher("benchmark", settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
+    for number in range(FILES):
+        commit(worker, home.pk, number, Times())
+    row = IcebergTable.objects.select_related("namespace").get(namespace__name="upkeep")
+    newest = Retention(age_ms=0, newest=1, most=1)
+    steps: dict[str, Callable[[Any], Any]] = {
+        "small files merged": lambda keeper: compaction.compact(keeper, rounds.terms_of(settings.EVODB)),
+        "old snapshots forgotten": lambda keeper: expiry.forget(keeper, newest),
+        "their files deleted": lambda keeper: expiry.delete(keeper, before_ms=2**62),
+        "a sweep that finds nothing": lambda keeper: rounds.sweep(keeper, settings.EVODB, is_dry_run=False),
+        "a table of now made": lambda keeper: refresh.refresh(
+            keeper.catalog, settings.EVODB, "upkeep", "orders", now_ms=now_ms
+        ),
+    }
+    for name, step in steps.items():
+        catalog = storage.from_settings(settings.EVODB)
+        with lease.kept(row, catalog, lease_ms=60_000, now_ms=now_ms) as keeper:
+            asked.clear()
+            began = time.perf_counter()
+            done = step(keeper)
+            assert done is not None, name
+            yield name, (time.perf_counter() - began) * 1000, len(asked)
 
 
 if __name__ == "__main__":

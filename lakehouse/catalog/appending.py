@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from pyiceberg.manifest import ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestFile
 from pyiceberg.table import Transaction
 from pyiceberg.table.snapshots import Operation
-from pyiceberg.table.update.snapshot import _MergeAppendFiles
+from pyiceberg.table.update.snapshot import _ManifestMergeManager, _MergeAppendFiles
 
-from lakehouse.catalog import partitioning
+from lakehouse.catalog import fetching, partitioning
+
+
+class Merging(_ManifestMergeManager[Any]):
+    """Small manifests become one, as in the library, which asks for one after the other."""
+
+    def _create_manifest(self, spec_id: int, manifest_bin: list[ManifestFile]) -> ManifestFile:
+        fetching.remember(self._snapshot_producer._io, manifest_bin)
+        return super()._create_manifest(spec_id, manifest_bin)
 
 
 class Append(_MergeAppendFiles):
@@ -18,5 +27,9 @@ class Append(_MergeAppendFiles):
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         fixed = partitioning.fixed(self._transaction.table_metadata)
-        stay = [one for one in manifests if one.partition_spec_id in fixed]
-        return super()._process_manifests([one for one in manifests if one.partition_spec_id not in fixed]) + stay
+        moving, stay = list[ManifestFile](), list[ManifestFile]()
+        for one in manifests:
+            stays = one.partition_spec_id in fixed or one.content is not ManifestContent.DATA
+            (stay if stays else moving).append(one)
+        merging = Merging(self._target_size_bytes, self._min_count_to_merge, self._merge_enabled, self)
+        return merging.merge_manifests(moving) + stay

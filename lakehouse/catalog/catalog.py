@@ -23,7 +23,7 @@ from pyiceberg.exceptions import (
     NoSuchTableError,
     TableAlreadyExistsError,
 )
-from pyiceberg.io import FileIO
+from pyiceberg.io import FileIO, InputFile
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.serializers import FromInputFile
@@ -208,11 +208,17 @@ class DjangoCatalog(WithoutViews):
     def find(self, identifier: str | Identifier) -> Table | None:
         """The table, or None."""
         location = pointers.find(*table_key(identifier))
-        if location is None:
-            return None
+        return None if location is None else self.at(identifier, location)
+
+    def fetch(self, location: str) -> InputFile | None:
+        """The metadata file with all its bytes, unless it is known. It asks no database, so threads may."""
+        return None if self._known.find(location) is not None else self._files.fetched(location)
+
+    def at(self, identifier: str | Identifier, location: str, fetched: InputFile | None = None) -> Table:
+        """The table as this metadata file has it. Raises what a file that is away or no metadata raises."""
         metadata = self._known.find(location)
         if metadata is None:
-            metadata = FromInputFile.table_metadata(self._files.new_input(location))
+            metadata = FromInputFile.table_metadata(fetched or self._files.new_input(location))
             self._known.keep(location, metadata)
         return Table(Catalog.identifier_to_tuple(identifier), metadata, location, self._files.fresh(), self)
 

@@ -3,16 +3,12 @@
 The pointer is committed with an fsync and the journal's payload is deleted in the same transaction, so every file
 behind the pointer has to be on the disk before. An object store promises that when a write returns; a folder does not.
 `settle` syncs the files one stage wrote and their folders: 3 ms for a flush of one day, 140 ms for one of 365 (ext4).
-
-PyArrow deletes an object and then writes an empty one named like its folder; a store that keeps folders (rclone) loses
-the other files of that folder by it. So objects of S3 are deleted by boto3, which a lake in a folder never imports.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +27,13 @@ from pyiceberg.io import (
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
-from lakehouse.catalog.object_files import BYTES_MAX, FILE_BYTES_MAX, KnownFile, ObjectFile
+from lakehouse.catalog import objects
+from lakehouse.catalog.object_files import BYTES_MAX, FILE_BYTES_MAX, KnownFile, ObjectFile, ReadOnce
 from lakehouse.catalog.recent import Recent
 
 FOLDER = "file"
+MANIFEST = ".avro"
+"""Lists of them, too."""
 S3 = ("s3", "s3a", "s3n")
 AZURE = ("abfs", "abfss")
 DURABLE = (FOLDER, *S3, *AZURE, "gs", "gcs")
@@ -79,18 +78,29 @@ class DurableFileIO(PyArrowFileIO):
 
     def new_input(self, location: str) -> PyArrowFile:
         found, content = super().new_input(location), self._lately.find(location)
-        return found if content is None else KnownFile(found, content)
+        if content is not None:
+            return KnownFile(found, content)
+        return ReadOnce(found, self._lately) if location.endswith(MANIFEST) and self.is_far(location) else found
 
     def stored(self, location: str) -> PyArrowFile:
         """As the store has it now, whatever is known of it here."""
         self._lately.forget(location)
         return super().new_input(location)
 
+    def fetched(self, location: str, bytes_max: int = FILE_BYTES_MAX) -> PyArrowFile:
+        """With all its bytes, if there are no more than that. Raises OSError."""
+        found = self.new_input(location)
+        if isinstance(found, KnownFile):
+            return found
+        opened: Any = found.open()
+        with opened as stream:
+            return found if stream.size() > bytes_max else KnownFile(found, stream.read())
+
     def read(self, location: str) -> bytes:
         """All of a small file. Raises OSError."""
         with self.new_input(location).open() as stream:
-            content = stream.read()
-        if self.parse_location(location, self.properties)[0] != FOLDER and len(content) <= FILE_BYTES_MAX:
+            content: bytes = stream.read()
+        if self.is_far(location) and len(content) <= FILE_BYTES_MAX:
             self._lately.keep(location, content)
         return content
 
@@ -107,17 +117,33 @@ class DurableFileIO(PyArrowFileIO):
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Raises OSError. A missing object is no error, as everywhere with S3."""
         path = location if isinstance(location, str) else location.location
-        self._lately.forget(path)
-        scheme, bucket, key = self.parse_location(path, self.properties)
-        if scheme == FOLDER:
+        self.forget(path)
+        if (found := self.object_of(path)) is not None:
+            for error in objects.delete(found[0], [found[1]], self.access).values():
+                raise error
+        elif not self.is_far(path):
             super().delete(path)
-            return
-        if scheme not in S3:
+        else:
             with suppress(FileNotFoundError):
                 super().delete(path)
-            return
+
+    def forget(self, location: str) -> None:
+        """It is about to be deleted."""
+        self._lately.forget(location)
+
+    def object_of(self, location: str) -> tuple[str, str] | None:
+        """Bucket and key of what lies in S3."""
+        scheme, bucket, path = self.parse_location(location, self.properties)
+        return (bucket, path.removeprefix(f"{bucket}/")) if scheme in S3 else None
+
+    @property
+    def access(self) -> objects.Access:
         wanted = (S3_ENDPOINT, S3_REGION, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_SESSION_TOKEN)
-        _delete_object(bucket, key.removeprefix(f"{bucket}/"), *(self.properties.get(name) for name in wanted))
+        return tuple(self.properties.get(name) for name in wanted)
+
+    def is_far(self, location: str) -> bool:
+        """Each question is a request."""
+        return self.parse_location(location, self.properties)[0] != FOLDER
 
     def settle(self) -> None:
         """Make everything written so far durable. Raises OSError."""
@@ -133,29 +159,6 @@ class DurableFileIO(PyArrowFileIO):
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(PermissionError):  # Somebody else's folder, which was there before.
                 sync(folder)
-
-
-def _delete_object(bucket: str, key: str, *access: str | None) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
-
-    try:
-        _objects(*access).delete_object(Bucket=bucket, Key=key)
-    except (BotoCoreError, ClientError) as exc:
-        raise OSError(f"cannot delete s3://{bucket}/{key}: {exc}") from exc
-
-
-@lru_cache(maxsize=4)
-def _objects(endpoint: str | None, region: str | None, key: str | None, secret: str | None, token: str | None) -> Any:
-    import boto3  # type: ignore[import-untyped]
-
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=region,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        aws_session_token=token,
-    )
 
 
 def sync(path: Path) -> None:

@@ -19,7 +19,7 @@ from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.landing import Landing
 from lakehouse.catalog.tables import Staged
 from lakehouse.conf import Settings
-from lakehouse.errors import OutcomeUnknown
+from lakehouse.errors import OutcomeUnknown, TableRefused
 from lakehouse.flush import digests, outcome
 from lakehouse.models import ForeignCommit
 from rpc.entry_digest import NOTHING
@@ -40,14 +40,18 @@ class ForeignLake:
             self._opened = self._open()
         return self._opened
 
-    def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
+    def known_schemas(self, namespace: str, names: Iterable[str]) -> tuple[dict[str, pa.Schema], list[TableRefused]]:
         found: dict[str, pa.Schema] = {}
+        refused: list[TableRefused] = []
         for name in names:
-            with refusals.of(namespace, name):
-                table = foreign_tables.find(self.catalog, namespace, name)
-                if table is not None:
-                    found[name] = evolution.known(table.metadata)
-        return found
+            try:
+                with refusals.of(namespace, name):
+                    table = foreign_tables.find(self.catalog, namespace, name)
+                    if table is not None:
+                        found[name] = evolution.known(table.metadata)
+            except TableRefused as exc:
+                refused.append(exc)
+        return found, refused
 
     def tables_in(self, namespace: str) -> int:
         return len(foreign_tables.names(self.catalog, namespace))

@@ -14,6 +14,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from lakehouse.catalog.tables import Staged
+from lakehouse.errors import TableRefused
 
 Locations = dict[str, dict[str, str]]
 """The newest metadata file of each table, by namespace and name."""
@@ -38,8 +39,11 @@ class Move:
 
 
 class Lake(Protocol):
-    def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-        """The Arrow schema of each of these tables that exists. Raises TableRefused, StoreUnavailable."""
+    def known_schemas(self, namespace: str, names: Iterable[str]) -> tuple[dict[str, pa.Schema], list[TableRefused]]:
+        """The Arrow schema of each of these tables that exists, and which of them take no rows.
+
+        Raises StoreUnavailable.
+        """
         ...
 
     def tables_in(self, namespace: str) -> int:

@@ -35,6 +35,23 @@ class KnownFile(PyArrowFile):
         return pa.BufferReader(self._content)
 
 
+class ReadOnce(PyArrowFile):
+    """A manifest or a list of them: whoever exchanges files asks for each up to four times."""
+
+    def __init__(self, file: PyArrowFile, lately: Recent[bytes]) -> None:
+        super().__init__(file.location, file._path, file._filesystem, file._buffer_size)
+        self._lately = lately
+
+    def open(self, seekable: bool = True) -> Any:
+        stream: Any = super().open(seekable)
+        if stream.size() > FILE_BYTES_MAX:
+            return stream
+        with stream:
+            content = stream.read()
+        self._lately.keep(self.location, content)
+        return pa.BufferReader(content)
+
+
 class ObjectFile(PyArrowFile):
     """One to be written; `lately` hears of what may be read again soon."""
 

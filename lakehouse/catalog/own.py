@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from lakehouse.catalog import side_by_side, tables
+from lakehouse.catalog import finding, side_by_side, tables
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.lake import Locations, Move
@@ -30,8 +31,8 @@ class OwnLake:
     def __init__(self, catalog: DjangoCatalog, retention: Retention | None = None) -> None:
         self.catalog, self._retention = catalog, retention
 
-    def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-        return tables.known_schemas(self.catalog, namespace, names)
+    def known_schemas(self, namespace: str, names: Iterable[str]) -> tuple[dict[str, pa.Schema], list[TableRefused]]:
+        return finding.known_schemas(self.catalog, namespace, names, self._room)
 
     def tables_in(self, namespace: str) -> int:
         levels = Catalog.identifier_to_tuple(namespace)
@@ -43,15 +44,26 @@ class OwnLake:
                 f"flush {move.flush_id} was announced to another catalog; set EVODB_CATALOG to that one until it is "
                 "finished, `manage.py in_doubt` lists what is open"
             )
-        begin = partial(tables.begin, self.catalog, move.namespace, flush_id=move.flush_id, parquet=parquet)
-        begun = (begin(name, table, retention=self._retention) for name, table in rows.items())
-        room = 1 if self.catalog.is_in_a_folder or len(rows) < 2 else TABLES_AT_A_TIME
-        staged, failed = side_by_side.each(tables.write, begun, room, room_of)
+        room = self._room if len(rows) > 1 else 1
+        with closing(self._begun(move, rows, parquet, room)) as begun:
+            staged, failed = side_by_side.each(tables.write, begun, room, room_of)
         if failed is None:
             return staged
         if isinstance(failed, TableRefused):
             tables.throw_away(self.catalog, staged)
         raise failed
+
+    def _begun(
+        self, move: Move, rows: Mapping[str, pa.Table], parquet: Mapping[str, str], room: int
+    ) -> Generator[Begun]:
+        begin = partial(tables.begin, self.catalog, move.namespace, flush_id=move.flush_id, parquet=parquet)
+        with closing(finding.each(self.catalog, move.namespace, rows, room)) as found:
+            for name, find in found:
+                yield begin(name, rows[name], retention=self._retention, find=find)
+
+    @property
+    def _room(self) -> int:
+        return 1 if self.catalog.is_in_a_folder else TABLES_AT_A_TIME
 
     def seal(self, move: Move, staged: Sequence[Staged]) -> None:
         tables.swap(staged)
@@ -69,6 +81,9 @@ class OwnLake:
 
 
 def room_of(begun: Begun) -> int:
+    return room_for(begun.change.table_metadata.last_column_id, begun.rows)
+
+
+def room_for(columns: int, rows: pa.Table) -> int:
     """How many narrow tables could be written in its place; columns within columns count."""
-    columns = begun.change.table_metadata.last_column_id
-    return max(1, columns // COLUMNS_EACH, begun.rows.nbytes // BYTES_EACH)
+    return max(1, columns // COLUMNS_EACH, rows.nbytes // BYTES_EACH)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from pyiceberg.catalog import delete_files
 from pyiceberg.io import FileIO
+from pyiceberg.manifest import read_manifest_list
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse.catalog import deleting, fetching
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.folders import is_within, plain
+from lakehouse.catalog.upkeep import reachable
 from lakehouse.models import IcebergTable
 
 log = logging.getLogger(__name__)
@@ -53,13 +55,13 @@ def purge(catalog: DjangoCatalog, metadata_location: str) -> int:
 def _files(metadata: TableMetadata, io: FileIO) -> Iterator[str]:
     """Data first: whatever names a file is there until the file is gone."""
     lists, manifests = set[str](), set[str]()
-    for snapshot in metadata.snapshots:
+    for snapshot, fetched in fetching.each(io, metadata.snapshots, lambda one: one.manifest_list):
         lists.add(snapshot.manifest_list)
         try:
-            for manifest in snapshot.manifests(io):
-                if manifest.manifest_path not in manifests:
-                    manifests.add(manifest.manifest_path)
-                    yield from (entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io, False))
+            fresh = {one.manifest_path for one in read_manifest_list(fetched())} - manifests
+            manifests |= fresh
+            for _, entries in reachable.each(io, sorted(fresh)):
+                yield from (entry.path for entry in entries())
         except (OSError, ValueError) as exc:
             log.warning("files of snapshot %s stay, its manifests cannot be read: %s", snapshot.snapshot_id, exc)
     yield from manifests
@@ -78,6 +80,6 @@ def _is_inside(path: str, folder: str) -> bool:
 
 def _delete(io: FileIO, paths: set[str]) -> int:
     count = len(paths)
-    delete_files(io, paths, "purged")
+    deleting.as_far_as_possible(io, paths, "purged")
     paths.clear()
     return count

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pyarrow.fs import FileType
 
 from lakehouse.catalog.upkeep.reading import STRANGE
-from lakehouse.errors import SchemaMismatch, TableRefused
+from lakehouse.errors import SchemaMismatch, StoreUnavailable, TableRefused
 
 if TYPE_CHECKING:
     from pyiceberg.typedef import Identifier
@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WORDS_MAX = 500
+
+
+@contextmanager
+def told(catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None]) -> Iterator[None]:
+    """Raises TableRefused for what the table does not take, StoreUnavailable for a store that cannot be reached.
+
+    `where` says which its metadata file is.
+    """
+    *namespace, name = identifier
+    try:
+        with of(".".join(namespace), name), of_missing(catalog, identifier, where):
+            yield
+    except OSError as exc:
+        raise StoreUnavailable(f"the warehouse cannot be read or written: {exc}") from exc
 
 
 @contextmanager
@@ -44,10 +58,7 @@ def of(namespace: str, table: str) -> Iterator[None]:
 
 @contextmanager
 def of_missing(catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None]) -> Iterator[None]:
-    """Raises TableRefused when a file of the table is gone and its folder is there, so that it is not the store.
-
-    `where` says which its metadata file is.
-    """
+    """Raises TableRefused when a file of the table is gone and its folder is there, so that it is not the store."""
     try:
         yield
     except FileNotFoundError as exc:

@@ -40,6 +40,10 @@ class Staging(DjangoCatalog):
         super().__init__(catalog.name, **catalog.properties)
         self._files, self._known = catalog._files, catalog._known
 
+    def taken(self, table: Table | None) -> Table | None:
+        """The same table, for a commit that is staged here."""
+        return table and Table(table.name(), table.metadata, table.metadata_location, table.io, self)
+
     def stage_create(
         self, identifier: str | Identifier, schema: Schema, spec: PartitionSpec, properties: Properties
     ) -> StagedTable:

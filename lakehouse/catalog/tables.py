@@ -9,29 +9,29 @@ many (see retention).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
 from django.db import transaction
-from pyiceberg.catalog import Catalog, delete_files
+from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.update import AssertDefaultSpecId
 from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Identifier
 
-from lakehouse.catalog import evolution, partitioning, parts, pointers, refusals
+from lakehouse.catalog import deleting, evolution, partitioning, parts, pointers, refusals
 from lakehouse.catalog.appending import Append
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.files import DurableFileIO
+from lakehouse.catalog.finding import Found
 from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import Forgotten
 from lakehouse.catalog.retention import Retention, forgetting
 from lakehouse.catalog.staging import Change, Creation, Staging
-from lakehouse.errors import CommitConflict, StoreUnavailable
+from lakehouse.errors import CommitConflict
 from rpc.failpoints import Failpoint, reach
 
 FLUSH_ID = "evodb.flush-id"
@@ -85,18 +85,6 @@ class Begun:
     retention: Retention | None
 
 
-def known_schemas(catalog: DjangoCatalog, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
-    """The Arrow schema of each of these tables that exists. Raises TableRefused, StoreUnavailable."""
-    found: dict[str, pa.Schema] = {}
-    for name in names:
-        identifier = (*Catalog.identifier_to_tuple(namespace), name)
-        with _errors_told(catalog, identifier, partial(pointers.find, *table_key(identifier))):
-            table = catalog.find(identifier)
-            if table is not None:
-                found[name] = evolution.known(table.metadata)
-    return found
-
-
 def begin(
     catalog: DjangoCatalog,
     namespace: str,
@@ -106,18 +94,19 @@ def begin(
     flush_id: int,
     parquet: Mapping[str, str],
     retention: Retention | None = None,
+    find: Found | None = None,
 ) -> Begun:
     """The half of a stage that asks the database; `write` is the other. Together they move nothing.
 
     `parquet` are write properties for these files; a new table keeps them as its own. With a `retention` a table that
-    names too many snapshots forgets some in the same commit.
+    names too many snapshots forgets some in the same commit. `find` gives the table where it was looked for already.
     Raises TableRefused when it takes no rows, StoreUnavailable when the store fails.
     """
     assert len(rows), f"a stage of no rows for {namespace}.{name}"
     identifier = (*Catalog.identifier_to_tuple(namespace), name)
-    with _errors_told(catalog, identifier, partial(pointers.find, *table_key(identifier))):
+    with refusals.told(catalog, identifier, partial(pointers.find, *table_key(identifier))):
         staging = Staging(catalog)
-        table = staging.find(identifier)
+        table = staging.find(identifier) if find is None else staging.taken(find())
         expected = table.metadata_location if table is not None else None
         change = _create(staging, identifier, rows, parquet) if table is None else evolve(table, rows)
     return Begun(namespace, name, rows, staging, change, expected, flush_id, parquet, retention)
@@ -130,7 +119,7 @@ def write(begun: Begun) -> Staged:
     """
     staging, change = begun.staging, begun.change
     identifier = (*Catalog.identifier_to_tuple(begun.namespace), begun.name)
-    with _errors_told(staging, identifier, lambda: begun.expected):
+    with refusals.told(staging, identifier, lambda: begun.expected):
         metadata = change.table_metadata
         rows = evolution.align(metadata.schema(), begun.rows)
         files = parts.write(metadata, rows, change._table.io, begun.parquet)
@@ -188,7 +177,7 @@ def throw_away(catalog: DjangoCatalog, staged: Sequence[Staged]) -> None:
 
 def delete_metadata(catalog: DjangoCatalog, locations: Iterable[str]) -> None:
     """Delete these metadata files as far as that is possible now."""
-    delete_files(catalog._load_file_io(), set(locations), "metadata")
+    deleting.as_far_as_possible(catalog._load_file_io(), set(locations), "metadata")
 
 
 def _create(staging: Staging, identifier: Identifier, rows: pa.Table, parquet: Mapping[str, str]) -> Transaction:
@@ -246,14 +235,3 @@ def _described(begun: Begun, files: Sequence[DataFile], obsolete: tuple[str, ...
         obsolete=obsolete,
         forgotten=staging.forgotten,
     )
-
-
-@contextmanager
-def _errors_told(catalog: DjangoCatalog, identifier: Identifier, where: Callable[[], str | None]) -> Iterator[None]:
-    """Raises TableRefused for what the table does not take, StoreUnavailable for a store that cannot be reached."""
-    *namespace, name = identifier
-    try:
-        with refusals.of(".".join(namespace), name), refusals.of_missing(catalog, identifier, where):
-            yield
-    except OSError as exc:
-        raise StoreUnavailable(f"the warehouse cannot be read or written: {exc}") from exc

@@ -25,7 +25,17 @@ from pyiceberg.table import Transaction
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, NestedField
 
-from lakehouse.catalog import evolution, parts, pointers, refusals, retention, table_properties, tables
+from lakehouse.catalog import (
+    evolution,
+    own,
+    parts,
+    pointers,
+    refusals,
+    retention,
+    side_by_side,
+    table_properties,
+    tables,
+)
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.retention import HOUR_MS, forgetting
@@ -194,17 +204,26 @@ class _Refresh:
         if self._now is not None:
             touched = AlwaysTrue() if self._moment.flushes is None else In(BUCKET, set(buckets))  # type: ignore[arg-type,call-arg]
             old = [task.file for task in self._now.scan(row_filter=touched).plan_files()]
-        metadata, io = change.table_metadata, change._table.io
-        new: list[DataFile] = []
-        rows = 0
-        for bucket in buckets:
-            content = self._pull.content(bucket)
-            if len(content):
-                new += parts.write(metadata, evolution.align(metadata.schema(), content), io, {})
-                rows += len(content)
+        new = self._write(change, buckets)
         if old or new:
-            Exchange(change, io, old, new).commit()
-        return rows
+            Exchange(change, change._table.io, old, new).commit()
+        return sum(file.record_count for file in new)
+
+    def _write(self, change: Transaction, buckets: Sequence[int]) -> list[DataFile]:
+        """Their files. DuckDB is asked in this thread only."""
+        metadata, io = change.table_metadata, change._table.io
+        contents = (content for bucket in buckets if len(content := self._pull.content(bucket)))
+
+        def written(content: pa.Table) -> list[DataFile]:
+            return parts.write(metadata, evolution.align(metadata.schema(), content), io, {})
+
+        room = 1 if self._catalog.is_in_a_folder else own.TABLES_AT_A_TIME
+        found, failed = side_by_side.each(
+            written, contents, room, lambda content: own.room_for(metadata.last_column_id, content)
+        )
+        if failed is not None:
+            raise failed
+        return [file for files in found for file in files]
 
     def _commit(self, sources: dict[str, tuple[int, int]], now_ms: int) -> None:
         """Positions, sources and pointer, within one transaction. Raises CommitConflict; nothing may stay then."""

@@ -14,7 +14,10 @@ from evodb_site.celery import app
 from lakehouse import tasks
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.flush.breaker_row import word
+from tests.lakehouse.counted_s3 import s3, settings_of_s3
 from tests.lakehouse.outage_site import Clock
+
+__all__ = ["s3", "settings_of_s3"]
 
 
 @pytest.fixture

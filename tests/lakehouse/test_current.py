@@ -52,6 +52,7 @@ from lakehouse.query.messages import Name
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, parent, source
 from tests.lakehouse import others_site as others
+from tests.lakehouse.counted_s3 import Counting
 from tests.lakehouse.outage_site import come_back, go_away
 from tests.repetition import LONG
 
@@ -577,3 +578,13 @@ def test_a_table_of_now_that_takes_no_rows_says_so_and_is_made_anew_when_it_was_
     street.catalog.drop_table(("current", "orders"))
     street.refresh()
     assert street.now() == {("a", "x"): 1, ("a", "y"): 2}
+
+
+def test_buckets_are_written_into_an_object_store_side_by_side(s3: Counting, settings_of_s3: Settings) -> None:
+    store = ("warehouse", "s3_endpoint", "s3_region", "s3_access_key_id", "s3_secret_access_key")
+    street = Street(settings_of_s3.data_dir, **{name: getattr(settings_of_s3, name) for name in store})
+    street.write("shop", *((number, INSERT, f"r{number}", number) for number in range(1, 20)))
+    s3.together("PUT", ".parquet")
+    done = street.refresh()
+    assert (done.buckets, done.rows) == (3, 19)
+    assert street.now() == street.model()

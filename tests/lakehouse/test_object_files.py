@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
-from threading import Barrier
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
@@ -23,14 +19,14 @@ from lakehouse.catalog.purge import purge
 from lakehouse.catalog.storage import from_settings, properties
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable, TableRefused
-from lakehouse.flush.flow import Flusher
+from lakehouse.flush.flow import Flushed, Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import Source, accept
-from lakehouse.models import IcebergTable
-from lakehouse.torture.flaky_store import Answer, FlakyStore
+from lakehouse.models import FallbackBatch, IcebergTable
+from lakehouse.torture.flaky_store import Answer
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, entry, frame, parent, run, source
-from tests.services import ObjectStore
+from tests.lakehouse.counted_s3 import Counting
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -38,30 +34,6 @@ pytestmark = [
 ]
 
 NAME = f"{uuid.UUID(int=7)}-m0.avro"
-
-
-class Counting(FlakyStore):
-    asked: list[str]
-
-    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        url = urlsplit(path)
-        kind = "list" if "list-type" in url.query else Path(url.path).name.partition(".")[2]
-        self.asked.append(f"{method} {kind}")
-        return super().forward(method, path, headers, body)
-
-
-@pytest.fixture
-def s3(rclone_store: ObjectStore) -> Iterator[Counting]:
-    made = Counting(urlsplit(rclone_store.endpoint).port or 0, random.Random())
-    made.asked = []
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def settings_of_s3(s3: Counting, rclone_store: ObjectStore, tmp_path: Path) -> Settings:
-    through = rclone_store.settings | {"s3_endpoint": f"http://127.0.0.1:{s3.port}"}
-    return Settings(data_dir=tmp_path, warehouse=f"s3://{rclone_store.bucket}/{uuid.uuid4().hex}", **through)
 
 
 @pytest.fixture
@@ -101,22 +73,59 @@ def test_another_worker_reads_the_metadata_and_the_list_of_manifests(s3: Countin
 
 
 def test_tables_of_a_flush_are_written_side_by_side(s3: Counting, settings_of_s3: Settings) -> None:
-    """Each waits for the other's rows to arrive, which they never would one after the other."""
-    both, forward = Barrier(2, timeout=20), s3.forward
+    s3.together("PUT", ".parquet")
+    done = two_tables(settings_of_s3, source(parent()), 1)
+    assert sorted(one.table for one in done.staged) == ["items", "orders"]
 
-    def meet(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        if urlsplit(path).path.endswith(".parquet"):
-            both.wait()
-        return forward(method, path, headers, body)
 
-    s3.forward = meet  # type: ignore[method-assign]
-    shop = source(parent())
-    entries = [entry(1, table="orders"), entry(2, table="items")]
-    accept([(shop, frame(1, entries))], now_ms=NOW_MS)
-    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+def two_tables(settings: Settings, shop: Source, number: int) -> Flushed:
+    """A flush into both, by a worker that knows nothing."""
+    flusher = Flusher(f"worker-{number}", settings, chosen(settings), lambda: NOW_MS)
+    entries = [entry(2 * number - 1, table="orders"), entry(2 * number, table="items")]
+    accept([(shop, frame(number, entries))], now_ms=NOW_MS)
     done = flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
     assert done is not None
-    assert sorted(one.table for one in done.staged) == ["items", "orders"]
+    return done
+
+
+@pytest.mark.parametrize("ending", [".metadata.json", ".avro"])
+def test_a_worker_that_knows_nothing_reads_the_tables_of_a_flush_side_by_side(
+    s3: Counting, settings_of_s3: Settings, ending: str
+) -> None:
+    shop = source(parent())
+    two_tables(settings_of_s3, shop, 1)
+    s3.together("GET", ending)
+    assert len(two_tables(settings_of_s3, shop, 2).staged) == 2
+
+
+def test_manifests_that_another_worker_wrote_are_read_side_by_side_to_be_merged(
+    s3: Counting, settings_of_s3: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tables.TABLE_DEFAULTS, "commit.manifest.min-count-to-merge", "4")
+    shop = source(parent())
+    for number in (1, 2, 3):
+        flush(Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, number)
+    s3.together("GET", "-m0.avro")
+    s3.asked.clear()
+    flush(Flusher("worker-2", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS), shop, 4)
+    assert s3.asked.count("GET avro") == 1 + 3, "a list and three manifests"
+
+
+def test_a_table_whose_metadata_is_torn_keeps_nobody_waiting_beside_it(settings_of_s3: Settings) -> None:
+    shop = source(parent())
+    two_tables(settings_of_s3, shop, 1)
+    torn = IcebergTable.objects.get(name="orders").metadata_location
+    with from_settings(settings_of_s3)._files.new_output(torn).create() as stream:
+        stream.write(b'{"format-')
+    assert [one.table for one in two_tables(settings_of_s3, shop, 2).staged] == ["items"]
+    assert [one.table for one in FallbackBatch.objects.all()] == ["orders"]
+
+
+def test_a_table_whose_metadata_is_gone_keeps_nobody_waiting_beside_it(settings_of_s3: Settings) -> None:
+    shop = source(parent())
+    two_tables(settings_of_s3, shop, 1)
+    from_settings(settings_of_s3)._files.delete(IcebergTable.objects.get(name="orders").metadata_location)
+    assert [one.table for one in two_tables(settings_of_s3, shop, 2).staged] == ["items"]
 
 
 def test_a_table_that_cannot_be_written_keeps_those_beside_it_invisible(s3: Counting, settings_of_s3: Settings) -> None:
@@ -173,19 +182,24 @@ def test_a_table_that_takes_no_rows_leaves_no_files_of_those_beside_it(s3: Count
 def test_a_store_that_is_away_is_waited_for_by_a_few_tables_of_a_flush_and_not_by_all(
     s3: Counting, settings_of_s3: Settings
 ) -> None:
-    refused = []
+    """Of tables to be made, and of such as a worker has to read first."""
+    refused, forward, shop = [], s3.forward, source(parent())
 
     def refuse(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         refused.append(path)
         return 403, {}, b""
 
-    s3.forward = refuse  # type: ignore[method-assign]
-    shop = source(parent())
-    accept([(shop, frame(1, [entry(number, table=f"t{number}") for number in range(1, 31)]))], now_ms=NOW_MS)
-    flusher = Flusher("worker-1", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
-    with pytest.raises(StoreUnavailable, match="ACCESS_DENIED"):
-        flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
-    assert 1 <= len(refused) <= TABLES_AT_A_TIME
+    for number in (1, 2):
+        s3.forward = refuse  # type: ignore[method-assign]
+        refused.clear()
+        entries = [entry(30 * number + at, table=f"t{at}") for at in range(30)]
+        accept([(shop, frame(number, entries))], now_ms=NOW_MS)
+        flusher = Flusher(f"worker-{number}", settings_of_s3, chosen(settings_of_s3), lambda: NOW_MS)
+        with pytest.raises(StoreUnavailable, match="ACCESS_DENIED"):
+            flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)
+        assert 1 <= len(refused) <= TABLES_AT_A_TIME
+        s3.forward = forward  # type: ignore[method-assign]
+        assert flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL) is not None
 
 
 def test_a_file_of_many_parts_is_there_whole_and_its_length_is_known(

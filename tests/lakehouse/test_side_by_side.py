@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import Lock
+from threading import Barrier, Lock
 
 import pytest
 
-from lakehouse.catalog.side_by_side import each
+from lakehouse.catalog.side_by_side import THREADS, ahead, each
 
 BOTH = pytest.mark.parametrize("at_a_time", [1, 3])
 
@@ -83,3 +83,60 @@ def test_whatever_a_thread_dies_of_is_a_failure() -> None:
         raise SystemExit(number)
 
     assert isinstance(each(work, [1, 2], 2)[1], SystemExit)
+
+
+@BOTH
+def test_what_is_done_ahead_is_given_in_order_and_a_failure_in_its_turn(at_a_time: int) -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            raise KeyError("no third")
+        return 2 * number
+
+    given = []
+    for number, ask in ahead(work, range(6), at_a_time):
+        if number == 3:
+            with pytest.raises(KeyError):
+                ask()
+        else:
+            given.append(ask())
+    assert given == [0, 2, 4, 8, 10]
+
+
+@BOTH
+def test_nobody_is_so_far_ahead_that_what_is_done_takes_more_than_the_room(at_a_time: int) -> None:
+    asked = 0
+
+    def items() -> Iterator[int]:
+        nonlocal asked
+        for number in range(50):
+            asked += 1
+            yield number
+
+    for number, ask in ahead(lambda number: number, items(), at_a_time):
+        assert ask() == number
+        assert asked <= number + 1 + at_a_time
+
+
+def test_what_is_large_keeps_others_from_being_done_ahead() -> None:
+    asked = list[int]()
+
+    def items() -> Iterator[int]:
+        for size in [4, 1, 3, 9, 1, 1, 1, 1, 1, 1] * 5:
+            asked.append(size)
+            yield size
+
+    for at, (_, ask) in enumerate(ahead(lambda size: size, items(), 4, lambda size: size)):
+        assert ask() == asked[at]
+        assert sum(min(size, 4) for size in asked[at + 1 : -1]) <= 4
+    assert len(asked) == 50
+
+
+def test_several_are_worked_at_before_the_first_is_asked_for() -> None:
+    """Each waits for all others, which they never would be asked for one after the other."""
+    all_of_them = Barrier(THREADS, timeout=20)
+
+    def work(number: int) -> int:
+        all_of_them.wait()
+        return number
+
+    assert [ask() for _, ask in ahead(work, range(THREADS), THREADS)] == list(range(THREADS))

@@ -20,6 +20,7 @@ from pyiceberg.types import LongType, NestedField, StructType
 
 from lakehouse.catalog import parts, tables
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.finding import known_schemas
 from lakehouse.catalog.own import room_of
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.tables import Staged
@@ -136,8 +137,8 @@ def test_a_schema_change_and_its_rows_are_one_metadata_file(catalog: DjangoCatal
 def test_every_type_comes_back_as_it_went(catalog: DjangoCatalog) -> None:
     columns = {name: pa.array([value, None], type_) for name, (type_, value) in EVERY_TYPE.items()}
     commit(stage(catalog, rows(2, **columns)))
-    schema = tables.known_schemas(catalog, "lake", ["flights", "nothing"])
-    assert schema == {"flights": rows(2, **columns).schema}
+    schema, refused = known_schemas(catalog, "lake", ["flights", "nothing"])
+    assert (schema, refused) == ({"flights": rows(2, **columns).schema}, [])
     found = read(catalog).cast(schema["flights"])
     for name, (_, value) in EVERY_TYPE.items():
         assert found[name].to_pylist() == [value, None]
@@ -407,7 +408,7 @@ def test_the_files_behind_a_pointer_are_on_the_disk(catalog: DjangoCatalog, monk
 def test_a_namespace_may_have_levels(catalog: DjangoCatalog) -> None:
     commit(stage_rows(catalog, "raw.eu", "a.b", rows(), flush_id=1, parquet=PARQUET))
     assert catalog.list_tables("raw.eu") == [("raw", "eu", "a.b")]
-    assert list(tables.known_schemas(catalog, "raw.eu", ["a.b"])) == ["a.b"]
+    assert list(known_schemas(catalog, "raw.eu", ["a.b"])[0]) == ["a.b"]
 
 
 def test_staged_is_plain_data(catalog: DjangoCatalog) -> None:

@@ -122,13 +122,13 @@ def test_a_table_whose_manifests_take_longer_than_a_round_is_compacted_and_swept
     with_properties(lake, {"commit.manifest-merge.enabled": "false"})
     lake.commit(5)
     clock_ms = [now_ms()]
-    fields = reachable.fields
+    fields = reachable._fields
 
     def slow(*args: Any) -> Any:
         clock_ms[0] += 1000
         return fields(*args)
 
-    monkeypatch.setattr(reachable, "fields", slow)
+    monkeypatch.setattr(reachable, "_fields", slow)
     settings = dataclasses.replace(lake.settings, compact_files_min=4)
     until_ms = clock_ms[0] + 3000
     rounds.go(lake.catalog, settings, now_ms=lambda: clock_ms[0], until=lambda: clock_ms[0] >= until_ms)

@@ -20,7 +20,7 @@ from lakehouse.catalog import pointers, tables
 from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.lake import Locations, Move
 from lakehouse.catalog.tables import Staged
-from lakehouse.errors import StoreUnavailable
+from lakehouse.errors import StoreUnavailable, TableRefused
 from lakehouse.models import IcebergTable
 from rpc.failpoints import Failpoint, reach
 
@@ -72,9 +72,9 @@ class Store:
         location = self._put(table.namespace.name, table.name, Metadata((whole,), found.log), table.metadata_location)
         return pointers.move(table.namespace.name, table.name, expected=table.metadata_location, location=location)
 
-    def known_schemas(self, namespace: str, names: Iterable[str]) -> dict[str, pa.Schema]:
+    def known_schemas(self, namespace: str, names: Iterable[str]) -> tuple[dict[str, pa.Schema], list[TableRefused]]:
         self._ask()
-        return {name: SCHEMA for name in names if pointers.find(_key(namespace), name) is not None}
+        return {name: SCHEMA for name in names if pointers.find(_key(namespace), name) is not None}, []
 
     def stage(self, namespace: str, name: str, rows: pa.Table) -> Staged:
         assert len(rows), f"a stage of no rows for {namespace}.{name}"

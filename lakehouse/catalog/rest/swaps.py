@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from django.db import Error as DatabaseError
 from django.db import transaction
-from pyiceberg.catalog import delete_files
 from pyiceberg.exceptions import CommitStateUnknownException, NoSuchNamespaceError
 from pyiceberg.table import Table
 
-from lakehouse.catalog import pointers, retention
+from lakehouse.catalog import deleting, pointers, retention
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import SEPARATOR
@@ -131,4 +130,5 @@ def _wait_for(each: Prepared) -> None:
 
 def _throw_away(catalog: DjangoCatalog, changes: Sequence[Prepared]) -> None:
     """Metadata files that no pointer names. What cannot be deleted stays an orphan."""
-    delete_files(catalog._load_file_io(), {each.new.metadata_location for each in changes}, "metadata")
+    locations = {each.new.metadata_location for each in changes}
+    deleting.as_far_as_possible(catalog._load_file_io(), locations, "metadata")

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import rewrite_choice
+from lakehouse.catalog import deleting
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.staging import Change
 from lakehouse.catalog.table_properties import number
-from lakehouse.catalog.upkeep import engines, expiry, reachable, rewriting
+from lakehouse.catalog.upkeep import engines, reachable, rewriting
 from lakehouse.catalog.upkeep.piles import Small, piles, together
 from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
@@ -97,7 +97,7 @@ def _merged(
             new += rewritten(table, mine, sum(file.rows for file in pile), terms)
             old += mine
     except BaseException:
-        expiry.remove(table.io, [file.file_path for file in new])
+        deleting.remove(table.io, [file.file_path for file in new])
         raise
     return old, new
 
@@ -138,13 +138,8 @@ def refusal(table: Table, keeper: Tender, manifests: Sequence[ManifestFile]) -> 
 def files(table: Table, manifests: Sequence[ManifestFile]) -> Iterator[Small]:
     """The data files of the partitioning the table has now."""
     spec_id = table.metadata.default_spec_id
-    for manifest in manifests:
-        if manifest.partition_spec_id == spec_id:
-            yield from _files(table.io, manifest.manifest_path)
-
-
-def _files(io: FileIO, manifest: str) -> Iterator[Small]:
-    for is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(io, manifest, WANTED):
+    paths = [one.manifest_path for one in manifests if one.partition_spec_id == spec_id]
+    for manifest, is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(table.io, paths, WANTED):
         if is_live and kind.upper() == "PARQUET":
             yield Small(path, manifest, tuple(partition[at] for at in range(len(partition))), size_bytes, rows)
 
@@ -173,7 +168,7 @@ def rewritten(
         found = sum(file.record_count for file in new)
         assert found == rows, f"{len(old)} files of {table.name()} have {rows} rows, {found} were read"
     except BaseException:
-        expiry.remove(io, io.written)
+        deleting.remove(io, io.written)
         raise
     io.settle()
     return new
@@ -194,7 +189,7 @@ def exchange(keeper: Tender, old: Sequence[DataFile], new: Sequence[DataFile], t
             log.info("compaction of %s, attempt %d: %s", keeper.name, attempt, exc)
             if attempt == terms.attempts_max or not _are_there(keeper.load(), old):
                 if keeper.is_told:
-                    expiry.remove(begun.table.io, [file.file_path for file in new])
+                    deleting.remove(begun.table.io, [file.file_path for file in new])
                 raise
         else:
             return

@@ -9,6 +9,7 @@ finds what is left. What a tag or another branch keeps is said and not touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Protocol, cast
@@ -17,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.expressions import And, BooleanExpression, EqualTo
-from pyiceberg.io import FileIO
+from pyiceberg.io import InputFile
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
 
+from lakehouse.catalog import deleting
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
@@ -107,7 +109,9 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
 
     io = table.io
     assert isinstance(io, DurableFileIO)
-    old = [file for file in _candidates(table, where) if _has_any(io, file.file_path, condition, list(where))]
+    found = _candidates(table, where)
+    with closing(rewriting.opened(io, found)) as sources:
+        old = [file for file, one in zip(found, sources, strict=True) if _has_any(one, condition, list(where))]
     if not old:
         return
     new: list[DataFile] = []
@@ -123,7 +127,7 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
         keeper.commit(staging, expected=expected, along=notes.write)
         reach(Failpoint.ERASED_SWAPPED)
     except CommitConflict:
-        expiry.remove(io, [one.file_path for one in new])
+        deleting.remove(io, [one.file_path for one in new])
         raise
     done.rows, done.rewritten = rows, len(old)
 
@@ -157,8 +161,8 @@ def _condition(where: Mapping[str, str]) -> Callable[[Any], Any]:
     return condition
 
 
-def _has_any(io: FileIO, path: str, condition: Callable[[Any], Any], names: list[str]) -> bool:
-    with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), pre_buffer=False) as file:
+def _has_any(source: InputFile, condition: Callable[[Any], Any], names: list[str]) -> bool:
+    with source.open() as stream, pq.ParquetFile(cast(Any, stream), pre_buffer=False) as file:
         return any(pc.any(condition(batch)).as_py() for batch in file.iter_batches(columns=names, use_threads=False))
 
 

@@ -13,10 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from pyiceberg.io import FileIO
 from pyiceberg.table import Table
-from pyiceberg.utils.concurrent import ExecutorFactory
 
+from lakehouse.catalog import deleting
 from lakehouse.catalog.retention import Retention, forgetting, is_collected
 from lakehouse.catalog.staging import Change, Staging
 from lakehouse.catalog.upkeep import reachable
@@ -93,7 +92,7 @@ def delete(
         with told(f"files of {keeper.row} cannot be read or deleted"):
             for files in _steps(table, due, later):
                 inside = [path for path in files if is_inside(path, table)]
-                done.deleted += remove(table.io, inside)
+                done.deleted += deleting.remove(table.io, inside)
                 done.paths += inside if is_told else []
         _settle(due)
     return done
@@ -111,21 +110,11 @@ def _steps(table: Table, due: Sequence[ForgottenSnapshot], later: Sequence[Forgo
     lists = {one.manifest_list for one in due} - {*named, *young}
     gone = reachable.manifests(table.io, lists, missing_ok=True).keys() - kept.keys()
     asked: set[str] = set()
-    for manifest in gone:
+    for _, entries in reachable.each(table.io, gone):
         # A missing one was deleted by whoever began this and died, and before it what it named.
         with suppress(FileNotFoundError):
-            asked.update(entry.path for entry in reachable.entries(table.io, manifest))
+            asked.update(entry.path for entry in entries())
     yield reachable.unreached(table.io, asked, kept)
     yield gone
     statistics = {path for one in due for path in one.statistics} - {path for one in later for path in one.statistics}
     yield lists | (statistics - reachable.named_files(table.metadata, table.metadata_location))
-
-
-def remove(io: FileIO, paths: Iterable[str]) -> int:
-    """Delete files, of which some may be gone already; returns how many were asked for. Raises OSError."""
-
-    def one(path: str) -> None:
-        with suppress(FileNotFoundError):
-            io.delete(path)
-
-    return len(list(ExecutorFactory.get_or_create().map(one, list(paths))))

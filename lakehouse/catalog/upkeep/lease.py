@@ -58,7 +58,7 @@ class Keeper:
             raise LeaseLost(f"table {self.row} was renamed to {row}")
         source, location = catalog or self.catalog, row.metadata_location
         with told(f"the metadata of {row} cannot be read"):
-            return Table(self.identifier, source._read(location), location, source._files.fresh(), source)
+            return source.at(self.identifier, location)
 
     def begin(self) -> Begun:
         """A change of the table as it is now. Raises as `load` and `commit` do."""

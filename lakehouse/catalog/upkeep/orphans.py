@@ -17,10 +17,11 @@ from django.db.models import Min
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from pyiceberg.table import Table
 
+from lakehouse.catalog import deleting, side_by_side
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.neighbours import place_of
 from lakehouse.catalog.retention import is_collected
-from lakehouse.catalog.upkeep import expiry, reachable, strangers
+from lakehouse.catalog.upkeep import reachable, strangers
 from lakehouse.catalog.upkeep.folders import data_and_metadata, is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.reading import told
@@ -93,7 +94,7 @@ def _settle(keeper: Keeper, files: dict[str, Orphan], done: Swept, *, is_dry_run
         done.stranger = done.stranger or strangers.told(keeper, tables[0], tables[1:])
         if not done.stranger:
             keeper.renew()
-            done.deleted += expiry.remove(tables[0].io, [one.path for one in orphans])
+            done.deleted += deleting.remove(tables[0].io, [one.path for one in orphans])
 
 
 def _unnamed(table: Table, names: set[str]) -> set[str]:
@@ -105,10 +106,10 @@ def _unreached(table: Table, names: set[str], lists: Iterable[str], *, missing_o
     lists = list(lists)
     manifests = reachable.manifests(table.io, lists, missing_ok=missing_ok)
     left = names - {_name(path) for path in (*lists, *manifests)}
-    for manifest in manifests:
+    for _, entries in reachable.each(table.io, manifests if left else ()):
+        left.difference_update(_name(entry.path) for entry in entries() if entry.is_live)
         if not left:
             break
-        left.difference_update(_name(entry.path) for entry in reachable.entries(table.io, manifest) if entry.is_live)
     return left
 
 
@@ -119,21 +120,30 @@ def _old_files(table: Table, others: set[str], before_ms: int) -> Iterator[Orpha
     for home in data_and_metadata(table.metadata):
         scheme, netloc, top = io.parse_location(home, io.properties)
         apart = {io.parse_location(one, io.properties)[2] for one in others}
-        for info in _walk(io.fs_by_scheme(scheme, netloc), top, apart):
+        room = side_by_side.THREADS if io.is_far(home) else 1
+        for info in _walk(io.fs_by_scheme(scheme, netloc), top, apart, room):
             if info.mtime_ns is not None and (written_ms := info.mtime_ns // 1_000_000) < before_ms:
                 yield Orphan(home + info.path.removeprefix(top), info.size or 0, written_ms)
 
 
-def _walk(fs: FileSystem, top: str, others: set[str]) -> Iterator[FileInfo]:
-    """A folder at a time, so that only one is in memory."""
-    waiting = [top]
-    while waiting:
-        found = fs.get_file_info(FileSelector(waiting.pop(), allow_not_found=True))
-        folders = [info for info in found if info.type is FileType.Directory]
-        if any(info.base_name == "metadata" for info in folders):
-            continue  # A table of somebody lies here.
-        waiting += [info.path for info in folders if info.path not in others]
-        yield from (info for info in found if info.type is FileType.File)
+def _walk(fs: FileSystem, top: str, others: set[str], room: int) -> Iterator[FileInfo]:
+    """Folder by folder, of which so many are in memory."""
+
+    def listed(folder: str) -> list[FileInfo]:
+        found: list[FileInfo] = fs.get_file_info(FileSelector(folder, allow_not_found=True))
+        return found
+
+    level = [top]
+    while level:
+        below = list[str]()
+        for _, ask in side_by_side.ahead(listed, level, room):
+            found = ask()
+            folders = [info for info in found if info.type is FileType.Directory]
+            if any(info.base_name == "metadata" for info in folders):
+                continue  # A table of somebody lies here.
+            below += [info.path for info in folders if info.path not in others]
+            yield from (info for info in found if info.type is FileType.File)
+        level = below
 
 
 def _batches(files: Iterable[Orphan]) -> Iterator[dict[str, Orphan]]:

@@ -107,7 +107,7 @@ class Share(DataSourceTask):  # type: ignore[misc]
         """Rows that Daft would not give back bit by bit end the job."""
         io = self._job.io()
         for path in self._paths:
-            for batch in rewriting.read(io, path, self._job.metadata, self._job.schema):
+            for batch in rewriting.read(io.new_input(path), self._job.metadata, self._job.schema):
                 table = pa.Table.from_batches([batch])
                 if not same(table, _there_and_back(table)):
                     raise NotKept(f"Daft changes rows of {path}")

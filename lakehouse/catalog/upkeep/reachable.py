@@ -1,4 +1,4 @@
-"""Which files a table's snapshots reach. Of a manifest only paths are read, and one manifest at a time.
+"""Which files a table's snapshots reach. Of a manifest only paths are read, and one manifest at a time (see fetching).
 
 So memory is bounded by what is asked about, not by the table: a question is a set of files, and what is reached leaves
 it.
@@ -7,8 +7,8 @@ it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from pyiceberg.avro.decoder import new_decoder
@@ -21,6 +21,8 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 from pyiceberg.types import IcebergType, NestedField, StructType
 from pyiceberg.utils.schema_conversion import AvroSchemaConversion
+
+from lakehouse.catalog import fetching
 
 STATUS, DATA_FILE = 0, 2
 PATH = 100
@@ -96,33 +98,45 @@ def named_files(metadata: TableMetadata, location: str) -> set[str]:
 def manifests(io: FileIO, lists: Iterable[str], *, missing_ok: bool = False) -> dict[str, ManifestFile]:
     """The manifests of these lists by path, the last named first."""
     found: dict[str, ManifestFile] = {}
-    for path in lists:
+    for _, fetched in fetching.each(io, lists, str):
         try:
-            found |= {one.manifest_path: one for one in read_manifest_list(io.new_input(path))}
+            found |= {one.manifest_path: one for one in read_manifest_list(fetched())}
         except FileNotFoundError:
             if not missing_ok:
                 raise
     return dict(reversed(found.items()))
 
 
-def entries(io: FileIO, manifest: str) -> Iterator[Entry]:
-    """Data and delete files that a manifest names. Raises FileNotFoundError."""
-    for is_live, (path,) in fields(io, manifest, (PATH,)):
-        yield Entry(path, is_live)
+def each(io: FileIO, manifests: Iterable[str]) -> Iterator[tuple[str, Callable[[], Iterator[Entry]]]]:
+    """Each of these manifests, and how to ask for what it names, which raises FileNotFoundError."""
+    for manifest, fetched in fetching.each(io, manifests, str):
+        yield manifest, partial(_entries, fetched)
 
 
-def fields(io: FileIO, manifest: str, wanted: Sequence[int]) -> Iterator[tuple[bool, Sequence[Any]]]:
-    """Of each entry whether it is live, and these fields of its file. Raises FileNotFoundError."""
-    with _Projected(io.new_input(manifest), wanted) as reader:
-        for entry in reader:
-            yield entry[0] != ManifestEntryStatus.DELETED, [entry[1][at] for at in range(len(wanted))]
+def fields(io: FileIO, manifests: Iterable[str], wanted: Sequence[int]) -> Iterator[tuple[str, bool, Sequence[Any]]]:
+    """Of each entry of these manifests where it stands, whether it is live, and these fields of its file."""
+    for manifest, fetched in fetching.each(io, manifests, str):
+        for is_live, found in _fields(fetched(), wanted):
+            yield manifest, is_live, found
 
 
 def unreached(io: FileIO, asked: set[str], kept: Iterable[str]) -> set[str]:
     """Those of the files that no manifest of `kept` reaches."""
     left = set(asked)
-    for manifest in kept:
+    for _, entries in each(io, kept if left else ()):
+        left.difference_update(entry.path for entry in entries() if entry.is_live)
         if not left:
             break
-        left.difference_update(entry.path for entry in entries(io, manifest) if entry.is_live)
     return left
+
+
+def _entries(fetched: Callable[[], InputFile]) -> Iterator[Entry]:
+    """Data and delete files that a manifest names."""
+    for is_live, (path,) in _fields(fetched(), (PATH,)):
+        yield Entry(path, is_live)
+
+
+def _fields(file: InputFile, wanted: Sequence[int]) -> Iterator[tuple[bool, Sequence[Any]]]:
+    with _Projected(file, wanted) as reader:
+        for entry in reader:
+            yield entry[0] != ManifestEntryStatus.DELETED, [entry[1][at] for at in range(len(wanted))]

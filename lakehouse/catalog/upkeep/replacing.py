@@ -12,11 +12,12 @@ from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
 from pyiceberg.table import Transaction
 from pyiceberg.table.snapshots import Operation, Summary
-from pyiceberg.table.update.snapshot import _ManifestMergeManager, _SnapshotProducer
+from pyiceberg.table.update.snapshot import _SnapshotProducer
 from pyiceberg.typedef import EMPTY_DICT
 from pyiceberg.utils.bin_packing import ListPacker
 
 from lakehouse.catalog import partitioning
+from lakehouse.catalog.appending import Merging
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.errors import CommitConflict
 
@@ -54,11 +55,12 @@ class Replacement(_SnapshotProducer["Replacement"]):
         old = {file.file_path for file in self._deleted_data_files}
         manifests = self._current()
         self._check_meanwhile(manifests)
-        for manifest in manifests:
-            if self._names_one_of(old, manifest):
-                kept += self._without(old, manifest, gone)
+        by_path = {one.manifest_path: one for one in manifests}
+        for path, entries in reachable.each(self._io, by_path):
+            if any(entry.is_live and entry.path in old for entry in entries()):
+                kept += self._without(old, by_path[path], gone)
             else:
-                kept.append(manifest)
+                kept.append(by_path[path])
         if len(gone) != len(old):
             raise CommitConflict(f"{len(old) - len(gone)} of {len(old)} files were replaced by somebody else meanwhile")
         return kept, gone
@@ -74,9 +76,6 @@ class Replacement(_SnapshotProducer["Replacement"]):
     def _current(self) -> list[ManifestFile]:
         snapshot = self._transaction.table_metadata.snapshot_by_name(self._target_branch)
         return snapshot.manifests(self._io) if snapshot is not None else []
-
-    def _names_one_of(self, old: set[str], manifest: ManifestFile) -> bool:
-        return any(e.is_live and e.path in old for e in reachable.entries(self._io, manifest.manifest_path))
 
     def _without(self, old: set[str], manifest: ManifestFile, gone: list[ManifestEntry]) -> list[ManifestFile]:
         """The manifest with what stays, if anything does; `gone` gets what does not."""
@@ -135,8 +134,8 @@ class ManifestMerge(Replacement):
         return merged + stay + self._current_of(is_data=False), []
 
     @property
-    def _merge(self) -> _ManifestMergeManager[Replacement]:
-        return _ManifestMergeManager(self._target_bytes, 2, True, self)
+    def _merge(self) -> Merging:
+        return Merging(self._target_bytes, 2, True, self)
 
     def _current_of(self, *, is_data: bool) -> list[ManifestFile]:
         """Without those that name deleted files only: of them pyiceberg would make an empty one, and refuses to."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.io import FileIO
+from pyiceberg.io import FileIO, InputFile
 from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import _to_requested_schema, pyarrow_to_schema, schema_to_pyarrow
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
@@ -23,7 +24,7 @@ from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import memory
-from lakehouse.catalog import evolution, parts, strange_properties
+from lakehouse.catalog import evolution, fetching, parts, strange_properties
 from lakehouse.catalog.evolution import ALIASES
 from lakehouse.catalog.parts import ROW_GROUP
 from lakehouse.catalog.table_properties import number
@@ -52,11 +53,17 @@ def rewrite(
     `change` gives the rows to write in place of those of a batch, or fewer.
     """
     schema = sanitize_column_names(metadata.schema())
-    with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder:
-        found = (batch for file in files for batch in read(io, file.file_path, metadata, schema))
+    with tempfile.TemporaryDirectory(prefix="evodb-compaction-") as folder, closing(opened(io, files)) as sources:
+        found = (batch for source in sources for batch in read(source, metadata, schema))
         batches = (left for batch in found if len(left := change(batch)))
         rows = runs.in_order(batches, order(metadata), Path(folder))
         yield from Writer(metadata, schema, files[0], io, target_bytes).write(rows)
+
+
+def opened(io: FileIO, files: Sequence[DataFile]) -> Generator[InputFile]:
+    """One after the other, while the next ones are fetched."""
+    for _, fetched in fetching.each(io, files, lambda one: one.file_path, lambda one: one.file_size_in_bytes):
+        yield fetched()
 
 
 def order(metadata: TableMetadata) -> list[str]:
@@ -69,10 +76,10 @@ def columns(schema: Schema) -> Any:
     return pa.schema([field.with_type(ALIASES.get(field.type, field.type)) for field in schema_to_pyarrow(schema)])
 
 
-def read(io: FileIO, path: str, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
+def read(source: InputFile, metadata: TableMetadata, schema: Schema) -> Iterator[Any]:
     model = FileFormatFactory.get(FileFormat.PARQUET)
     wanted = columns(schema)
-    with io.new_input(path).open() as source, pq.ParquetFile(cast(Any, source), buffer_size=BUFFER_BYTES) as file:
+    with source.open() as stream, pq.ParquetFile(cast(Any, stream), buffer_size=BUFFER_BYTES) as file:
         written = pyarrow_to_schema(file.schema_arrow, name_mapping=metadata.name_mapping())
         size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         rows = max(1, min(20_000, file.metadata.num_rows * READ_BYTES // max(1, size)))
