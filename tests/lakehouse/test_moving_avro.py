@@ -8,7 +8,7 @@ from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse.errors import DamagedTable
@@ -80,6 +80,7 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(ENTRY, max_size=5), st.sampled_from(["null", "deflate", "zstandard", "snappy"]))
 def test_days_after_the_year_9999_and_fields_of_later_versions_come_back(
     records: list[dict[str, Any]], codec: str
