@@ -176,7 +176,9 @@ def test_an_old_database_of_an_older_version_says_what_to_type(move: Move, old: 
         recorder = MigrationRecorder(connections[alias])
         newest = max(name for app, name in recorder.applied_migrations() if app == "lakehouse")
         recorder.record_unapplied("lakehouse", newest)
-    with pytest.raises(CommandError, match=rf"is older than this version \(lakehouse.{newest}.* type manage.py migrate"):
+    with pytest.raises(
+        CommandError, match=rf"is older than this version \(lakehouse.{newest}.* type manage.py migrate"
+    ):
         move(*places(url, old))
 
 
