@@ -20,9 +20,9 @@ from typing import Any
 
 import fastavro
 
+from lakehouse.catalog.avro_names import NESTED, named_once
 from lakehouse.errors import DamagedTable
 
-NAMED = ("record", "fixed", "enum")
 SCHEMA, CODEC = "avro.schema", "avro.codec"
 HEADER = fastavro.parse_schema(
     {
@@ -75,7 +75,7 @@ def _told(name: str) -> Iterator[None]:
 
 def write(container: Container) -> bytes:
     out = io.BytesIO()
-    schema = _bare(json.loads(container.meta[SCHEMA]), Counter())
+    schema = _bare(json.loads(container.meta[SCHEMA]))
     fastavro.writer(out, schema, container.records, codec=container.meta.get(CODEC, b"null").decode())
     header, blocks = _cut(out.getvalue())
     return _header(header | {"meta": container.meta}) + blocks
@@ -95,24 +95,18 @@ def _header(header: dict[str, Any]) -> bytes:
 
 
 def _bare_schema(header: dict[str, Any]) -> Any:
-    return _bare(json.loads(header["meta"][SCHEMA]), Counter())
+    return _bare(json.loads(header["meta"][SCHEMA]))
 
 
-def _bare(schema: Any, named: Counter[str]) -> Any:
-    """Without logical types. What has the name of another is called otherwise, for Avro wants each name once, and
-    pyiceberg gives all partitions by a UUID the same."""
+def _bare(schema: Any) -> Any:
+    """Without logical types, and with no name twice: Avro forbids it, and pyiceberg gives all UUIDs the same."""
+    return named_once(_without_logical_types(schema), Counter())
+
+
+def _without_logical_types(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_bare(one, named) for one in schema]
+        return [_without_logical_types(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    bare = dict(_fields(schema, named))
-    if schema.get("type") in NAMED:
-        named[name := str(schema.get("name"))] += 1
-        bare |= {"name": f"{name}_again_{named[name]}"} if named[name] > 1 else {}
-    return bare
-
-
-def _fields(schema: dict[str, Any], named: Counter[str]) -> Iterator[tuple[str, Any]]:
-    for name, value in schema.items():
-        if name != "logicalType":
-            yield name, _bare(value, named) if name in {"type", "fields", "items", "values"} else value
+    kept = {name: value for name, value in schema.items() if name != "logicalType"}
+    return {name: _without_logical_types(value) if name in NESTED else value for name, value in kept.items()}

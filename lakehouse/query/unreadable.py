@@ -1,14 +1,16 @@
 """Tables over which DuckDB 1.5.5 ends its process, not its query. They are known by their metadata, and not asked.
 
-Two kinds: files in partitions of columns all of which the schema has no more, and manifests whose partition has a name
-that is none in Avro, as other writers make of `Straße`. Both are right by Iceberg, and pyiceberg reads them. A test
-says when this is not needed any more.
+Three kinds: files in partitions of columns all of which the schema has no more, manifests whose partition has a name
+that is none in Avro, as other writers make of `Straße`, and those in which two types have one name, as pyiceberg makes
+of partitions by two UUIDs. All are right by Iceberg, and pyiceberg reads them. A test says when this is not needed any
+more.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,8 +26,13 @@ ILL_NAMED = (
     "partition field another name (ALTER TABLE ... REPLACE PARTITION FIELD) and write these files anew (Spark: CALL "
     "system.rewrite_data_files with rewrite-all), or ask it, or pyiceberg, for the rows"
 )
+NAMED_TWICE = (
+    "two types in its manifests are called {!r}, and DuckDB reads no such manifest; let the engine that wrote it write "
+    "these files anew (pyiceberg 0.12 does it again, Spark does not), or ask it, or pyiceberg, for the rows"
+)
 HEADER_BYTES = 2**18
 """Of a manifest, in which its schema is."""
+NAMED, WITH_A_NAME = ("record", "fixed", "enum"), ("uuid", "fixed", "decimal")
 AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,7 +57,7 @@ def complaint(
         "SELECT manifest_path, partition_spec_id FROM read_avro(?)", [snapshot["manifest-list"]]
     ).fetchall()
     for path, spec_id in manifests:
-        if spec_id in suspects and (why := suspects[spec_id] or _ill_named(connection, path)):
+        if spec_id in suspects and (why := suspects[spec_id] or _misspelt(connection, path)):
             return why
     return ""
 
@@ -62,12 +69,12 @@ def _snapshot(metadata: Mapping[str, Any], snapshot_id: int | None) -> Mapping[s
 
 def _suspects(metadata: Mapping[str, Any], snapshot: Mapping[str, Any] | None) -> Iterator[tuple[int, str]]:
     """Partitionings whose files may not be read, and why; nothing: it depends on who wrote the manifest."""
-    there = set(_ids(_schema(metadata, snapshot)))
+    there = {field["id"] for field in _fields(_schema(metadata, snapshot))}
     for spec in metadata.get("partition-specs") or []:
         gone = [field["name"] for field in spec["fields"] if there and field.get("source-id") not in there]
         if gone and len(gone) == len(spec["fields"]):
             yield spec["spec-id"], GONE.format(gone[0])
-        elif any(not AVRO_NAME.fullmatch(field["name"]) for field in spec["fields"]):
+        elif any(not AVRO_NAME.fullmatch(field["name"]) for field in spec["fields"]) or _share_a_type(metadata, spec):
             yield spec["spec-id"], ""
 
 
@@ -77,18 +84,26 @@ def _schema(metadata: Mapping[str, Any], snapshot: Mapping[str, Any] | None) -> 
     return next((one for one in metadata.get("schemas") or [] if one["schema-id"] == wanted), {})
 
 
-def _ids(kind: Any) -> Iterator[int]:
+def _share_a_type(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    """Whether two of its partitions may be by types that have a name in Avro."""
+    kinds = {field["id"]: str(field["type"]) for schema in metadata["schemas"] for field in _fields(schema)}
+    return sum(kinds.get(field.get("source-id"), "").startswith(WITH_A_NAME) for field in spec["fields"]) > 1
+
+
+def _fields(kind: Any) -> Iterator[Mapping[str, Any]]:
     for field in kind.get("fields", ()) if isinstance(kind, Mapping) else ():
-        yield field["id"]
-        yield from _ids(field["type"])
+        yield field
+        yield from _fields(field["type"])
 
 
-def _ill_named(connection: duckdb.DuckDBPyConnection, path: str) -> str:
+def _misspelt(connection: duckdb.DuckDBPyConnection, path: str) -> str:
     ((content,),) = connection.execute("SELECT content FROM read_blob(?)", [path]).fetchall()
-    for name in _names(_schema_in(bytes(content[:HEADER_BYTES]))):
+    schema = _schema_in(bytes(content[:HEADER_BYTES]))
+    for name in _names(schema):
         if not AVRO_NAME.fullmatch(name):
             return ILL_NAMED.format(name)
-    return ""
+    twice = [name for name, count in Counter(_types(schema)).items() if count > 1]
+    return NAMED_TWICE.format(twice[0]) if twice else ""
 
 
 def _schema_in(header: bytes) -> Any:
@@ -109,3 +124,15 @@ def _names(kind: Any) -> Iterator[str]:
             yield str(field.get("name"))
             yield from _names(field.get("type"))
         yield from _names(kind.get("items"))
+
+
+def _types(kind: Any) -> Iterator[str]:
+    """What it calls types of its own."""
+    if isinstance(kind, list):
+        for one in kind:
+            yield from _types(one)
+    elif isinstance(kind, dict):
+        if isinstance(kind.get("type"), str) and "name" in kind and kind["type"] in NAMED:
+            yield str(kind["name"])
+        for inner in ("type", "fields", "items", "values"):
+            yield from _types(kind.get(inner))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyiceberg.transforms import IdentityTransform, VoidTransform
-from pyiceberg.types import LongType, NestedField, StringType, StructType
+from pyiceberg.types import DecimalType, LongType, NestedField, StringType, StructType
 
 from lakehouse.catalog import avro_names, parts, pointers
 from lakehouse.catalog.lakes import chosen
@@ -262,9 +262,32 @@ def ill_named_partition(street, monkeypatch):
         street.write(2, {"id": 2, "name": "b"})
 
 
+def types_of_one_name(street, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(avro_names.AvroSchemaConversion, "iceberg_to_avro", avro_names.original_schema)
+        prices(street)
+
+
+def prices(street):
+    def add(update):
+        update.add_column("low", DecimalType(9, 2)).add_column("high", DecimalType(9, 2))
+
+    others.schema(street.settings, add)
+    for name in ("low", "high"):
+        others.partitions(street.settings, lambda spec, name=name: spec.add_field(name, IdentityTransform(), name))
+    street.write(2, {"id": 2, "low": "1.50", "high": "2.50"})
+
+
+def test_a_table_in_partitions_by_two_columns_of_one_type_is_read_by_whoever_reads_avro(street):
+    prices(street)
+    assert street.rows(columns="_seq, high - low") == [(1, None), (2, 1)]
+    assert street.compact().old == 0
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
+        (types_of_one_name, "two types in its manifests are called 'decimal_9_2'"),
         (dropped_partition, "it has files in partitions by '_ts_day', whose column was dropped"),
         (ill_named_partition, "its partition 'Straße' is no name in Avro"),
     ],
@@ -282,7 +305,7 @@ def test_a_table_over_which_duckdb_ends_its_process_is_not_asked_for_and_it_is_s
     assert street.verdicts()["items"] == (Verdict.GREEN, "")
 
 
-@pytest.mark.parametrize("made", [dropped_partition, ill_named_partition])
+@pytest.mark.parametrize("made", [dropped_partition, ill_named_partition, types_of_one_name])
 def test_duckdb_still_ends_its_process_over_a_table_that_pyiceberg_reads(street, monkeypatch, made):
     """When this fails, a part of lakehouse.query.unreadable is not needed any more."""
     made(street, monkeypatch)
