@@ -1,4 +1,4 @@
-"""Names in manifests are Avro's: letters of ASCII, digits, underscores, and no type's twice. pyiceberg 0.12 makes others.
+"""Names in manifests are Avro's: ASCII letters, digits, underscores, and no type's twice. pyiceberg 0.12 makes others.
 
 A partition field may be called `Straße`, or made of a column that is; and two partitions by decimals of one kind, or by
 UUIDs, would be two types of one name. Iceberg knows fields by their ids, so nobody misses the names; but DuckDB 1.5.5
