@@ -1,4 +1,4 @@
-"""`evodb` as it is typed: a process of its own."""
+"""`evodb` as it is typed: a process of its own, which begins with its libraries loaded (tests.preloaded)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ import pytest
 
 from rpc import cli
 from rpc.outbox import Outbox
+from tests import preloaded
 
 WITHIN_S = 40
+asyncio.unix_events.subprocess = preloaded.Subprocess()
 
 
 class Ended(NamedTuple):
@@ -36,7 +38,7 @@ class Ended(NamedTuple):
 async def started(*arguments: object, cwd: Path, token: str = "", **streams: Any) -> asyncio.subprocess.Process:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("EVODB_", "DJANGO_"))}
     env |= {"PYTHONUNBUFFERED": "1"} | ({"EVODB_TOKEN": token} if token else {})
-    argv = [str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
+    argv = [sys.executable, str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
     pipe = asyncio.subprocess.PIPE
     pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": pipe, "stderr": pipe} | streams
     return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
