@@ -50,6 +50,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 HOUSES = Path(__file__).with_name("acceptance")
 OF_FILES = {
+    "test_azure_and_gcs.py",
     "test_current.py",
     "test_duck.py",
     "test_engine.py",
@@ -63,6 +64,7 @@ OF_FILES = {
     "test_promotion.py",
     "test_query_command.py",
     "test_rest_clients.py",
+    "test_rest_updates.py",
     "test_schema_promises.py",
     "test_strange_properties.py",
     "test_travel.py",
