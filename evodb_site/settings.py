@@ -72,7 +72,10 @@ def _database() -> dict[str, Any]:
 
 def _broker() -> dict[str, Any]:
     if EVODB.broker_url:
-        return {"broker_url": EVODB.broker_url}
+        # Without a bound each task that a silent Redis is told keeps a thread of whoever tells it, for ever.
+        bounds = {"socket_connect_timeout": 5.0, "socket_timeout": 10.0}
+        is_redis = EVODB.broker_url.startswith(("redis", "unix"))
+        return {"broker_url": EVODB.broker_url, "broker_transport_options": bounds if is_redis else {}}
     folder = EVODB.data_dir.resolve() / "broker"
     for name in ("queue", "processed", "control"):
         _made(folder / name, "EVODB_DATA_DIR")
@@ -136,6 +139,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "lakehouse.http.unstorable.Refusal",
 ]
 TEMPLATES = [
     {
@@ -187,7 +191,7 @@ CELERY = {
         "forget-dead-letters": {"task": "lakehouse.tasks.forget_dead_letters", "schedule": 600.0},
     },
     # In memory: a file that two beats share, or that one was killed at, ends every beat after it.
-    "beat_scheduler": "celery.beat:Scheduler",
+    "beat_scheduler": "lakehouse.beat:Scheduler",
 }
 LOGGING_CONFIG = "lakehouse.log_redaction.configure"
 LOGGING = {

@@ -91,8 +91,12 @@ class Channel(filesystem.Channel):
 
     def _publish(self, file: Path, content: Any) -> None:
         draft = Path(self.processed_folder) / f"{uuid.uuid4()}.draft"
-        draft.write_text(dumps(content))
-        draft.rename(file)
+        try:
+            draft.write_text(dumps(content))
+            draft.rename(file)
+        except OSError:
+            draft.unlink(missing_ok=True)  # on a full disk there would be one for every task
+            raise
 
 
 class Transport(filesystem.Transport):

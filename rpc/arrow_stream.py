@@ -11,12 +11,12 @@ from __future__ import annotations
 import struct
 from array import array
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from rpc.columns import Columns
 from rpc.errors import ProtocolError
 
-__all__ = ["COLUMNS_MAX", "REST", "documents", "read", "types", "write"]
+__all__ = ["COLUMNS_MAX", "REST", "Extent", "documents", "read", "types", "write"]
 
 REST = "_rest"
 """The column with what has no column of its own, a JSON object as text."""
@@ -29,12 +29,36 @@ NAME_BYTES_MAX = 255
 """As of a column of the lake. A stream says a name once; what becomes of its values in `_rest` says it in each row."""
 NAMES_BYTES_MAX = 64 * 1024 * 1024
 """Of all names, once for each row."""
+TABLES_WORTH = 2
+"""A batch of many tables may have so many times what one of them may."""
 BEYOND = 2**32
 """A row no table has."""
 CONTINUATION = 0xFFFF_FFFF
 MESSAGE = struct.Struct("<II")
 SCHEMA, RECORD_BATCH = 1, 3
 U16, I32, U32, I64 = (struct.Struct(f"<{code}") for code in "HiIq")
+
+
+class Extent(NamedTuple):
+    """What documents come to when each value is a text and each row says all its keys."""
+
+    cells: int
+    names_bytes: int
+
+    @classmethod
+    def of(cls, *tables: Any) -> Extent:
+        rows = [(table.num_rows, table.column_names) for table in tables]
+        return cls(
+            sum(count * len(names) for count, names in rows),
+            sum(count * sum(len(name.encode()) for name in names) for count, names in rows),
+        )
+
+    def beside(self, other: Extent) -> Extent:
+        return Extent(self.cells + other.cells, self.names_bytes + other.names_bytes)
+
+    def is_beyond(self) -> bool:
+        """Whether it is more than a batch may have, or a flush of several."""
+        return self.cells > TABLES_WORTH * CELLS_MAX or self.names_bytes > TABLES_WORTH * NAMES_BYTES_MAX
 
 
 def types() -> tuple[Any, ...]:
@@ -56,10 +80,12 @@ def read(stream: memoryview | bytes) -> Any:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as exc:
         raise ProtocolError(f"not an Arrow stream: {str(exc)[:500]}") from None
-    if (cells := table.num_rows * table.num_columns) > CELLS_MAX:
-        raise ProtocolError(f"documents of a table have {cells} values in one batch; at most {CELLS_MAX} are allowed")
-    if (names := table.num_rows * sum(len(name.encode()) for name in table.column_names)) > NAMES_BYTES_MAX:
-        said = f"the keys of {table.num_rows} documents have {names} bytes together"
+    found = Extent.of(table)
+    if found.cells > CELLS_MAX:
+        said = f"documents of a table have {found.cells} values in one batch"
+        raise ProtocolError(f"{said}; at most {CELLS_MAX} are allowed")
+    if found.names_bytes > NAMES_BYTES_MAX:
+        said = f"the keys of {table.num_rows} documents have {found.names_bytes} bytes together"
         raise ProtocolError(f"{said}; at most {NAMES_BYTES_MAX} are allowed in one batch")
     return table.replace_schema_metadata(None)
 
@@ -75,6 +101,10 @@ def documents(found: Columns) -> tuple[Any, list[Any]]:
         return None, []
     pa = arrow()
     streams = [read(stream) if len(stream) else pa.table({}) for stream in found.streams]
+    if (whole := Extent.of(*streams)).is_beyond():
+        said = f"documents of {len(streams)} tables have {whole.cells} values and {whole.names_bytes} bytes of keys"
+        most = f"{TABLES_WORTH * CELLS_MAX} and {TABLES_WORTH * NAMES_BYTES_MAX}"
+        raise ProtocolError(f"{said} in one batch; at most {most} are allowed")
     numbers, in_turn, rows = found.documents.tobytes(), *_in_turn(found.rows)
     if len(streams) == 1 and numbers == in_turn:
         last = [found.rows]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lakehouse.journal.accept import Source
 from lakehouse.models import Child, Parent
-from rpc import batch, columns, entries
+from rpc import arrow_stream, batch, columns, entries
 from rpc.batch import BatchFrame, Encoding
 from rpc.entries import RawEntry
 
@@ -36,6 +36,15 @@ def frame(
 ) -> BatchFrame:
     """A batch as the parent reads it off the wire."""
     return batch.read(wire(sequence, content, encoding, source, correlation_id, timestamp_ms))
+
+
+def typed_frame(sequence: int, first: int, rows: Any) -> BatchFrame:
+    """A batch of an INSERT for each row of an Arrow table, whose documents they are."""
+    numbers = range(first, first + rows.num_rows)
+    content = [RawEntry(number, NOW_MS, 0, b"orders", b"r%d" % number, b"") for number in numbers]
+    streams = {b"orders": arrow_stream.write(rows)}
+    payload = columns.encode(content, documents=range(1, rows.num_rows + 1), streams=streams)
+    return frame(sequence, content)._replace(payload=payload)
 
 
 def wire(

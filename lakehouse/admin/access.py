@@ -143,7 +143,7 @@ class AccessKeyAdmin(EditableAdmin):
     )
     def rotate(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
         """One at a time: every key has to be copied, and only a few fit into a cookie; the rest would be stored."""
-        if len(keys := list(queryset[:2])) > 1:
+        if len(keys := list(queryset[:2])) != 1:
             self.message_user(request, "Rotate one key at a time, to copy the new one.", messages.ERROR)
             return
         try:

@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 from django.forms import CharField
 from django.http import HttpRequest
 
+from lakehouse import broker
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
 from lakehouse.admin.shown import moment
 from lakehouse.models import DriftField, TableSchema
@@ -65,8 +66,13 @@ class DriftFieldAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Promote to column, with what is in _rest already", permissions=["promote"])
     def promote(self, request: HttpRequest, queryset: QuerySet[DriftField]) -> None:
-        for row in queryset:
-            promote_field.delay(row.parent_id, row.table, row.field, request.POST.get("type", ""))
+        try:
+            with broker.asked():
+                for row in queryset:
+                    promote_field.delay(row.parent_id, row.table, row.field, request.POST.get("type", ""))
+        except broker.BrokerAway as exc:
+            self.message_user(request, f"{exc}; try again when it is back.", messages.ERROR)
+            return
         text = f"A worker was asked for {len(queryset)} columns; a row leaves the inbox when its column is there."
         self.message_user(request, text, messages.SUCCESS)
 

@@ -8,7 +8,7 @@ from django.contrib.admin.helpers import ActionForm
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from lakehouse import clock
+from lakehouse import broker, clock
 from lakehouse.admin.base import ReadOnlyAdmin
 from lakehouse.admin.shown import content, moment
 from lakehouse.flush import breaker_row, letters
@@ -63,7 +63,13 @@ class FallbackBatchAdmin(ReadOnlyAdmin):
         parents = sorted(set(queryset.order_by().values_list("parent", flat=True)))
         for parent_id in parents:
             FallbackBatch.objects.filter(parent=parent_id, flush__isnull=False).update(attempts=0, next_attempt_ms=0)
-            recover_fallback.delay(parent_id)
+        try:
+            with broker.asked():
+                for parent_id in parents:
+                    recover_fallback.delay(parent_id)
+        except broker.BrokerAway as exc:
+            self.message_user(request, f"{exc}; the rows are tried when the beat asks next.", messages.ERROR)
+            return
         self.message_user(request, f"A worker was asked to recover {len(parents)} parents.", messages.SUCCESS)
 
 

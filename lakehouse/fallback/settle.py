@@ -22,7 +22,7 @@ from lakehouse.errors import LeaseLost
 from lakehouse.fallback.storage import WaitingRows
 from lakehouse.flush import claim, letters
 from lakehouse.flush.claim import by_thousands
-from lakehouse.flush.entries import Unreadable
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.models import Batch, BatchState, FallbackBatch, Flush, FlushState, Parent
 from lakehouse.models.flushes import RECOVERY
 

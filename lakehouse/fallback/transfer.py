@@ -33,13 +33,14 @@ from lakehouse.flush import breaker_row, digests, fuse, fuse_box, inbox, raw, sh
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import by_thousands
 from lakehouse.flush.digests import ChildSum
-from lakehouse.flush.entries import Unreadable
 from lakehouse.flush.flow import parquet_of
 from lakehouse.flush.fuse import FuseBlown
 from lakehouse.flush.inbox import Drift
 from lakehouse.flush.raw import RawRows
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.journal import child_tables
 from lakehouse.models import Batch, Parent
+from rpc.arrow_stream import Extent
 from rpc.failpoints import Failpoint, reach
 
 log = logging.getLogger(__name__)
@@ -107,13 +108,15 @@ class Transfer:
     def _chunk(self, name: TableName, stamp: int) -> list[WaitingRows]:
         """These rows and what is kept behind them, as much as one flush takes. What failed before goes alone."""
         chunk: list[WaitingRows] = []
-        rows = size_bytes = 0
+        rows, size_bytes, extent = 0, 0, Extent(0, 0)
         for waiting in self._storage().oldest_first(name):
-            rows += waiting.stored.rows
-            size_bytes += waiting.read().nbytes
+            part = waiting.read()
+            rows, size_bytes = rows + waiting.stored.rows, size_bytes + part.nbytes
+            extent = extent.beside(raw.extent(part))
             is_first = not chunk
             if not is_first and (
                 len(chunk) == PIECES_MAX
+                or extent.is_beyond()
                 or rows > self.settings.flush_entries_max
                 or size_bytes > self.settings.flush_bytes_max
                 or chunk[0].stored.attempts > 1
@@ -138,7 +141,8 @@ class Transfer:
         parent = Parent.objects.get(pk=self.parent_id)
         rules = table_rules.of(parent)(name.table)
         with refusals.of(name.namespace, name.table):
-            rows, complaints = shred.type_rows(kept, known, rules)
+            fuse_of = None if self.accepts_letters else self.settings
+            rows, complaints = shred.type_rows(kept, known, rules, fuse_of)
         drift = inbox.drift_of({name.table: rows}, {name.table: known} if known else {}, lambda _: rules)
         self._check(recovery, kept, complaints)
         unreadable = [kept.letter(index, reason) for index, reason in sorted(complaints.items())]

@@ -19,7 +19,8 @@ from lakehouse.catalog.tables import Staged
 from lakehouse.errors import LeaseLost
 from lakehouse.flush import letters
 from lakehouse.flush.policy import FlushTrigger
-from lakehouse.flush.shred import StoredBatch, Unreadable
+from lakehouse.flush.shred import StoredBatch
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.models import (
     Batch,
     BatchPayload,

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakehouse.flush.unreadable import Document, Unreadable
 from rpc import arrow_stream, columns, entries
+from rpc.arrow_stream import Extent
 from rpc.batch import Encoding
 from rpc.errors import ProtocolError
 
@@ -31,17 +33,6 @@ class StoredBatch(NamedTuple):
     received_ms: int
     encoding: Encoding
     payload: bytes
-
-
-class Unreadable(NamedTuple):
-    """An entry that cannot be a row, whole and with the reason; `entry_index` None means its whole batch."""
-
-    batch_id: int
-    entry_index: int | None
-    table: str
-    encoding: Encoding
-    payload: bytes
-    reason: str
 
 
 class Sheet(NamedTuple):
@@ -61,6 +52,8 @@ class Sheet(NamedTuple):
     unreadable_entries: int
     documents: dict[bytes, list[Any]]
     """The typed documents of each table, as they came: Arrow tables one behind the other."""
+    crowded: int | None = None
+    """The first batch whose typed documents are too much beside those before it."""
 
     def letter(self, row: int, reason: str) -> Unreadable:
         """The entry of this row with everything it came with, as a batch of one."""
@@ -75,17 +68,8 @@ class Sheet(NamedTuple):
         )
         index = row - self.starts[fields["batch"]]
         name = table.decode(errors="replace")
-        payload = columns.encode([raw], **self._document(table, fields["document"]))
-        return Unreadable(batch.batch_id, index, name, Encoding.COLUMNS, payload, reason)
-
-    def _document(self, table: bytes, number: int | None) -> dict[str, Any]:
-        if number is None:
-            return {}
-        for rows in self.documents[table]:
-            if number < rows.num_rows:
-                return {"documents": [1], "streams": {table: arrow_stream.write(rows.slice(number, 1))}}
-            number -= rows.num_rows
-        raise AssertionError(f"no document {number} of table {table!r}")
+        document = Document.of(self.documents.get(table, ()), fields["document"], table=name)
+        return Unreadable(batch.batch_id, index, name, Encoding.COLUMNS, columns.encode([raw]), reason, document)
 
 
 class _Cut(NamedTuple):
@@ -133,7 +117,17 @@ def read(batches: Sequence[StoredBatch]) -> Sheet:
     rows = _rows(cuts, tables)
     documents: dict[bytes, list[Any]] = {}
     rows = rows.append_column("document", _documents(cuts, documents))
-    return Sheet(rows, whole, starts, list(tables), unreadable, lost, documents)
+    return Sheet(rows, whole, starts, list(tables), unreadable, lost, documents, _crowded(whole, cuts))
+
+
+def _crowded(batches: Sequence[StoredBatch], cuts: Sequence[_Cut]) -> int | None:
+    """Columns are of all that a flush has, so it may have as much of typed documents as a single batch may."""
+    extent = Extent(0, 0)
+    for batch, cut in zip(batches, cuts, strict=True):
+        extent = extent.beside(Extent.of(*cut.streams))
+        if extent.is_beyond():
+            return batch.batch_id
+    return None
 
 
 def _rows(cuts: list[_Cut], tables: dict[bytes, int]) -> Any:

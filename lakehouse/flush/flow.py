@@ -31,7 +31,7 @@ from lakehouse.events import namespaces, table
 from lakehouse.fallback.objects import StoredRows
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
+from lakehouse.flush import breaker_row, claim, crowd, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.fuse import Counted
@@ -129,13 +129,24 @@ class Flusher:
         with breaker_row.watched(passage, patience, now_ms=self.now_ms):
             return self._persist(claimed)
 
+    def _read(self, claimed: Claim) -> tuple[Claim, list[Counted], Raw]:
+        """What is claimed, or as much of it as may be in memory when it has become rows; the rest waits again."""
+        while True:
+            batches = claim.read(claimed)
+            counted, read = fuse.counted(batches), raw.read(batches)
+            del batches  # They are in memory twice until here.
+            if (crowded := read.sheet.crowded) is None or claimed.is_resumed:
+                break
+            del read
+            claimed = crowd.shorten(claimed, crowded)
+        assert read.entries == claimed.entries, f"read {read.entries} of {claimed.entries} entries"
+        return claimed, counted, read
+
     def _keep(self, claimed: Claim) -> Flushed:
         """Raises BufferOverflowError when the fallback is full or off."""
         if not self.settings.fallback_bytes_max:
             raise BufferOverflowError("the object store is away and the fallback is off (EVODB_FALLBACK_BYTES_MAX=0)")
-        batches = claim.read(claimed)
-        counted, read = fuse.counted(batches), raw.read(batches)
-        assert read.entries == claimed.entries, f"read {read.entries} of {claimed.entries} entries"
+        claimed, counted, read = self._read(claimed)
         fuse_box.check(claimed, counted, read.unreadable, self.settings, now_ms=self.now_ms())
         packed, kept = self._packed(claimed, read.tables)
         reach(Failpoint.SHREDDED)
@@ -163,9 +174,7 @@ class Flusher:
 
     def _persist(self, claimed: Claim) -> Flushed:
         """The rows of a table that takes none wait in the fallback, and the others go on."""
-        batches = claim.read(claimed)
-        counted, read = fuse.counted(batches), raw.read(batches)
-        del batches  # They are in memory twice until here.
+        claimed, counted, read = self._read(claimed)
         known: dict[str, pa.Schema] = {}
         for one in read.tables:
             try:
@@ -194,7 +203,8 @@ class Flusher:
         config = parent.settings
         kept = room.within(self.lake, read, known, namespace=claimed.namespace, tables_max=config.tables_max)
         rules_of = table_rules.of(parent)
-        shredded = shred.typed_of(kept, known, rules_of, partial(refusals.of, claimed.namespace))
+        fuse_of = None if parent.fuse_accepted else self.settings
+        shredded = shred.typed_of(kept, known, rules_of, partial(refusals.of, claimed.namespace), fuse_of)
         if holds_events:
             shredded = replace(shredded, tables=table.completed(shredded.tables))
         drift = inbox.drift_of(shredded.tables, known, rules_of)

@@ -15,7 +15,8 @@ from rpc import entries
 from rpc.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from lakehouse.flush.entries import StoredBatch, Unreadable
+    from lakehouse.flush.entries import StoredBatch
+    from lakehouse.flush.unreadable import Unreadable
 
 
 class FuseBlown(LakehouseError):

@@ -21,7 +21,7 @@ from lakehouse.models import Batch, Parent
 
 if TYPE_CHECKING:
     from lakehouse.flush.claim import Claim
-    from lakehouse.flush.shred import Unreadable
+    from lakehouse.flush.unreadable import Unreadable
 
 NAMED_MAX = 20
 

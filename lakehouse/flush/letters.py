@@ -17,7 +17,7 @@ A letter in the journal is not deleted. Never loads the lake's libraries: the ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,13 +32,14 @@ from lakehouse.journal.store import Buffer
 from lakehouse.models import Batch, BatchPayload, BatchState, DeadLetter, DeadLetterState
 
 if TYPE_CHECKING:
-    from lakehouse.flush.shred import Unreadable
+    from lakehouse.flush.unreadable import Unreadable
 
     Letters = QuerySet[DeadLetter]
 
 GROUP_LETTERS = 500
 GROUP_BYTES = 8 * 1024 * 1024
-"""One transaction replays so much, or a single letter: the most that is in memory, and what others wait for."""
+"""One transaction replays so much, or a single letter: the most that is in memory, and what others wait for. And of the
+letters that a commit records no more are in memory at once."""
 NEVER_OVERLAPS = {"entry_sequence_first": 0, "entry_sequence_last": -1}
 
 
@@ -190,23 +191,36 @@ def _record(parent_id: int, found: Sequence[tuple[int, Unreadable]], *, now_ms: 
     ids = sorted({original for original, _ in found})
     for some in _chunks(ids):
         children.update(Batch.objects.filter(pk__in=some).values_list("pk", "child_id"))
-    DeadLetter.objects.bulk_create(
-        (
-            DeadLetter(
-                parent_id=parent_id,
-                child_id=children[original],
-                batch_id=original,
-                entry_index=letter.entry_index,
-                table=letter.table.replace("\0", "\ufffd")[:500],  # PostgreSQL takes no NUL
-                encoding=letter.encoding.value,
-                payload=letter.payload,
-                reason=letter.reason,
-                created_ms=now_ms,
-            )
-            for original, letter in found
-        ),
-        batch_size=GROUP_LETTERS,
+    made = (_letter(parent_id, children[original], original, one, now_ms=now_ms) for original, one in found)
+    for group in _by_size(made):
+        DeadLetter.objects.bulk_create(group)
+
+
+def _letter(parent_id: int, child_id: int, batch_id: int, found: Unreadable, *, now_ms: int) -> DeadLetter:
+    return DeadLetter(
+        parent_id=parent_id,
+        child_id=child_id,
+        batch_id=batch_id,
+        entry_index=found.entry_index,
+        table=found.table.replace("\0", "\ufffd")[:500],  # PostgreSQL takes no NUL
+        encoding=found.encoding.value,
+        payload=found.payload,
+        reason=found.reason,
+        created_ms=now_ms,
     )
+
+
+def _by_size(made: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """As many as one query inserts, and as may be in memory; of thousands with wide documents these are few."""
+    group: list[DeadLetter] = []
+    size_bytes = 0
+    for letter in made:
+        group.append(letter)
+        size_bytes += len(letter.payload)
+        if len(group) == GROUP_LETTERS or size_bytes >= GROUP_BYTES:
+            yield group
+            group, size_bytes = [], 0
+    yield group
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.flush import entries
-from lakehouse.flush.entries import Sheet, StoredBatch, Unreadable
+from lakehouse.flush.entries import Sheet, StoredBatch
 from lakehouse.flush.moments import TIMESTAMP
+from lakehouse.flush.unreadable import Document, Unreadable
 from lakehouse.flush.whole import whole
 from rpc import arrow_stream, batch, columns
+from rpc.arrow_stream import Extent
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
 from rpc.names import is_table, table_complaint
@@ -45,17 +47,9 @@ class RawRows:
         name = self.table.encode()
         texts = ((fields[text] or "").encode() for text in entries.TEXTS)
         entry = RawEntry(fields["sequence"], fields["timestamp_ms"], fields["operation"], name, *texts)
-        payload = columns.encode([entry], **self._document(name, fields["document"]))
-        return Unreadable(fields["batch_id"], fields["entry_index"], self.table, Encoding.COLUMNS, payload, reason)
-
-    def _document(self, name: bytes, number: int | None) -> dict[str, Any]:
-        if number is None:
-            return {}
-        for rows in self.streams:
-            if number < rows.num_rows:
-                return {"documents": [1], "streams": {name: arrow_stream.write(rows.slice(number, 1))}}
-            number -= rows.num_rows
-        raise AssertionError(f"no document {number} of table {self.table!r}")
+        document = Document.of(self.streams, fields["document"], table=self.table)
+        place = fields["batch_id"], fields["entry_index"]
+        return Unreadable(*place, self.table, Encoding.COLUMNS, columns.encode([entry]), reason, document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +118,11 @@ def kept(table: str, parts: Sequence[Any]) -> RawRows:
         streams += found
         before += sum(stream.num_rows for stream in found)
     return RawRows(table, pa.concat_tables(pieces).combine_chunks(), streams)
+
+
+def extent(part: Any) -> Extent:
+    """What the typed documents of a piece that `to_keep` made come to."""
+    return Extent.of(*(arrow_stream.read(stream) for stream in part[STREAMS][0].as_py()))
 
 
 def batch_ids(rows: Any) -> list[int]:

@@ -19,11 +19,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.flush import demands, documents, entries, exact, raw, typed
-from lakehouse.flush.entries import StoredBatch, Unreadable
+from lakehouse.conf import Settings
+from lakehouse.errors import SchemaMismatch
+from lakehouse.flush import demands, documents, entries, exact, fuse, raw, typed
+from lakehouse.flush.entries import StoredBatch
 from lakehouse.flush.moments import TIMESTAMP
 from lakehouse.flush.raw import Raw, RawRows
 from lakehouse.flush.rules import USUAL, Rules
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.flush.whole import whole
 
 __all__ = ["Shredded", "StoredBatch", "Unreadable", "shred", "stamped", "type_rows", "typed_of"]
@@ -55,13 +58,14 @@ def typed_of(
     known: Mapping[str, pa.Schema],
     rules_of: Callable[[str], Rules] = lambda _: USUAL,
     guard: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    fuse_of: Settings | None = None,
 ) -> Shredded:
     """The second half: raw rows get types, by the rules of their tables, each within its guard. What is aside stays."""
     tables: dict[str, Any] = {}
     letters = dict(read.letters)
     for one in read.tables:
         with guard(one.table):
-            table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table))
+            table, unreadable = type_rows(one, known.get(one.table), rules_of(one.table), fuse_of)
         letters |= {one.rows["row"][index].as_py(): one.letter(index, reason) for index, reason in unreadable.items()}
         if table.num_rows:
             tables[one.table] = table
@@ -78,8 +82,14 @@ def stamped(rows: Any, flush_id: int) -> Any:
     return rows.append_column(demands.STAMP, pa.repeat(pa.scalar(flush_id, demands.STAMP_TYPE), len(rows)))
 
 
-def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tuple[Any, dict[int, str]]:
-    """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason."""
+def type_rows(
+    raw_rows: RawRows, known: Any | None, rules: Rules = USUAL, fuse_of: Settings | None = None
+) -> tuple[Any, dict[int, str]]:
+    """The rows of one table as the lake wants them, and the places of those that are not readable, with the reason.
+
+    Raises SchemaMismatch when the table takes none of them, or refuses so many that it would blow the fuse: they are
+    readable, so it is the table that has to be mended.
+    """
     rows, streams = raw_rows.rows, raw_rows.streams
     texts = {name: whole(rows[name]) for name in entries.TEXTS}
     document, other = _document(whole(rows["operation"]), texts["before"], texts["after"])
@@ -106,6 +116,8 @@ def type_rows(raw_rows: RawRows, known: Any | None, rules: Rules = USUAL) -> tup
         if values.null_count < len(values) or (known is not None and name in known.names):
             ours[name] = values
     table, unmet = demands.met(pa.table(ours | read.columns), known)
+    if fuse_of is not None and (said := fuse.complaint_of_rows(len(rows), unmet, fuse_of)):
+        raise SchemaMismatch(f"{unmet[min(unmet)]} ({said}); undo that in the table, such as by making it optional")
     unreadable = unmet | unreadable
     if unreadable:
         table = table.take(pa.array([index for index in range(len(table)) if index not in unreadable], pa.int64()))

@@ -8,6 +8,8 @@ rest. Rows of the same table that came as JSON get the types found here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +17,14 @@ import pyarrow.compute as pc
 
 from lakehouse.flush import documents, exact, moments, values, widening
 from lakehouse.flush.documents import Documents, Rest, Wanted
+from lakehouse.flush.leftovers import Leftovers
 from lakehouse.flush.rules import USUAL, Rules
 from lakehouse.flush.whole import whole
 from rpc.arrow_stream import REST
 from rpc.entries import dump_value
+
+PLAIN = frozenset({pa.bool_(), pa.int64()})
+"""Types whose values Arrow spells as JSON does."""
 
 
 def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, rules: Rules = USUAL) -> Documents:
@@ -27,11 +33,10 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, ru
     `numbers` counts through the rows of all streams of the table, null for a row without a typed document.
     """
     wanted = Wanted.of(known, rules)
-    types, rest = wanted.types, Rest()
-    streams = _joined(streams)
-    rows = _rows(streams, numbers)
-    typed = _columns(streams, rows, wanted, rest)
-    unreadable = _take_rest(_column(streams, rows, REST), rest)
+    types, left = wanted.types, Leftovers()
+    came = _Streams(_joined(streams), numbers)
+    typed = _columns(came, wanted, left)
+    unreadable = _take_rest(came.column(REST), left)
     others = pc.if_else(numbers.is_valid(), pa.scalar(None, pa.string()), texts)
     unreadable |= documents.check(pc.if_else(numbers.is_valid(), texts, pa.scalar(None, pa.string())))
     fields = [(name, typed[name].type) for name in typed if name not in types]
@@ -42,7 +47,7 @@ def read(streams: Sequence[Any], numbers: Any, texts: Any, known: Any | None, ru
     order = dict.fromkeys([*typed, *found.columns])
     return Documents(
         {key: columns.get(key, typed.get(key, found.columns.get(key))) for key in order},
-        pc.coalesce(_rest_texts(rest, len(numbers)), found.rest),
+        pc.coalesce(left.texts(len(numbers)), found.rest),
         found.unreadable | unreadable,
     )
 
@@ -53,80 +58,106 @@ def _joined(streams: Sequence[Any]) -> Sequence[Any]:
     return [pa.concat_tables(streams)] if all(stream.schema.equals(first) for stream in streams) else streams
 
 
-def _rows(streams: Sequence[Any], numbers: Any) -> Any | None:
+class _Streams:
+    """The documents of a table, and which row has which. No key costs more than the streams that have a value of it."""
+
+    def __init__(self, streams: Sequence[Any], numbers: Any) -> None:
+        self._streams = streams
+        self._starts = list(accumulate((stream.num_rows for stream in streams), initial=0))
+        self._numbers = numbers
+        self._rows = _rows(numbers, self._starts[-1])
+        self._having: dict[str, list[int]] = {}
+        for number, stream in enumerate(streams):
+            for key, column in zip(stream.column_names, stream.columns, strict=True):
+                if column.null_count < stream.num_rows:
+                    self._having.setdefault(key, []).append(number)
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for key in self._having if key != REST]
+
+    def column(self, key: str) -> Any | None:
+        """The values under a key row by row: in their type if all streams agree on it, else as JSON texts."""
+        having = self._having.get(key, [])
+        kinds = {self._streams[number].schema.field(key).type for number in having}
+        if not kinds:
+            return None
+        kind = kinds.pop() if len(kinds) == 1 else pa.binary()
+        pieces, end = [], 0
+        for number in having:
+            array = whole(self._streams[number][key])
+            pieces += [pa.nulls(self._starts[number] - end, kind), _json_texts(array) if kind == pa.binary() else array]
+            end = self._starts[number + 1]
+        pieces = [piece for piece in [*pieces, pa.nulls(self._starts[-1] - end, kind)] if len(piece)]
+        array = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+        return array if self._rows is None else array.take(self._rows)
+
+    def leave(self, key: str, left: Leftovers) -> None:
+        """All values under a key to what is left over."""
+        for number in self._having[key]:
+            start, stream = self._starts[number], self._streams[number]
+            left.add(key, self._places.slice(start, stream.num_rows), _json_texts(whole(stream[key])))
+
+    @cached_property
+    def _places(self) -> Any:
+        """The row of each document, null for one nobody points to."""
+        return pc.index_in(pa.array(range(self._starts[-1]), pa.int64()), value_set=self._numbers, skip_nulls=True)
+
+
+def _rows(numbers: Any, documents: int) -> Any | None:
     """The row of each document, or None when they are all rows in turn, which is the usual case."""
-    if numbers.null_count or len(numbers) != sum(stream.num_rows for stream in streams):
+    if numbers.null_count or len(numbers) != documents:
         return numbers
     return None if pc.all(pc.less(numbers[:-1], numbers[1:])).as_py() else numbers
 
 
-def _columns(streams: Sequence[Any], rows: Any | None, wanted: Wanted, rest: Rest) -> dict[str, Any]:
-    """Typed columns of the documents in these rows; what fits none of them goes to `rest`."""
+def _columns(streams: _Streams, wanted: Wanted, left: Leftovers) -> dict[str, Any]:
+    """Typed columns of the documents; what fits none of them is left over."""
     names, made = wanted.names(), {}
-    for key in dict.fromkeys(name for stream in streams for name in stream.column_names):
-        if key == REST:
+    for key in streams.keys:
+        if not names.is_free(key) or not names.has_room(key):
+            streams.leave(key, left)
             continue
-        array = _column(streams, rows, key)
+        array = streams.column(key)
         if array is None or array.null_count == len(array):
             continue
-        if not names.is_free(key) or not names.has_room(key):
-            _keep(rest, key, _json_texts(array))
-            continue
         names.take(key)
-        column = _fit(array, wanted.types.get(key), key, rest)
+        column = _fit(array, wanted.types.get(key), key, left)
         if column is not None:
             made[key] = column
     return made
 
 
-def _column(streams: Sequence[Any], rows: Any | None, key: str) -> Any | None:
-    """The values under a key in these rows: in their type if all streams agree on it, else as JSON texts."""
-    kinds = {stream.schema.field(key).type for stream in streams if key in stream.column_names}
-    if not kinds:
-        return None
-    kind = kinds.pop() if len(kinds) == 1 else pa.binary()
-    pieces = []
-    for stream in streams:
-        if key not in stream.column_names:
-            pieces.append(pa.nulls(stream.num_rows, kind))
-            continue
-        array = whole(stream[key])
-        pieces.append(_json_texts(array) if kind == pa.binary() else array)
-    array = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
-    return array if rows is None else array.take(rows)
-
-
-def _fit(array: Any, known: Any | None, key: str, rest: Rest) -> Any | None:
+def _fit(array: Any, known: Any | None, key: str, left: Leftovers) -> Any | None:
     """The array as a column of the table, or of the type it has when the table does not know the key."""
     if array.type == (known or array.type) and array.type != pa.binary() and not moments.is_beyond(array):
         return array
     texts = _json_texts(array)
     fitted = values.fit(texts, known or (None if array.type == pa.binary() else array.type))
-    for row in fitted.misfits:
-        rest.setdefault(row, []).append((key, texts[row].as_py()))
+    if fitted.misfits:
+        misfits = pa.array(fitted.misfits, pa.int64())
+        left.add(key, misfits, texts.take(misfits))
     return fitted.array
 
 
 def _json_texts(array: Any) -> Any:
-    """Each value as JSON text, null for null. One by one: 1 us a value."""
+    """Each value as JSON text, null for null. One by one where Arrow's words are not JSON's: 1 us a value."""
     if array.type == pa.binary():
         return array
+    if array.type in PLAIN:
+        return array.cast(pa.string()).cast(pa.binary())
     if array.type in moments.BOUNDS:
         array = moments.spelled(array)
     texts = [None if value is None else dump_value(value) for value in array.to_pylist()]
     return pa.array(texts, pa.binary())
 
 
-def _keep(rest: Rest, key: str, texts: Any) -> None:
-    for row in pc.indices_nonzero(texts.is_valid()).to_pylist():
-        rest.setdefault(row, []).append((key, texts[row].as_py()))
-
-
-def _take_rest(texts: Any | None, rest: Rest) -> dict[int, str]:
+def _take_rest(texts: Any | None, left: Leftovers) -> dict[int, str]:
     """Add what the children found no column for; returns the rows where that is not readable, and why."""
     unreadable: dict[int, str] = {}
     if texts is None:
         return unreadable
+    found: Rest = {}
     for row in pc.indices_nonzero(texts.is_valid()).to_pylist():
         text = texts[row].as_py().encode()
         try:
@@ -137,14 +168,6 @@ def _take_rest(texts: Any | None, rest: Rest) -> dict[int, str]:
         if members is None:
             unreadable[row] = f"{REST} is {text[:40]!r}, wanted an object"
             continue
-        rest.setdefault(row, []).extend((key, bytes(value)) for key, value in members.items())
+        found[row] = [(key, bytes(value)) for key, value in members.items()]
+    left.add_members(found)
     return unreadable
-
-
-def _rest_texts(rest: Rest, length: int) -> Any:
-    if not rest:
-        return pa.nulls(length, pa.string())
-    texts: list[str | None] = [None] * length
-    for row, members in rest.items():
-        texts[row] = "{" + ",".join(f"{dump_value(key).decode()}:{value.decode()}" for key, value in members) + "}"
-    return pa.array(texts, pa.string())

@@ -19,7 +19,7 @@ from ninja.errors import HttpError, ValidationError
 
 from lakehouse import metrics as series
 from lakehouse.events.api import router as events
-from lakehouse.http import answers, cdc, flushes, openapi, pages, queries, rows
+from lakehouse.http import answers, cdc, flushes, openapi, pages, queries, rows, unstorable
 from lakehouse.http import status as statuses
 from lakehouse.http.documents import (
     Answered,
@@ -266,11 +266,13 @@ def _unreadable(request: HttpRequest, exc: HttpError) -> HttpResponse:
 
 @api.exception_handler(DatabaseError)
 def _database_away(request: HttpRequest, exc: DatabaseError) -> HttpResponse:
+    if (said := unstorable.complaint(exc)) is not None:
+        return _complained(request, 400, said)
     text = "the database is not available"
-    said = answers.refused(Refusal(Reason.INTERNAL_ERROR, text, RETRY_MS))
+    refused = answers.refused(Refusal(Reason.INTERNAL_ERROR, text, RETRY_MS))
     if pages.is_for_pages(request):
-        said = visitors.refusal(503, text, visitors.CODES[503], headers=said.headers)
-    return pages.shown(request, _http(said))
+        refused = visitors.refusal(503, text, visitors.CODES[503], headers=refused.headers)
+    return pages.shown(request, _http(refused))
 
 
 def _complained(request: HttpRequest, status: int, text: str) -> HttpResponse:

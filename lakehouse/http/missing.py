@@ -11,13 +11,13 @@ PATH_CHARS_SHOWN = 200
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's `handler404`."""
-    if _is_for_people(request):
+    if is_for_people(request):
         return page_not_found(request, exception)
     text = f"there is nothing at {request.path[:PATH_CHARS_SHOWN]}; /docs shows every endpoint"
     return JsonResponse({"error": text, "code": "NOT_FOUND"}, status=404)
 
 
-def _is_for_people(request: HttpRequest) -> bool:
+def is_for_people(request: HttpRequest) -> bool:
     if request.path.startswith((reverse("admin:index"), reverse("dashboard:overview"))):
         return True
     try:

@@ -58,7 +58,8 @@ class Letter(Protocol):
     @property
     def encoding(self) -> Encoding: ...
     @property
-    def payload(self) -> bytes: ...
+    def plain(self) -> bytes:
+        """Its payload but for a typed document, of which no sum tells."""
 
 
 @dataclass(slots=True)
@@ -205,7 +206,7 @@ def _letters(unreadable: Sequence[Letter]) -> Iterator[tuple[Child, int, Sums]]:
     found = batches.in_bulk({letter.batch_id for letter in unreadable})
     for letter in unreadable:
         batch = found[letter.batch_id]
-        yield batch.child, batch.own, sums_of(letter.encoding, letter.payload, batch.own)
+        yield batch.child, batch.own, sums_of(letter.encoding, letter.plain, batch.own)
 
 
 def _replayed(flush_id: int, batch_ids: set[int] | None) -> Iterator[tuple[Child, int, Sums]]:

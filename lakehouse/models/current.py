@@ -16,7 +16,10 @@ class CurrentTable(models.Model):
     table = models.CharField(max_length=500)
     turn = models.PositiveBigIntegerField(default=0)
     positions = models.JSONField(default=dict)
-    version = models.PositiveBigIntegerField(null=True, help_text="Of the table of changes, when it was read last.")
+    version = models.PositiveBigIntegerField(
+        null=True,
+        help_text="The mark of the table of changes, when it was read last: which table, and how often changed.",
+    )
     refreshed_ms = models.BigIntegerField(default=0)
 
     class Meta:

@@ -53,7 +53,7 @@ class Alarms:
         self._ask = ask
         self._now_ms = now_ms
         self._alarms: dict[int, Alarm] = {}
-        self._asking: set[asyncio.Future[None]] = set()
+        self._asking: set[asyncio.Future[bool]] = set()
         self._looking: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,11 +93,12 @@ class Alarms:
             return 0
         return max(0, due_at_ms(alarm.waiting, alarm.buffer.config) - self._now_ms())
 
-    def ask(self, parent_id: int, trigger: FlushTrigger) -> None:
-        """Ask now, whatever this process knows of the buffer."""
+    def ask(self, parent_id: int, trigger: FlushTrigger) -> asyncio.Future[bool]:
+        """Ask now, whatever this process knows of the buffer. Whether a worker hears of it, once that is known."""
         asked = asyncio.get_running_loop().run_in_executor(None, self._ask_or_log, parent_id, trigger)
         self._asking.add(asked)
         asked.add_done_callback(self._asking.discard)
+        return asked
 
     def ring(self, parent_id: int, trigger: FlushTrigger) -> None:
         """Ask now, if anything waits as far as this process knows."""
@@ -174,11 +175,13 @@ class Alarms:
             alarm.waiting = waiting
         self._act(parent_id, alarm)
 
-    def _ask_or_log(self, parent_id: int, trigger: FlushTrigger) -> None:
+    def _ask_or_log(self, parent_id: int, trigger: FlushTrigger) -> bool:
         try:
             self._ask(parent_id, trigger)
         except Exception as exc:
             log.error("cannot ask a worker to flush parent %d, the beat will: %s", parent_id, exc)
+            return False
+        return True
 
 
 def waiting_of(parent_id: int) -> Waiting | None:

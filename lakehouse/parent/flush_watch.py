@@ -32,6 +32,8 @@ PARENTS_MAX = 500
 PATHS_MAX = 1000
 LOST_MS = 5000
 """A task that was asked for so long ago may be lost; the next child that asks makes another one."""
+HEARD_MS = 5000
+"""A broker that says nothing for so long is away."""
 IDLE_MS = 1000
 """Where nothing waits, a worker is asked all the same, for the fallback may hold rows; so often at most."""
 BATCH, PARENT = Batch._meta.db_table, Parent._meta.db_table
@@ -43,6 +45,7 @@ WAITING = ", ".join(
 )
 """Each is one step in an index, however much history there is."""
 KEPT = "the object store is away; the entries are durable in the fallback and go into their tables when it is back"
+UNHEARD = "no worker can be asked, for the broker is away; the entries are durable and go in with the next flush"
 STOPPED = "this process stops; the entries are durable and go in with the next flush"
 
 
@@ -78,6 +81,14 @@ class Room:
     asked_for: int | None = None
     """The batch up to which a worker was asked to flush, until that is done."""
     asked_ms: int = 0
+    asking: asyncio.Future[bool] | None = None
+    """Whether a worker hears of it."""
+
+    def is_heard(self, now_ms: int) -> bool:
+        """False once it is known that nobody hears."""
+        if self.asking is None:
+            return True
+        return self.asking.result() if self.asking.done() else now_ms - self.asked_ms < HEARD_MS
 
 
 class FlushWatch:
@@ -86,7 +97,7 @@ class FlushWatch:
     def __init__(
         self,
         run: Callable[[Callable[[], Any]], Awaitable[Any]],
-        ask: Callable[[int, FlushTrigger], None],
+        ask: Callable[[int, FlushTrigger], asyncio.Future[bool]],
         *,
         now_ms: Callable[[], int],
     ) -> None:
@@ -153,6 +164,7 @@ class FlushWatch:
                     done.setdefault(waiter.flush_before, []).append(waiter)
             for flush_before, alike in done.items():
                 self._answer(alike, await self._run(partial(result_since, parent_id, flush_before)))
+            self._tell_unheard(parent_id, waiters[parent_id])
 
     def _ask_worker(self, parent_id: int, goal: int, look: Look, *, has_begun: bool) -> None:
         """One task is enough for all who wait, until it is done and more is wanted."""
@@ -164,9 +176,16 @@ class FlushWatch:
             is_wanted = has_begun and age_ms >= LOST_MS
         else:
             is_wanted = not look.reaches(goal) or (has_begun and age_ms >= IDLE_MS)
-        if is_wanted:
+        if is_wanted and (room.asking is None or room.asking.done()):
             room.asked_for, room.asked_ms = goal, now_ms
-            self._ask(parent_id, FlushTrigger.MANUAL)
+            room.asking = self._ask(parent_id, FlushTrigger.MANUAL)
+
+    def _tell_unheard(self, parent_id: int, waiters: Iterable[Waiter]) -> None:
+        """Who waits for a worker that nobody can ask waits no longer; who comes next has it asked again."""
+        room = self._rooms[parent_id]
+        if not room.is_heard(self._now_ms()):
+            room.asked_for = None
+            self._answer(waiters, failed(UNHEARD))
 
     def _answer(self, waiters: Iterable[Waiter], result: FlushResult) -> None:
         now_ms = self._now_ms()
@@ -181,7 +200,8 @@ class FlushWatch:
             self._rooms[parent_id] = self._rooms.pop(parent_id)
         now_ms = self._now_ms()
         for parent_id, room in list(self._rooms.items()):
-            if not room.waiters and now_ms - room.asked_ms >= LOST_MS:
+            is_asking = room.asking is not None and not room.asking.done()
+            if not room.waiters and not is_asking and now_ms - room.asked_ms >= LOST_MS:
                 del self._rooms[parent_id]
 
 

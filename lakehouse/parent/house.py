@@ -148,10 +148,16 @@ def announce_move_out() -> None:
 
 
 def ask_worker(parent_id: int, trigger: FlushTrigger) -> None:
-    """Through the broker; the task is named, not imported, so that this process never loads the lake's libraries."""
+    """Through the broker. Raises BrokerAway.
+
+    The task is named, not imported, so that this process never loads the lake's libraries.
+    """
     from celery import current_app
 
-    current_app.send_task("lakehouse.tasks.flush_parent", args=[parent_id, trigger.value])
+    from lakehouse.broker import asked
+
+    with asked():
+        current_app.send_task("lakehouse.tasks.flush_parent", args=[parent_id, trigger.value])
 
 
 _houses: WeakKeyDictionary[asyncio.AbstractEventLoop, House] = WeakKeyDictionary()

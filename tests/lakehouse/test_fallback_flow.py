@@ -35,9 +35,10 @@ from lakehouse.models import (
     StoreBreaker,
 )
 from lakehouse.query import duck
+from rpc import arrow_stream
 from rpc.entries import RawEntry
 from rpc.messages import AckStatus, NackReason
-from tests.builders import NOW_MS, entry, frame, parent, run, source
+from tests.builders import NOW_MS, entry, frame, parent, run, source, typed_frame
 from tests.lakehouse.outage_site import OPEN_MS, Clock, come_back, go_away
 from tests.lakehouse.store_site import store
 
@@ -179,6 +180,19 @@ def test_rows_get_the_types_their_table_has_when_the_store_is_back(given, clock)
     with duck.connect(given) as connection:
         rows = connection.execute(f"SELECT id, _rest FROM {duck.scan(location)} ORDER BY _seq").fetchall()
     assert rows == [(None, '{"id":"one"}'), (2, None)]
+
+
+def test_kept_arrow_rows_that_are_too_much_together_come_back_in_several_commits(given, clock, monkeypatch):
+    monkeypatch.setattr(arrow_stream, "CELLS_MAX", 30)
+    shop, flusher = source(parent()), worker(given, clock)
+    go_away(clock.ms)
+    for number in range(5):
+        put(shop, typed_frame(number + 1, 2 * number + 1, pa.table({name: [1, 2] for name in "abcdefghij"})))
+        assert flush(flusher, shop).commit_number is None
+    come_back()
+    recovery(given, clock, shop.parent_id).recover()
+    assert list(Flush.objects.filter(state="committed").order_by("pk").values_list("rows", flat=True)) == [6, 4]
+    assert lake(given) == rows_named(1, 10)
 
 
 def test_an_entry_that_turns_out_unreadable_later_is_a_dead_letter_of_its_batch_and_child(given, clock):

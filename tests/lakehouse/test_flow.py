@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from django.db import connection
 from pyiceberg.types import ListType, LongType, MapType, NestedField, StringType, StructType, UUIDType
@@ -15,14 +16,15 @@ from lakehouse.catalog.lakes import chosen
 from lakehouse.catalog.storage import from_settings
 from lakehouse.errors import CommitConflict, LeaseLost
 from lakehouse.fallback.transfer import Transfer
-from lakehouse.flush import claim
+from lakehouse.flush import claim, crowd
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
 from lakehouse.models import Batch, BatchPayload, DeadLetter, FallbackBatch, Flush, FlushTable, IcebergTable, Parent
 from lakehouse.query import duck
+from rpc import arrow_stream
 from rpc.entries import RawEntry
-from tests.builders import NOW_MS, entry, frame, parent, run, source
+from tests.builders import NOW_MS, entry, frame, parent, run, source, typed_frame
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,6 +82,31 @@ def test_a_text_whose_next_one_is_half_a_character_holds_up_no_flush(flusher, la
 def test_pyiceberg_still_bounds_a_text_with_half_a_character():
     """When this fails, lakehouse.catalog.text_bounds is not needed any more."""
     assert text_bounds.original("\ud7ff" * 20, 16) == "\ud7ff" * 15 + "\ud800"
+
+
+def test_arrow_batches_that_are_too_much_together_become_one_flush_after_the_other(flusher, lake_settings, monkeypatch):
+    """A boolean is a bit on its way, and with its key in `_rest` a hundred of them."""
+    monkeypatch.setattr(arrow_stream, "CELLS_MAX", 30)
+    rows = pa.table({name: [True, False] for name in "abcdefghij"})
+    shop = source(parent())
+    put(shop, *(typed_frame(number + 1, 2 * number + 1, rows) for number in range(7)))
+    sizes = [flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL).entries for _ in range(3)]
+    assert (sizes, flusher.run(shop.parent_id, trigger=FlushTrigger.MANUAL)) == ([6, 6, 2], None)
+    assert list(Flush.objects.order_by("pk").values_list("batches", "entries")) == [(3, 6), (3, 6), (1, 2)]
+    assert sorted(number for _, number in lake(lake_settings)) == list(range(1, 15))
+    home = Parent.objects.get()
+    assert (home.pending_batches, home.pending_entries, home.pending_bytes) == (0, 0, 0)
+
+
+def test_a_worker_that_lost_its_lease_gives_no_batch_of_its_claim_back(flusher, lake_settings):
+    shop = source(parent())
+    put(shop, frame(1, run(1, 2)), frame(2, run(3, 4)))
+    terms = {"lease_ms": 1000, "entries_max": 100, "bytes_max": 100_000, "trigger": FlushTrigger.MANUAL}
+    late = claim.take(shop.parent_id, claim.Terms(owner="late", **terms), now_ms=NOW_MS)
+    held = claim.take(shop.parent_id, claim.Terms(owner="quick", **terms), now_ms=NOW_MS + 1001)
+    with pytest.raises(LeaseLost):
+        crowd.shorten(late, Batch.objects.latest("pk").pk)
+    assert Batch.objects.filter(flush_id=held.flush_id, state="flushing").count() == 2
 
 
 def test_frames_that_come_twice_and_in_any_order_are_each_there_once(flusher, lake_settings):

@@ -22,6 +22,8 @@ class Watched:
 
     def __init__(self):
         self.looks, self.asked, self.now_ms = 0, [], NOW_MS
+        self.hears = True
+        """Whether a worker hears of what is asked; None is a broker that says nothing."""
         self.watch = FlushWatch(self._run, self._ask, now_ms=lambda: self.now_ms)
 
     async def _run(self, work):
@@ -30,6 +32,10 @@ class Watched:
 
     def _ask(self, *what):
         self.asked.append(what)
+        heard = asyncio.get_running_loop().create_future()
+        if self.hears is not None:
+            heard.set_result(self.hears)
+        return heard
 
     async def looked(self, times=1):
         """So many looks begin and end from now on."""
@@ -196,3 +202,34 @@ async def test_who_asks_for_tables_while_the_rows_wait_in_the_fallback_hears_so(
         result = await asked
     assert (result.success, result.used_fallback) == (False, True)
     assert result.error == flush_watch.KEPT
+
+
+async def test_who_waits_while_the_broker_is_away_hears_so_at_once_and_the_next_one_asks_again(monkeypatch):
+    home = await in_thread(parent)
+    await journalled(home, 1)
+    async with watched(monkeypatch) as found:
+        found.hears = False
+        answers = [await waiting for waiting in found.wait(home, 3)]
+        assert {(answer.success, answer.error) for answer in answers} == {(False, flush_watch.UNHEARD)}
+        assert len(found.asked) == 1
+        found.hears = True
+        [waiting] = found.wait(home)
+        await found.looked()
+        await in_thread(lambda: flush(home))
+        assert (await waiting).success
+        assert len(found.asked) == 2
+
+
+async def test_a_broker_that_says_nothing_is_asked_once_and_waited_for_no_longer_than_so_long(monkeypatch):
+    home = await in_thread(parent)
+    await journalled(home, 1)
+    async with watched(monkeypatch) as found:
+        found.hears = None
+        [first] = found.wait(home)
+        await found.looked(3)
+        assert not first.done()
+        found.now_ms += flush_watch.HEARD_MS
+        assert (await first).error == flush_watch.UNHEARD
+        [second] = found.wait(home)
+        assert (await second).error == flush_watch.UNHEARD
+        assert len(found.asked) == 1

@@ -14,10 +14,11 @@ from lakehouse.catalog.lakes import chosen
 from lakehouse.conf import Settings
 from lakehouse.errors import LeaseLost
 from lakehouse.flush import claim, fuse, fuse_box, letters, raw, shred
-from lakehouse.flush.entries import StoredBatch, Unreadable
+from lakehouse.flush.entries import StoredBatch
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.fuse import FuseBlown
 from lakehouse.flush.policy import FlushTrigger
+from lakehouse.flush.unreadable import Unreadable
 from lakehouse.journal.accept import Refused, accept
 from lakehouse.models import Batch, DeadLetter, Flush, Parent
 from rpc.batch import Encoding

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from celery import Celery
 from django.db import connection
 
 from lakehouse.catalog.lakes import chosen
@@ -8,7 +9,7 @@ from lakehouse.conf import Settings
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import flushes
-from lakehouse.parent.house import move_in, open_house
+from lakehouse.parent.house import ask_worker, move_in, open_house
 from tests.builders import NOW_MS
 from tests.lakehouse.http_site import ask, home
 from tests.lakehouse.test_http_cdc import events, post
@@ -59,6 +60,32 @@ async def test_no_worker_is_503_and_the_events_stay_durable(monkeypatch):
         assert "is a worker running?" in heard.json["error"]
         assert [trigger for _, trigger in asked] == [FlushTrigger.MANUAL]
         assert (await ask("GET", "/status")).json["buffer"]["eventCount"] == 3
+
+
+@pytest.fixture(params=["redis", "folder"])
+def no_broker(request, tmp_path, monkeypatch):
+    """A Celery application whose broker is away: nobody listens, or its folder is gone."""
+    made = Celery("alone", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    if request.param == "folder":
+        gone = dict.fromkeys(("data_folder_in", "data_folder_out", "processed_folder"), str(tmp_path / "gone"))
+        made.conf.update(
+            broker_url="folder://localhost", broker_transport_options=gone | {"control_folder": str(tmp_path)}
+        )
+    monkeypatch.setattr("celery._state.default_app", made)
+    monkeypatch.setattr("celery._state._tls.current_app", None)
+    return made
+
+
+async def test_a_broker_that_is_away_is_503_with_a_sentence_long_before_the_wait_is_over(no_broker, tmp_path):
+    opened = move_in(open_house(Settings(data_dir=tmp_path, open=True), ask=ask_worker))
+    await post({"events": events()})
+    heard = await ask("POST", "/flush")
+    assert (heard.status, heard.json["success"], heard.headers["retry-after"]) == (503, False, "5")
+    assert heard.json["error"] == (
+        "no worker can be asked, for the broker is away; the entries are durable and go in with the next flush"
+    )
+    assert (await ask("GET", "/status")).json["buffer"]["eventCount"] == 3
+    await opened.close()
 
 
 async def test_only_so_many_requests_wait_at_once(monkeypatch):

@@ -28,7 +28,7 @@ from lakehouse.query import duck
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
 from rpc.errors import ProtocolError
-from tests.builders import NOW_MS, entry, frame, parent, run, source
+from tests.builders import NOW_MS, entry, frame, parent, run, source, typed_frame
 from tests.repetition import LONG
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -236,6 +236,41 @@ def test_a_replay_holds_no_more_in_memory_than_a_group(flusher, monkeypatch) -> 
     finally:
         tracemalloc.stop()
     assert peak < 4 * letters.GROUP_BYTES < 12 * 4 * MIB
+
+
+def flags(value: bool | None, rows: int = 1) -> Any:
+    return pa.table({f"flag_{number:04}": pa.array([value] * rows, pa.bool_()) for number in range(999)})
+
+
+def test_a_flush_of_many_wide_arrow_rows_that_are_no_rows_has_few_of_their_letters_in_memory(
+    flusher, monkeypatch
+) -> None:
+    monkeypatch.setattr(letters, "GROUP_BYTES", MIB)
+    shop = source(parent())
+    with old_code(monkeypatch):
+        put(shop, typed_frame(1, 1, pa.table({"a": [True]})))
+        flush(flusher, shop)
+        put(shop, typed_frame(2, 2, flags(True, rows=200)))
+        tracemalloc.start()
+        try:
+            assert flush(flusher, shop).dead_letters == 200
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert sum(map(len, ALL().values_list("payload", flat=True))) > 18 * MIB > 2 * peak
+
+
+def test_a_letter_of_a_row_with_few_values_in_many_arrow_columns_is_small_and_whole(
+    flusher, settings_here, monkeypatch
+) -> None:
+    shop = source(parent())
+    with old_code(monkeypatch):
+        put(shop, typed_frame(1, 1, flags(None).append_column("id", [[7]])), typed_frame(2, 2, flags(None)))
+        flush(flusher, shop)
+    assert max(map(len, ALL().values_list("payload", flat=True))) < 1000
+    assert letters.replay(ALL(), now_ms=NOW_MS).letters == 2
+    assert flush(flusher, shop).dead_letters == 0
+    assert lake(settings_here, "_row_id, id, _after") == [("r1", 7, None), ("r2", None, None)]
 
 
 MANY = 10_000 if LONG else 3000

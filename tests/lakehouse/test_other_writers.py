@@ -133,6 +133,33 @@ def test_no_file_of_the_other_tables_is_left_behind_by_one_that_takes_no_rows(st
 
 
 @pytest.mark.both
+def test_a_required_column_that_many_rows_lack_blows_no_fuse_and_they_wait_until_it_is_optional(street, caplog):
+    """They are readable, and the rows of other tables have nothing to do with it."""
+    others.schema(street.settings, lambda update: update.update_column("name", required=True))
+    lacking = [{"id": number} for number in range(101)]
+    flushed = street.write(2, {"id": 7, "name": "b"}, *lacking)
+    assert (flushed.dead_letters, [one.table for one in flushed.staged]) == (0, ["items"])
+    assert not Parent.objects.get().fuse_blown_ms
+    assert "'name' is required by its table, and this row has no value for it (101 entries in a row" in caplog.text
+    assert street.write(200, {"id": 8}, {"id": 9, "name": "c"}).dead_letters == 1
+    street.recover()
+    assert "such as by making it optional" in FallbackBatch.objects.get().last_error
+    others.schema(street.settings, lambda update: update.update_column("name", required=False))
+    street.recover()
+    assert len(street.rows()) == 104
+    assert not FallbackBatch.objects.exists()
+
+
+@pytest.mark.both
+def test_rows_that_lack_a_required_column_become_dead_letters_when_an_operator_says_so(street):
+    others.schema(street.settings, lambda update: update.update_column("name", required=True))
+    street.write(2, {"id": 7, "name": "b"}, *({"id": number} for number in range(101)))
+    moving = Transfer(street.home.pk, "w", street.settings, street.flusher.lake, lambda: NOW_MS, accepts_letters=True)
+    moving.recover()
+    assert (DeadLetter.objects.count(), FallbackBatch.objects.count()) == (101, 0)
+
+
+@pytest.mark.both
 def test_without_a_fallback_rows_of_a_table_that_takes_none_are_dead_letters(tmp_path):
     street = Street(tmp_path, fallback_bytes_max=0)
     others.metadata(street.settings, others.version_3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -151,6 +152,41 @@ def test_a_rest_that_is_no_object_makes_a_letter_and_harms_no_other(rest: str) -
     assert (letter.batch_id, letter.entry_index) == (1, 1)
     assert "_rest" in letter.reason
     assert shredded.entries == 3
+
+
+def test_keys_without_a_column_in_many_batches_are_each_in_the_rest_of_their_rows() -> None:
+    made = [
+        streamed(pa.table({f"_{number}": [number, None], "a": [1, 2], "A": [None, True]}), number)
+        for number in range(9)
+    ]
+    found = rows(shred([*made, typed(row(9, {"_own": 1}), batch_id=9)], {}))
+    assert found[:3] == [{"a": 1, "_rest": '{"_0":0}'}, {"a": 2, "_rest": '{"A":true}'}, {"a": 1, "_rest": '{"_1":1}'}]
+    assert found[16:] == [{"a": 1, "_rest": '{"_8":8}'}, {"a": 2, "_rest": '{"A":true}'}, {"_rest": '{"_own":1}'}]
+
+
+def test_flags_that_are_no_columns_take_no_object_of_python_each() -> None:
+    """2 million of them took a worker 400 MB."""
+    table = pa.table({f"_flag_{number:03}": pa.array([True] * 250) for number in range(1000)})
+    made = streamed(table)
+    tracemalloc.start()
+    try:
+        found = rows(shred([made], {}))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert json.loads(found[7]["_rest"]) == dict.fromkeys(table.column_names, True)
+    assert peak < 40 * 250 * 1000
+
+
+def test_documents_of_many_tables_are_too_much_for_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_stream, "CELLS_MAX", 4)
+    entries = [row(number, {"a": 1, "b": 2}, table=f"t{number % 5}") for number in range(10)]
+    assert shred([typed(*entries[:4])], {}).unreadable == []
+    (letter,) = shred([typed(*entries)], {}).unreadable
+    assert letter.entry_index is None
+    assert letter.reason == (
+        "documents of 5 tables have 20 values and 20 bytes of keys in one batch; at most 8 and 134217728 are allowed"
+    )
 
 
 def test_an_entry_that_is_no_row_for_another_reason_keeps_its_document_in_the_letter() -> None:
