@@ -14,6 +14,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
@@ -22,7 +23,6 @@ from rpc.outbox import Outbox
 from tests import preloaded
 
 WITHIN_S = 40
-asyncio.unix_events.subprocess = preloaded.Subprocess()
 
 
 class Ended(NamedTuple):
@@ -41,7 +41,8 @@ async def started(*arguments: object, cwd: Path, token: str = "", **streams: Any
     argv = [sys.executable, str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
     pipe = asyncio.subprocess.PIPE
     pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": pipe, "stderr": pipe} | streams
-    return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
+    with patch.object(asyncio.unix_events, "subprocess", preloaded.Subprocess()):
+        return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
 
 
 async def evodb(*arguments: object, cwd: Path, stdin: bytes | None = None, token: str = "") -> Ended:
