@@ -32,7 +32,7 @@ test: $(READY) ## The whole suite on SQLite, then what touches the database on P
 	EVODB_TEST_DATABASE=postgresql $(PY) -m pytest $(SIDE_BY_SIDE) tests/lakehouse tests/contracts tests/acceptance
 
 test-long: $(READY) ## What the suite repeats little, repeated much: the simulation for 15 minutes, a backlog of a million ...
-	EVODB_TEST_LONG=1 $(PY) -m pytest $(shell grep -rlw LONG tests --include=test_*.py)
+	EVODB_TEST_LONG=1 $(PY) -m pytest $(shell grep -rlwE 'LONG|at_length' tests --include=test_*.py)
 	EVODB_TEST_LONG=1 EVODB_TEST_DATABASE=postgresql $(PY) -m pytest tests/acceptance
 
 test-ray: $(RAY_READY) ## The rewriting on Ray, in .venv-ray: Daft wants an older PyArrow than ours (300 MB once, then 30 s)

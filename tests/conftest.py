@@ -50,29 +50,42 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 HOUSES = Path(__file__).with_name("acceptance")
 OF_FILES = {
+    "test_azure_and_gcs.py",
+    "test_current.py",
     "test_duck.py",
     "test_engine.py",
     "test_engine_as_of.py",
     "test_engine_attacks.py",
     "test_engine_tables.py",
+    "test_erase.py",
     "test_foreign_rest.py",
     "test_http_query.py",
     "test_moving_tables.py",
+    "test_other_writers.py",
+    "test_promotion.py",
     "test_query_command.py",
     "test_rest_clients.py",
+    "test_rest_updates.py",
+    "test_schema_promises.py",
+    "test_strange_properties.py",
     "test_travel.py",
     "test_upkeep_compaction.py",
 }
 """Who reads files of the lake, or makes fewer of them, looks into the database for where they lie and no further.
 
-How pointers move is tried on both, in test_tables.py, test_flow.py and tests/contracts.
+How pointers move is tried on both, in test_tables.py, test_flow.py and tests/contracts; so is what in these files is
+marked `both`. In all others a test that could not go otherwise on the other database, for it is about the words of a
+request or of a page, is marked `once`. On both runs whatever has to do with locks, transactions, leases or who comes
+first: journal, flush, catalog, repeats, kept rows, deliveries.
 """
+SLOW_FILES = {"test_machine.py", "test_moody_store.py"}
+"""The one takes 20 s of CPU, the other waits for a minute."""
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL what is about the database, for all else has run on SQLite; and houses first.
+    """On PostgreSQL what is about the database, for all else has run on SQLite; and houses first, then what is slow.
 
     A file of them takes up to a minute. One that began last would be waited for by the other process.
     """
@@ -82,7 +95,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.update(filter(None, reasons))
         config.hook.pytest_deselected(items=[item for item, why in zip(items, reasons, strict=True) if why])
         items[:] = [item for item, why in zip(items, reasons, strict=True) if not why]
-    items.sort(key=lambda item: HOUSES not in item.path.parents)
+    items.sort(key=lambda item: (HOUSES not in item.path.parents, item.path.name not in SLOW_FILES))
 
 
 @pytest.hookimpl(trylast=True)
@@ -103,7 +116,10 @@ def once_is_enough(item: pytest.Item) -> str:
     fixtures = set(getattr(item, "fixturenames", ()))
     if not (item.get_closest_marker("django_db") or {"db", "transactional_db"} & fixtures):
         return "ask for no database"
-    return "are about files of the lake" if item.path.name in OF_FILES else ""
+    if item.get_closest_marker("once"):
+        return "are marked `once`"
+    of_files = item.path.name in OF_FILES and not item.get_closest_marker("both")
+    return "are about files of the lake" if of_files else ""
 
 
 MADE_BY_MIGRATE = {"auth_permission", "django_content_type"}

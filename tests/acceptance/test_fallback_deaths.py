@@ -5,17 +5,15 @@ The outage is a drill's: a moment in the breaker's row until which every flush f
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 
-import psycopg
 import pytest
 
 from lakehouse.clock import now_ms
 from rpc.failpoints import Failpoint
-from tests.acceptance.processes import WITHIN_S, House, assert_sums_agree, dies_at, dies_at_each, until
+from tests.acceptance.processes import WITHIN_S, House, assert_sums_agree, connection_to, dies_at, dies_at_each, until
 from tests.acceptance.test_deaths import DATABASE, assert_nothing_is_lost
 from tests.acceptance.test_street import EAGER, LEASE_MS, new_database
 from tests.services import free_port
@@ -72,9 +70,7 @@ def test_after_all_deaths_the_sums_of_children_journal_and_files_agree(house: Ho
 
 
 def outage(house: House, *, until_ms: int) -> None:
-    url = house.settings.resolved_database_url
-    database = psycopg.connect(url) if DATABASE == "postgresql" else sqlite3.connect(url.removeprefix("sqlite:///"), 20)
-    with closing(database), database:
+    with closing(connection_to(house.settings.resolved_database_url)) as database, database:
         told = database.execute(f"UPDATE lakehouse_storebreaker SET outage_until_ms = {until_ms}")
         assert told.rowcount == 1
 

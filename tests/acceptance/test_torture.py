@@ -17,6 +17,7 @@ from lakehouse.torture.house import ROOT, Journal
 from lakehouse.torture.rounds import Round
 from lakehouse.torture.services import Postgres
 from lakehouse.torture.town import Plan, Town
+from tests.acceptance.processes import PreloadedHouse
 
 DATABASE = os.environ.get("EVODB_TEST_DATABASE", "sqlite")
 SEED, PLAN = {
@@ -27,7 +28,8 @@ MET = {"sqlite": {"erased", "refreshed", "expire"}, "postgresql": {"refreshed", 
 """In its first round these seeds do so."""
 
 
-def test_a_round_of_torture_leaves_source_and_lake_equal(tmp_path: Path) -> None:
+def test_a_round_of_torture_leaves_source_and_lake_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakehouse.torture.town.House", PreloadedHouse)
     with Town(tmp_path, PLAN, random.Random(SEED)) as town:
         found = rounds.one(town, SEED, 1)
     assert found.wrong == []

@@ -173,6 +173,7 @@ def test_the_list_can_be_searched(model: type[Model], admin_client: Client) -> N
     text_of(admin_client, url(model, "changelist") + "?q=7")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("model", MODELS, ids=sentences)
 def test_a_longer_list_asks_no_more_questions(model: type[Model], admin_client: Client) -> None:
     everything(1)
@@ -187,6 +188,7 @@ def test_a_longer_list_asks_no_more_questions(model: type[Model], admin_client: 
     assert asked[0] == asked[1]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("model", READ_ONLY, ids=sentences)
 def test_a_record_of_what_happened_cannot_be_touched(model: type[Model], admin_client: Client) -> None:
     row = everything(1)[model]
@@ -200,6 +202,7 @@ def test_a_record_of_what_happened_cannot_be_touched(model: type[Model], admin_c
     assert model._default_manager.values().get(pk=row.pk) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("model", READ_ONLY, ids=sentences)
 def test_a_record_of_what_happened_has_no_actions(model: type[Model], admin_client: Client) -> None:
     row = everything(1)[model]
@@ -256,6 +259,7 @@ def test_times_are_moments_with_their_age(admin_client: Client) -> None:
     assert "2023-11-14\xa022:13:20\xa0UTC (" in text_of(admin_client, url(Batch, "change", row.pk))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("value_ms", "text"),
     [

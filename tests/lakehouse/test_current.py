@@ -129,6 +129,7 @@ def street(tmp_path):
     return Street(tmp_path)
 
 
+@pytest.mark.both
 def test_a_table_of_now_has_of_every_row_its_last_change(street):
     street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2), (3, UPDATE, "x", 3))
     street.write("b", (1, INSERT, "x", 10))
@@ -223,6 +224,7 @@ def test_what_an_earlier_epoch_brings_late_is_older(street):
     assert street.now() == {("a", "x"): 10, ("a", "y"): 4} == street.model()
 
 
+@pytest.mark.both
 def test_kept_rows_that_a_fresh_flush_overtook_are_late_and_find_their_place(street):
     street.write("a", (1, INSERT, "x", 1))
     street.refresh()
@@ -238,6 +240,7 @@ def test_kept_rows_that_a_fresh_flush_overtook_are_late_and_find_their_place(str
     assert street.now() == {("a", "y"): 3} == street.model()
 
 
+@pytest.mark.both
 def test_of_two_refreshes_at_once_one_counts_and_nothing_of_the_other_stays(street, monkeypatch):
     street.write("a", (1, INSERT, "x", 1))
     street.refresh()
@@ -252,6 +255,7 @@ def test_of_two_refreshes_at_once_one_counts_and_nothing_of_the_other_stays(stre
     assert street.now() == {("a", "x"): 2}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_overtaken", [False, True])
 def test_what_is_left_of_a_table_that_was_not_made_is_swept_with_all_its_rows(street, monkeypatch, is_overtaken):
     street.write("a", (1, INSERT, "x", 1))
@@ -275,6 +279,7 @@ def test_what_is_left_of_a_table_that_was_not_made_is_swept_with_all_its_rows(st
     assert street.now() == {("a", "x"): 1}
 
 
+@pytest.mark.both
 def test_a_refresh_that_dies_before_its_commit_leaves_nothing_and_is_made_anew(street, monkeypatch):
     street.write("a", (1, INSERT, "x", 1))
     street.refresh()
@@ -295,6 +300,7 @@ def test_a_refresh_that_dies_before_its_commit_leaves_nothing_and_is_made_anew(s
     assert street.now() == {("a", "x"): 2}
 
 
+@pytest.mark.both
 def test_a_table_of_now_that_was_dropped_or_lost_its_place_is_made_anew(street):
     street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
     street.refresh()
@@ -372,6 +378,7 @@ def test_merging_the_files_of_the_changes_changes_nothing(street):
     assert street.now() == street.model()
 
 
+@pytest.mark.both
 def test_the_beat_refreshes_where_a_parent_wants_it_and_nowhere_else(street, worker):
     site.EVODB = street.settings
     other = parent("eu")

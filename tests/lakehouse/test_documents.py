@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lakehouse.flush import documents
 from lakehouse.flush.documents import Documents
+from tests.repetition import at_length
 
 UTC_US = pa.timestamp("us", "UTC")
 
@@ -328,7 +329,9 @@ KNOWN = st.none() | st.dictionaries(
     st.sampled_from("abc"), st.sampled_from([pa.int64(), pa.float64(), pa.string(), pa.bool_(), UTC_US, pa.date32()])
 )
 FLUSHES = st.lists(UNIFORM.map(json.dumps), max_size=8) | st.lists(TEXTS | st.none() | st.text(max_size=4), max_size=8)
-THOROUGH = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+THOROUGH = settings(
+    max_examples=at_length(300), deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 
 
 @THOROUGH

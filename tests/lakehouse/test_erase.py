@@ -66,6 +66,7 @@ def verdicts(street):
     return {report.child: report.verdict for report in verifying.verify(street.settings, Wanted())}
 
 
+@pytest.mark.both
 def test_a_row_that_is_erased_is_in_no_file_and_the_files_that_went_are_told(street):
     assert holding(street, b"secret-of-a-x")
     said, _ = erase("--table", "orders", "--row-id", "x", "--child", "a")
@@ -122,6 +123,7 @@ def test_tables_from_which_all_is_erased_are_kept_in_order_as_others_are(street)
     assert street.now() == {("c", "x"): "seven"}
 
 
+@pytest.mark.both
 def test_a_child_that_is_erased_from_one_table_leaves_its_dead_letters_of_the_others(street):
     for number, table in ((5, b"orders"), (6, b"items")):
         bad = RawEntry(number, NOW_MS, INSERT, table, b"i", b"", b"{nonsense-of-a")
@@ -133,6 +135,7 @@ def test_a_child_that_is_erased_from_one_table_leaves_its_dead_letters_of_the_ot
     assert [letter.table for letter in DeadLetter.objects.all()] == ["items"]
 
 
+@pytest.mark.both
 def test_what_is_erased_is_no_example_in_the_inbox_and_messages_that_may_have_it_are_told(street):
     schema = {"parent": street.home, "table": "orders", "mode": "inbox", "fields": {"v": "string"}}
     TableSchema.objects.create(**schema)
@@ -146,6 +149,7 @@ def test_what_is_erased_is_no_example_in_the_inbox_and_messages_that_may_have_it
     assert "1 messages to subscribers may have such rows and stay" in told
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("step", ["forget", "delete"])
 def test_an_erasure_that_died_is_typed_again_and_ends(street, monkeypatch, step):
     def dies(*args, **kwargs):
@@ -163,6 +167,7 @@ def test_an_erasure_that_died_is_typed_again_and_ends(street, monkeypatch, step)
     assert not holding(street, b"secret")
 
 
+@pytest.mark.both
 def test_one_that_died_before_its_commit_has_erased_nothing_and_its_files_are_named_nowhere(street, monkeypatch):
     def dies(*args, **kwargs):
         raise KeyboardInterrupt
@@ -186,6 +191,7 @@ def test_what_a_tag_keeps_is_said_and_not_touched(street):
     assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
 
 
+@pytest.mark.both
 def test_a_refresh_that_read_before_brings_nothing_back(street, monkeypatch):
     from lakehouse.current import refresh as refreshing
     from lakehouse.errors import CommitConflict
@@ -224,6 +230,7 @@ def test_what_cannot_be_meant_says_what_to_type(street, args, said):
         erase(*args)
 
 
+@pytest.mark.both
 def test_while_batches_wait_that_may_bring_such_rows_nothing_is_erased(street):
     before = changes(street)
     street.send(street.batch("a", 1, (5, UPDATE, "x", "secret-of-a-x-last")))

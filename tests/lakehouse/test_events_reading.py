@@ -275,6 +275,7 @@ async def test_a_path_of_the_export_names_its_namespace(lake):
         assert (heard.status, heard.json["code"]) == (403, "FORBIDDEN")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "path",
     [

@@ -265,6 +265,7 @@ EXPLODING = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("schema", "doc", "said"), EXPLODING)
 async def test_a_schema_built_to_explode_refuses_the_event_and_the_server_goes_on(schema, doc, said):
     async with home(open=False):

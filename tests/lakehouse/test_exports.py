@@ -69,6 +69,7 @@ import evodb_site.celery
 import django
 django.setup()
 import lakehouse.tasks
-assert {"twisted", "pyarrow", "pyiceberg"}.isdisjoint(sys.modules), "a beat carries what only others need"
+others = {"twisted", "pyarrow", "pyiceberg", "websockets", "rpc.client"}
+assert others.isdisjoint(sys.modules), f"a beat carries what only others need: {others & set(sys.modules)}"
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -292,6 +292,7 @@ async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
     assert found - {"/webhooks/{provider}"} == set((await document())["paths"])  # that one tells which there are
 
 
+@pytest.mark.once
 async def test_openapi_is_what_the_specification_says():
     validate(await document())
 

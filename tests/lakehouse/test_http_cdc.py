@@ -270,6 +270,7 @@ BAD = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("body", "said"), BAD)
 async def test_bad_input_is_told_which_field_it_is(body, said, door):
     async with home():

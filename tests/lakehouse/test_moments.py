@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lakehouse.flush import moments
+from tests.repetition import at_length
 
 
 def texts(*values: str | None) -> Any:
@@ -73,7 +74,7 @@ NEAR_MOMENTS = st.tuples(
 ODD_TEXTS = st.text("0123456789-:T Z+.", max_size=12) | st.dates().map(str) | st.just("\u0662013-01-01")
 
 
-@settings(max_examples=3000, deadline=None, derandomize=True)
+@settings(max_examples=at_length(3000), deadline=None, derandomize=True)
 @given(NEAR_MOMENTS | ODD_TEXTS, st.sampled_from([moments.TIMESTAMP, moments.DATE]))
 @example("9999-12-31T23:59:59-00:01", moments.TIMESTAMP)
 @example("0001-01-01T00:00:00+00:01", moments.TIMESTAMP)

@@ -92,6 +92,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("how", REFUSALS)
 def test_rows_of_a_table_that_takes_none_wait_until_it_does_and_the_others_are_in_theirs(street, how, caplog):
     before = pointers.find("lake", "orders")
@@ -131,6 +132,7 @@ def test_no_file_of_the_other_tables_is_left_behind_by_one_that_takes_no_rows(st
     assert {*(street.settings.data_dir / "lake" / "lake" / "items").rglob("*.parquet")} == named
 
 
+@pytest.mark.both
 def test_a_required_column_that_many_rows_lack_blows_no_fuse_and_they_wait_until_it_is_optional(street, caplog):
     """They are readable, and the rows of other tables have nothing to do with it."""
     others.schema(street.settings, lambda update: update.update_column("name", required=True))
@@ -148,6 +150,7 @@ def test_a_required_column_that_many_rows_lack_blows_no_fuse_and_they_wait_until
     assert not FallbackBatch.objects.exists()
 
 
+@pytest.mark.both
 def test_rows_that_lack_a_required_column_become_dead_letters_when_an_operator_says_so(street):
     others.schema(street.settings, lambda update: update.update_column("name", required=True))
     street.write(2, {"id": 7, "name": "b"}, *({"id": number} for number in range(101)))
@@ -156,6 +159,7 @@ def test_rows_that_lack_a_required_column_become_dead_letters_when_an_operator_s
     assert (DeadLetter.objects.count(), FallbackBatch.objects.count()) == (101, 0)
 
 
+@pytest.mark.both
 def test_without_a_fallback_rows_of_a_table_that_takes_none_are_dead_letters(tmp_path):
     street = Street(tmp_path, fallback_bytes_max=0)
     others.metadata(street.settings, others.version_3)
@@ -165,6 +169,7 @@ def test_without_a_fallback_rows_of_a_table_that_takes_none_are_dead_letters(tmp
     assert said.startswith("lake.orders takes no rows: its format is version 3, wanted at most 2; rename or drop it")
 
 
+@pytest.mark.both
 def test_a_flood_of_rows_for_a_table_that_takes_none_blows_no_fuse(street):
     others.metadata(street.settings, others.version_3)
     accept([(source(street.home), frame(9, run(2, 300)))], now_ms=NOW_MS)

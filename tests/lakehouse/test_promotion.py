@@ -52,6 +52,7 @@ def assert_green(street: Street) -> None:
     assert [one.verdict for one in report.tables] == [Verdict.GREEN]
 
 
+@pytest.mark.both
 def test_new_and_misfit_keys_are_listed_and_stay_in_rest(street: Street) -> None:
     street.schema(mode="inbox", fields={"id": "long"})
     street.flush({"id": 1, "new": 1.5}, {"id": "x", "new": 2, "": 1})
@@ -75,6 +76,7 @@ def test_a_table_in_inbox_mode_begins_with_the_columns_of_its_first_flush(street
     assert list(inbox()) == ["new"]
 
 
+@pytest.mark.both
 def test_the_inbox_is_bounded_and_takes_any_key(street: Street) -> None:
     street.schema(mode="inbox", fields={"id": "long"})
     odd = {"k" * 10_000: 1, "nul\0": 2, "x": "y" * 10_000}
@@ -94,6 +96,7 @@ def test_without_an_inbox_a_flush_asks_nothing_of_it(street: Street) -> None:
     assert "tableschema" not in asked
 
 
+@pytest.mark.both
 def test_a_key_becomes_a_column_with_what_was_stored_already(lake_settings: Settings) -> None:
     street = Street(lake_settings)
     street.schema(mode="inbox", fields={"id": "long"})
@@ -172,6 +175,7 @@ def test_a_table_that_is_not_there_or_kept_by_somebody_else_is_told(street: Stre
         promoter(street).promote(street.home, "orders", "x", "long")
 
 
+@pytest.mark.both
 def test_a_flush_that_did_not_know_the_column_is_waited_for(street: Street) -> None:
     street.schema(mode="inbox", fields={"id": "long"})
     street.flush({"id": 1, "new": 1})
@@ -194,6 +198,7 @@ def test_a_flush_that_did_not_know_the_column_is_waited_for(street: Street) -> N
     assert_green(street)
 
 
+@pytest.mark.both
 def test_flushes_and_a_promotion_at_the_same_time_keep_every_row(street: Street) -> None:
     street.schema(mode="inbox", fields={"id": "long"})
     for at in range(6):
@@ -314,6 +319,7 @@ def eager() -> Iterator[None]:
     current_app.conf.task_always_eager = False
 
 
+@pytest.mark.both
 def test_the_admin_promotes_what_is_chosen_as_the_type_that_is_said(
     operator: Client, street: Street, settings: Any, eager: None
 ) -> None:

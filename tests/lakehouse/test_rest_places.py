@@ -46,6 +46,7 @@ def outside(lake: Site) -> list[str]:
     ]
 
 
+@pytest.mark.once
 def test_no_way_leads_out_of_the_warehouse(lake: Site) -> None:
     metadata = lake.ask("GET", "namespaces/lake/tables/t").json["metadata"]
     before = IcebergTable.objects.get().metadata_location

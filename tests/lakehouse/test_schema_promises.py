@@ -23,6 +23,7 @@ def street(tmp_path: Path) -> Street:
     return Street(Settings(data_dir=tmp_path))
 
 
+@pytest.mark.both
 def test_types_come_from_all_values_of_a_flush_and_each_flush_changes_the_schema_once(street: Street) -> None:
     street.flush({"n": 1, "s": "x", "none": None}, {"n": 1.5, "day": "2013-01-01", "list": [1, {"a": None}]})
     assert street.columns() == {"n": "double", "s": "string", "day": "date", "list": "string"}
@@ -62,6 +63,7 @@ def test_a_value_that_does_not_fit_goes_to_rest_whole_and_its_row_is_stored(stre
     assert street.rows("n", "s")[1] == (None, "x")
 
 
+@pytest.mark.both
 def test_odd_names_are_stored_in_rest_and_readable(street: Street) -> None:
     odd = {"": 1, "k" * 10_000: 2, "_op": "mine", "_rest": 3, "Price": 4, "a\nb": 5, "_ts_day": 6}
     street.flush({"price": 1.5}, {"price": 2.5} | odd)

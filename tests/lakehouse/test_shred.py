@@ -15,6 +15,7 @@ from rpc import columns
 from rpc import entries as wire
 from rpc.batch import Encoding
 from rpc.entries import RawEntry
+from tests.repetition import at_length
 
 INSERT, UPDATE, DELETE = range(3)
 COUNTING = pa.proxy_memory_pool(pa.default_memory_pool())
@@ -230,7 +231,7 @@ BATCHES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.lists(BATCHES, max_size=4))
 def test_no_entry_is_lost_or_doubled_whatever_it_holds(batches: list[StoredBatch]) -> None:
     sent = []
@@ -247,14 +248,14 @@ def test_no_entry_is_lost_or_doubled_whatever_it_holds(batches: list[StoredBatch
         table.validate(full=True)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.binary(max_size=200), st.sampled_from(Encoding))
 def test_no_payload_raises(payload: bytes, encoding: Encoding) -> None:
     shredded = shred([batch()._replace(payload=payload, encoding=encoding)], {})
     assert shredded.entries >= len(shredded.unreadable)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.data(), st.sampled_from(Encoding))
 def test_no_damaged_payload_raises(data: st.DataObject, encoding: Encoding) -> None:
     whole = batch(entry(0, {"a": 1}, before=b"{}"), entry(1, table=b"u", metadata=b"{}"), encoding=encoding)

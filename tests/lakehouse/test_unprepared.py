@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from django.db import DatabaseError, OperationalError
 from psycopg.errors import UndefinedTable
 
 from lakehouse.management import unprepared
+from tests.preloaded import ended
 from tests.services import free_port
 
 MANAGE = Path(__file__).parents[2] / "manage.py"
@@ -19,13 +19,7 @@ MANAGE = Path(__file__).parents[2] / "manage.py"
 
 def test_a_command_before_the_first_parent_says_what_to_type(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "EVODB_DATABASE_URL"}
-    done = subprocess.run(
-        [sys.executable, MANAGE, "lake", "stats"],
-        env=environment | {"EVODB_DATA_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ended([sys.executable, MANAGE, "lake", "stats"], env=environment | {"EVODB_DATA_DIR": str(tmp_path)})
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "no parent of this version was started with" in done.stderr
     assert str(tmp_path) in done.stderr
@@ -47,7 +41,7 @@ def manage(*arguments, **environment):
     """Whatever this run has set for itself does not count."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("EVODB_")}
     argv = [sys.executable, MANAGE, *arguments]
-    return subprocess.run(argv, env=ours | environment, capture_output=True, text=True, check=False)
+    return ended(argv, env=ours | environment)
 
 
 def test_a_postgresql_that_is_away_is_told_without_its_password_and_without_a_traceback(tmp_path):

@@ -15,6 +15,7 @@ from rpc import arrow_payload, arrow_stream, columns, entries
 from rpc.entries import RawEntry
 from rpc.errors import ProtocolError
 from rpc.messages import UNSET, WalEntry, WalOperation
+from tests.repetition import at_length
 from tests.rpc.test_protocol import TEXT, UINT, VALUES, maybe
 
 KEYS = st.sampled_from(["a", "b", "A", "_own", "", "long name ü"])
@@ -55,14 +56,14 @@ def loaded(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.lists(ENTRIES, max_size=6))
 def test_entries_come_back_whatever_their_documents_hold(sent: list[WalEntry]) -> None:
     back = arrow_payload.decode(arrow_payload.encode(sent))
     assert [without_nulls(entry) for entry in back] == [without_nulls(entry) for entry in sent]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=at_length(200), deadline=None, derandomize=True)
 @given(st.lists(ENTRIES, max_size=5))
 def test_json_texts_become_the_same_documents(sent: list[WalEntry]) -> None:
     raw = [entries.from_wal(entry) for entry in sent]

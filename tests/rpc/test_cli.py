@@ -1,4 +1,4 @@
-"""`evodb` as it is typed: a process of its own."""
+"""`evodb` as it is typed: a process of its own, which begins with its libraries loaded (tests.preloaded)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 
 from rpc import cli
 from rpc.outbox import Outbox
+from tests import preloaded
 
 WITHIN_S = 40
 
@@ -36,10 +38,11 @@ class Ended(NamedTuple):
 async def started(*arguments: object, cwd: Path, token: str = "", **streams: Any) -> asyncio.subprocess.Process:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("EVODB_", "DJANGO_"))}
     env |= {"PYTHONUNBUFFERED": "1"} | ({"EVODB_TOKEN": token} if token else {})
-    argv = [str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
+    argv = [sys.executable, str(Path(sys.executable).with_name("evodb")), *map(str, arguments)]
     pipe = asyncio.subprocess.PIPE
     pipes = {"stdin": asyncio.subprocess.DEVNULL, "stdout": pipe, "stderr": pipe} | streams
-    return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
+    with patch.object(asyncio.unix_events, "subprocess", preloaded.Subprocess()):
+        return await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env, **pipes)
 
 
 async def evodb(*arguments: object, cwd: Path, stdin: bytes | None = None, token: str = "") -> Ended:

@@ -17,6 +17,7 @@ from rpc.batch import BatchFrame
 from rpc.dolake.limits import WireLimits
 from rpc.session import ParentSession
 from tests.builders import NOW_MS
+from tests.repetition import at_length
 from tests.rpc.test_dolake_reading import event, message
 from tests.rpc.test_fuzz import JSON, mutated
 
@@ -75,7 +76,7 @@ OF_AN_EVENT = ["sequence", "timestamp", "operation", "table", "rowId", "before",
 TYPES = ["connect", "cdc_batch", "heartbeat", "flush_request", "disconnect", "ack", "status"]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=at_length(400), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=300) | st.text(max_size=100))
 @example("\ud800")
 @example('{"events":')
@@ -85,7 +86,7 @@ def test_no_bytes_raise_anything_else(data: str | bytes) -> None:
     fate(data)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=at_length(600), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(TYPES),
     st.dictionaries(st.sampled_from(FIELDS), JSON),

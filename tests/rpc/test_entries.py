@@ -15,6 +15,7 @@ from rpc import entries
 from rpc.entries import RawEntry, dump_value, load_value
 from rpc.errors import ProtocolError
 from rpc.messages import UNSET, WalEntry, WalOperation, WireEntry
+from tests.repetition import at_length
 
 BYTES = st.binary(max_size=20)
 RAW = st.builds(
@@ -27,7 +28,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.lists(RAW, max_size=5))
 def test_entries_come_back_from_a_payload(raw: list[RawEntry]) -> None:
     payload, with_metadata = entries.payload_of(raw)
@@ -38,7 +39,7 @@ def test_entries_come_back_from_a_payload(raw: list[RawEntry]) -> None:
     assert (found.sequences, found.tables) == ([e.sequence for e in raw], {e.table for e in raw})
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(VALUES)
 def test_a_value_comes_back_with_its_type_and_every_digit(value: Any) -> None:
     text = dump_value(value)
@@ -119,7 +120,7 @@ ROWS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.lists(ROWS, max_size=5))
 def test_a_batch_has_the_values_that_its_entries_have_one_by_one(raw: list[RawEntry]) -> None:
     payload, with_metadata = entries.payload_of(raw)

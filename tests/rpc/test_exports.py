@@ -117,12 +117,26 @@ def test_what_is_exported_is_there_once() -> None:
     assert sorted(set(rpc.__all__)) == sorted(rpc.__all__)
 
 
-def test_what_the_contents_page_imports_is_exported() -> None:
-    tree = ast.parse(Path(rpc.__file__).read_text())
-    imported = {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+def test_readers_of_types_see_the_same_rooms() -> None:
+    typed = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(Path(rpc.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rpc.")
+        for alias in node.names
     }
-    assert imported == set(rpc.__all__)
+    assert typed == rpc._ROOM_OF
+    assert set(typed) == set(rpc.__all__) <= set(dir(rpc))
+
+
+def test_a_name_is_what_its_room_has() -> None:
+    assert [
+        name for name in rpc.__all__ if getattr(rpc, name) is not getattr(import_module(rpc._ROOM_OF[name]), name)
+    ] == []
+
+
+def test_a_name_nobody_knows_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'rpc' has no attribute 'LakehouseRpcServer'"):
+        rpc.LakehouseRpcServer  # noqa: B018
 
 
 @pytest.mark.parametrize(("old", "name", "room"), ROWS, ids=[row[0] for row in ROWS])

@@ -23,6 +23,7 @@ from rpc.batch import HEADER, MESSAGE_BYTES_MAX, Encoding, Flag, Layout
 from rpc.compression import Compression
 from rpc.errors import ProtocolError
 from rpc.messages import UNSET, WalEntry, WalOperation
+from tests.repetition import at_length
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "rpc_wire.json").read_text())
 MIB = 1024 * 1024
@@ -145,7 +146,7 @@ def test_a_hundred_thousand_mutated_frames_are_messages_or_protocol_errors() -> 
     assert refused > 50_000
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=at_length(400), deadline=None, derandomize=True)
 @given(st.sampled_from(sorted(READERS)), st.binary(max_size=300) | st.text(max_size=100))
 @example("read", "\ud800")
 @example("read", '{"type":"connect","timestamp":1,"sourceDoId":"\ud800"}')
@@ -154,7 +155,7 @@ def test_no_bytes_raise_anything_else(name: str, data: str | bytes) -> None:
     is_answered(READERS[name], data)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=at_length(400), deadline=None, derandomize=True)
 @given(st.integers(0, 255), st.integers(0, 2**32 - 1), st.sampled_from([b"", b"s", b"\xff"]), st.binary(max_size=200))
 def test_no_payload_behind_a_proper_header_raises_anything_else(
     flags: int, count: int, source: bytes, payload: bytes
@@ -177,7 +178,7 @@ KEYS = ["type", "timestamp", "entries", "sourceDoId", "sequenceNumber", "correla
 TYPES = ["connect", "cdc_batch", "heartbeat", "flush_request", "disconnect", "ack", "nack", "status", "pong"]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=at_length(400), deadline=None, derandomize=True)
 @given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_no_json_of_the_right_names_raises_anything_else(kind: str, fields: dict[str, Any]) -> None:
     text = json.dumps({"timestamp": 1, "sourceDoId": "s", "sequenceNumber": 1, "entries": []} | fields | {"type": kind})

@@ -14,6 +14,7 @@ from rpc import columns, entries, msgpack_payload
 from rpc.errors import ProtocolError
 from rpc.messages import WalEntry, WalOperation
 from rpc.msgpack_payload import VALUE_BYTES_MAX
+from tests.repetition import at_length
 from tests.rpc.test_protocol import U64, wal
 
 
@@ -31,7 +32,7 @@ def foreign(*values: Any) -> bytes:
     return bytes(msgpack.packb([[1, 2, 0, "t", "r", *values]]))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=at_length(300), deadline=None, derandomize=True)
 @given(st.lists(wal(U64), max_size=4))
 def test_entries_arrive_as_they_were_sent(sent: list[WalEntry]) -> None:
     assert arrived(msgpack_payload.encode(sent)) == sent
