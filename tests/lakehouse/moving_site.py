@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-import psycopg
 import pytest
 from django.core.management.color import no_style
-from django.db import connection, connections
+from django.db import connection
 
 from lakehouse.moving import rows
 from tests.services import SHARED
@@ -27,7 +26,7 @@ def leave(tmp_path: Path) -> Iterator[Leave]:
     made = list[str]()
 
     def leave() -> str:
-        url = _on_postgresql(made) if connection.vendor == "postgresql" else _in_a_file(tmp_path / "old.sqlite3")
+        url = _in_a_schema(made) if connection.vendor == "postgresql" else _in_a_file(tmp_path / "old.sqlite3")
         tables = [model._meta.db_table for model in rows.models() if model not in rows.MADE_BY_MIGRATE]
         flush = connection.ops.sql_flush(no_style(), tables, reset_sequences=True, allow_cascade=True)
         connection.ops.execute_sql_flush(flush)
@@ -35,8 +34,8 @@ def leave(tmp_path: Path) -> Iterator[Leave]:
 
     yield leave
     for name in made:
-        with psycopg.connect(os.environ[SHARED], autocommit=True) as server:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 def _in_a_file(path: Path) -> str:
@@ -46,13 +45,18 @@ def _in_a_file(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def _on_postgresql(made: list[str]) -> str:
-    """It copies no database somebody is connected to; a thread that a test let go keeps its connection."""
+def _in_a_schema(made: list[str]) -> str:
+    """Another one of the same database: that PostgreSQL copies to nobody while threads of other tests are connected."""
     name = f"left_{uuid.uuid4().hex[:8]}"
-    connections.close_all()
-    with psycopg.connect(os.environ[SHARED], autocommit=True) as server:
-        ours = connection.settings_dict["NAME"]
-        server.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{ours}'")
-        server.execute(f"CREATE DATABASE {name} TEMPLATE {ours}")
     made.append(name)
-    return urlsplit(os.environ[SHARED])._replace(path=f"/{name}").geturl()
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {name}")
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'CREATE TABLE {name}."{table}" (LIKE public."{table}" INCLUDING ALL)')
+            cursor.execute(f'INSERT INTO {name}."{table}" OVERRIDING SYSTEM VALUE SELECT * FROM public."{table}"')
+        cursor.execute("SELECT sequencename, coalesce(last_value, 0) FROM pg_sequences WHERE schemaname = 'public'")
+        for sequence, last in cursor.fetchall():
+            cursor.execute("SELECT setval(%s, %s, %s)", [f'{name}."{sequence}"', last or 1, bool(last)])
+    split = urlsplit(os.environ[SHARED])
+    query = urlencode([*parse_qsl(split.query), ("options", f"-c search_path={name}")], quote_via=quote)
+    return split._replace(path=f"/{connection.settings_dict['NAME']}", query=query).geturl()
