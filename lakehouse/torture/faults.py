@@ -28,8 +28,9 @@ CHILD = (Failpoint.OUTBOX_WRITTEN, Failpoint.SENT, Failpoint.ACK_LOST)
 DAPHNE = (Failpoint.RECEIVED, Failpoint.JOURNALLED, Failpoint.ACKED)
 FOREIGN = (Failpoint.FOREIGN_ANNOUNCED, Failpoint.FOREIGN_APPENDING, Failpoint.FOREIGN_APPENDED)
 """Nobody here walks there: the house under torture keeps its own catalog."""
-TYPED = afterwards.ERASING
-"""Nor there, but for who erases."""
+MOVING = tuple(point for point in Failpoint if point.name.startswith("MOVE_"))
+TYPED = afterwards.ERASING + MOVING
+"""Nor there, but for who erases; and no house under torture moves."""
 WORKER = tuple(point for point in Failpoint if point not in CHILD + DAPHNE)
 PAST_THE_LEASE_S = LEASE_MS / 1000 + 1
 REACHED_WITHIN_S = 10.0
