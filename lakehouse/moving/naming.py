@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyiceberg.manifest import DataFileContent
+
 from lakehouse.catalog.rest.places import PATHS
 from lakehouse.moving.relocation import Immovable, Relocation
 
-POSITION_DELETES = 1
-DELETED = 2
 STATISTICS, STATISTICS_PATH = ("statistics", "partition-statistics"), "statistics-path"
 
 
@@ -66,7 +66,7 @@ def file_entry(file: dict[str, Any], relocation: Relocation) -> dict[str, Any]:
 
 def names_files(file: dict[str, Any]) -> bool:
     """Whether it says which rows of other files are deleted."""
-    return bool(file.get("content") == POSITION_DELETES)
+    return bool(file.get("content") == DataFileContent.POSITION_DELETES)
 
 
 def check_deletes(file: dict[str, Any], relocation: Relocation) -> None:

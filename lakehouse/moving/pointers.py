@@ -10,7 +10,7 @@ from pyiceberg.catalog import LOCATION
 from lakehouse.conf import Settings
 from lakehouse.models import ForgottenSnapshot, IcebergTable, Namespace
 from lakehouse.moving.old_house import CannotMove
-from lakehouse.moving.relocation import Relocation
+from lakehouse.moving.relocation import Immovable, Relocation, lies_in, plain_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ def find(alias: str, relocation: Relocation) -> Found:
 
 def elsewhere(alias: str, settings: Settings) -> str:
     """What is said of tables that nobody moves, and that do not lie in the lake of the settings."""
-    here = Relocation("", "", settings.resolved_warehouse)
+    here = plain_place(settings.resolved_warehouse)
     rows = IcebergTable.objects.using(alias).select_related("namespace").order_by("pk").iterator(1000)
-    left = [f"{row} ({row.metadata_location})" for row in rows if not here.is_new(row.metadata_location)]
+    left = [f"{row} ({row.metadata_location})" for row in rows if not lies_in(row.metadata_location, here)]
     if len(left) < 2:
         return "".join(f"{one} stays where it is; --from-warehouse would bring it along" for one in left)
     return f"{left[0]} and {len(left) - 1} more stay where they are; --from-warehouse would bring them along"
@@ -55,12 +55,14 @@ def point(alias: str, found: Found, locations: Mapping[int, str], relocation: Re
         rows = IcebergTable.objects.using(alias).filter(pk=pk, metadata_location=before)
         if not rows.update(metadata_location=locations[pk], previous_metadata_location=""):
             raise CannotMove(f"{name} was changed meanwhile; stop all programs of this house, and type the same again")
-    for row in (
-        IcebergTable.objects.using(alias).exclude(pk__in=found.moving).select_related("namespace").iterator(1000)
-    ):
+    others = IcebergTable.objects.using(alias).exclude(pk__in=found.moving).select_related("namespace")
+    for row in others.iterator(1000):
         if relocation.is_copying and relocation.moves(row.metadata_location):
             raise CannotMove(f"{row} was made meanwhile; stop all programs of this house, and type the same again")
     ForgottenSnapshot.objects.using(alias).filter(table__in=found.moving).delete()
     for namespace in Namespace.objects.using(alias).filter(properties__has_key=LOCATION):
-        namespace.properties[LOCATION] = relocation.new(str(namespace.properties[LOCATION]))
+        try:
+            namespace.properties[LOCATION] = relocation.new(str(namespace.properties[LOCATION]))
+        except Immovable as exc:
+            raise CannotMove(f"namespace {namespace} cannot be moved: {exc}") from exc
         namespace.save(using=alias, update_fields=["properties"])

@@ -56,11 +56,11 @@ class Relocation:
 
     def moves(self, path: str) -> bool:
         """Whether the tables say that it lies in the place that is left."""
-        return _below(path, self.recorded) is not None
+        return lies_in(path, self.recorded)
 
     def is_new(self, path: str) -> bool:
         """Whether it lies in the new place already."""
-        return _below(path, plain_place(self.target)) is not None
+        return lies_in(path, plain_place(self.target))
 
     def rewritten(self, path: str) -> str:
         """Where the file that takes the place of `path` is written."""
@@ -79,6 +79,11 @@ def plain_place(location: str) -> str:
     if separator and "/" not in scheme and known != "file":
         return f"{SPELT.get(known, known)}://{path}"
     return re.sub("/+", "/", path if separator and known == "file" else location.rstrip("/").removeprefix("file:"))
+
+
+def lies_in(path: str, place: str) -> bool:
+    """Whether a file is in this place, as `plain_place` has it, or below it."""
+    return _below(path, place) is not None
 
 
 def _below(path: str, place: str) -> str | None:

@@ -29,8 +29,6 @@ PATIENCE_S = 10
 """For transactions of others. Who waits longer holds up all who come after."""
 MOVES, MOVED = "moves", "moved"
 """While rows and files are on their way, and when all of them are there."""
-
-
 DEADLOCK, DEADLOCKS_MAX = "40P01", 10
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from pyiceberg.manifest import ManifestEntryStatus
+
 from lakehouse.catalog import side_by_side
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.errors import DamagedTable
@@ -111,7 +113,7 @@ class TableMove:
     def _file(self, record: dict[str, Any]) -> dict[str, Any]:
         file = record["data_file"]
         entry = naming.file_entry(file, self._relocation)
-        if record["status"] == naming.DELETED or not naming.names_files(file):
+        if record["status"] == ManifestEntryStatus.DELETED or not naming.names_files(file):
             return entry
         naming.check_deletes(file, self._relocation)
         return self._renamed(file["file_path"]).entry(entry)
@@ -152,7 +154,7 @@ class TableMove:
 
 def _is_plain(record: dict[str, Any]) -> bool:
     """A file that names no others, and that a snapshot has."""
-    return record["status"] != naming.DELETED and not naming.names_files(record["data_file"])
+    return record["status"] != ManifestEntryStatus.DELETED and not naming.names_files(record["data_file"])
 
 
 def _portions(items: Iterable[str]) -> Iterator[list[str]]:

@@ -6,15 +6,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from django.db import connection
 
 from lakehouse.catalog import deleting, tables
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from tests.lakehouse.counted_s3 import Counting
-
-pytestmark = pytest.mark.skipif(connection.vendor != "sqlite", reason="no database; tried with SQLite")
 
 
 @pytest.fixture

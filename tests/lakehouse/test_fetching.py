@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from django.db import connection
 
 from lakehouse.catalog import fetching
 from lakehouse.catalog.retention import Retention
@@ -20,7 +19,7 @@ from tests.lakehouse.upkeep_site import Lake
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor != "sqlite", reason="S3 knows nothing of the database; tried with SQLite"),
+    pytest.mark.once,
 ]
 ALL = Terms(target_bytes=2**27, files_min=2, is_tiered=False)
 COMMITS = 6

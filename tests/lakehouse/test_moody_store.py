@@ -10,7 +10,6 @@ import uuid
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import connection
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.own import OwnLake
@@ -31,7 +30,7 @@ from tests.services import ObjectStore
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor != "sqlite", reason="S3 knows nothing of the database; tried with SQLite"),
+    pytest.mark.once,
 ]
 
 PATIENCE_S = "1"

@@ -22,7 +22,7 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.http import checks
 from lakehouse.journal.accept import accept
 from lakehouse.management import unprepared
-from lakehouse.models import Batch, BatchState, IcebergTable, Parent
+from lakehouse.models import Batch, BatchState, IcebergTable, Namespace, Parent
 from lakehouse.models.parents import Holder
 from lakehouse.moving import old_house, seal
 from lakehouse.moving.old_house import CannotMove
@@ -150,6 +150,15 @@ def test_a_folder_that_was_moved_and_is_linked_under_its_old_name_is_found_by_th
     said = move("--from-warehouse", new.resolved_warehouse, "--written-as", written_as)
     assert said.endswith("start the programs\n")
     assert IcebergTable.objects.get().metadata_location.startswith(new.resolved_warehouse)
+
+
+def test_a_namespace_whose_folder_no_bucket_can_have_is_named(
+    move: Move, old: Settings, new: Settings, settings: Any
+) -> None:
+    settings.EVODB = dataclasses.replace(new, warehouse="s3://bucket/lake")
+    Namespace.objects.create(name="sales", properties={"location": f"{old.resolved_warehouse}/sales#1"})
+    with pytest.raises(CommandError, match=r"namespace sales cannot be moved: .* cannot be called so in a bucket"):
+        move("--from-warehouse", old.resolved_warehouse)
 
 
 def test_a_house_that_is_open_is_not_moved(move: Move, old: Settings, leave: Leave) -> None:

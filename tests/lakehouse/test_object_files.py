@@ -7,7 +7,6 @@ import uuid
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from lakehouse.catalog import tables
 from lakehouse.catalog.catalog import DjangoCatalog
@@ -30,7 +29,7 @@ from tests.lakehouse.counted_s3 import Counting
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor != "sqlite", reason="S3 knows nothing of the database; tried with SQLite"),
+    pytest.mark.once,
 ]
 
 NAME = f"{uuid.UUID(int=7)}-m0.avro"
