@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-bucket bench-tables bench-events bench-flood bench-patterns bench-delivery soak
+.PHONY: help demo todo test test-long test-ray serve lint bench bench-codec bench-ingest bench-idle bench-commits bench-flush bench-small bench-bucket bench-tables bench-events bench-flood bench-patterns bench-delivery soak
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -62,6 +62,9 @@ bench-commits: $(READY) ## 2000 small flushes into one table: do commits stay as
 
 bench-flush: $(READY) ## Entries/s a core brings from the journal into a table, step by step, as JSON and as Arrow
 	$(PY) -m benchmarks.flush
+
+bench-small: $(READY) ## CPU of a flush of 20 entries into one table, into ten, by a hundred parents; of wide tables, of many days
+	$(PY) -m benchmarks.small
 
 bench-bucket: $(READY) ## A flush into S3 and upkeep there if each request takes LATENCY_MS=50: wall clock, and how often it asks
 	$(PY) -m benchmarks.bucket

@@ -155,6 +155,7 @@ FLOORS = {
         "lakehouse.flush.fuse_box",
         "lakehouse.flush.inbox",
         "lakehouse.flush.letters",
+        "lakehouse.flush.payloads",
         "lakehouse.allocation",
         "lakehouse.memory",
         "lakehouse.renewal",

@@ -15,6 +15,8 @@ from pyiceberg.schema import make_compatible_name as original
 from pyiceberg.utils import schema_conversion
 from pyiceberg.utils.schema_conversion import AvroSchemaConversion
 
+from lakehouse.catalog.made_once import MadeOnce
+
 NAMED = ("record", "fixed", "enum")
 NESTED = ("type", "fields", "items", "values")
 original_schema = AvroSchemaConversion.iceberg_to_avro
@@ -43,5 +45,11 @@ def _compatible(name: str) -> str:
     return "".join(sign if sign.isascii() else f"_x{ord(sign):X}" for sign in original(name))
 
 
+_known: MadeOnce[Schema, dict[str | None, Any]] = MadeOnce(lambda _: {})
+
+
 def _schema(self: AvroSchemaConversion, schema: Schema, schema_name: str | None = None) -> Any:
-    return named_once(original_schema(self, schema, schema_name), Counter())
+    known = _known(schema)
+    if schema_name not in known:
+        known[schema_name] = named_once(original_schema(self, schema, schema_name), Counter())
+    return known[schema_name]

@@ -38,6 +38,7 @@ from pyiceberg.types import (
     TimeType,
 )
 
+from lakehouse.catalog.made_once import MadeOnce
 from lakehouse.errors import SchemaMismatch
 from lakehouse.flush.names import reserving
 
@@ -81,11 +82,14 @@ class Changes:
         return bool(self.added or self.widened)
 
 
-def arrow_schema(schema: Schema) -> pa.Schema:
-    """The table's columns as the shredder makes them: plain strings, times in UTC to the microsecond."""
+def _arrow_schema(schema: Schema) -> pa.Schema:
     fallback = schema_to_pyarrow(schema, include_field_ids=False)
     types = [_arrow(field.field_type, fallback.field(at).type) for at, field in enumerate(schema.fields)]
     return pa.schema([pa.field(f.name, type_, f.optional) for f, type_ in zip(schema.fields, types, strict=True)])
+
+
+arrow_schema: MadeOnce[Schema, pa.Schema] = MadeOnce(_arrow_schema)
+"""The table's columns as the shredder makes them: plain strings, times in UTC to the microsecond."""
 
 
 def known(metadata: TableMetadata) -> pa.Schema:
@@ -159,10 +163,12 @@ def new_table(rows: pa.Schema) -> tuple[Schema, PartitionSpec]:
 
 def changes(table: Schema, rows: pa.Schema) -> Changes:
     """What the rows have that the table lacks. Raises SchemaMismatch when the rows cannot be written to the table."""
-    known = {field.name: field for field in table.fields}
+    known, have = {field.name: field for field in table.fields}, arrow_schema(table)
     _refuse_clashes((name for name in rows.names if name not in known), known)
     found = Changes()
     for field in rows:
+        if field.name in known and field.type in ICEBERG and have.field(field.name).type == field.type:
+            continue
         wanted, column = iceberg_type(field), known.get(field.name)
         if column is None:
             found.added[field.name,] = wanted
@@ -195,17 +201,14 @@ def is_wider(wide: IcebergType, narrow: IcebergType) -> bool:
 
 def align(table: Schema, rows: pa.Table) -> pa.Table:
     """The rows with exactly the table's columns, in its order; what they lack is null."""
-    fields = list(arrow_schema(table))
+    fields, there = list(arrow_schema(table)), set(rows.column_names)
     for field in fields:
-        if not field.nullable and (field.name not in rows.column_names or rows[field.name].null_count):
+        if not field.nullable and (field.name not in there or rows[field.name].null_count):
             raise SchemaMismatch(f"column {field.name!r} is required by its table, the rows hold no value for it")
     lacking = {field.type for field in fields} if len(fields) > rows.num_columns else set()
     # One array for all columns of a type: 250 000 rows that lack 1000 columns would take 1.5 GB.
     missing = {kind: nulls(len(rows), kind) for kind in lacking}
-    columns = [
-        cast(rows[field.name], field.type) if field.name in rows.column_names else missing[field.type]
-        for field in fields
-    ]
+    columns = [cast(rows[field.name], field.type) if field.name in there else missing[field.type] for field in fields]
     return pa.table(columns, schema=pa.schema(fields))
 
 

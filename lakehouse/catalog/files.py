@@ -8,6 +8,7 @@ behind the pointer has to be on the disk before. An object store promises that w
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,19 +150,37 @@ class DurableFileIO(PyArrowFileIO):
         """Make everything written so far durable. Raises OSError."""
         written, self.written = self.written, []
         parsed = (self.parse_location(location, self.properties) for location in written)
-        files = [Path(path) for scheme, _, path in parsed if scheme == FOLDER]
+        files = [path for scheme, _, path in parsed if scheme == FOLDER]
         for file in files:
             sync(file)
         # A folder made on the way is an entry of its own parent: all of them up to the warehouse's, the deepest first.
-        warehouse = Path(self.properties.get(WAREHOUSE_LOCATION, "/"))
-        top = warehouse.parent if warehouse.is_absolute() else Path("/")  # to a REST catalog it is a name
-        folders = {folder for file in files for folder in file.parents if folder.is_relative_to(top)}
-        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        warehouse = self.properties.get(WAREHOUSE_LOCATION, "/")
+        top = _above(warehouse.rstrip("/")) if warehouse.startswith("/") else "/"  # to a REST catalog it is a name
+        for folder in sorted(_folders(files, top), key=len, reverse=True):
             with suppress(PermissionError):  # Somebody else's folder, which was there before.
                 sync(folder)
 
+    def take_over(self, other: DurableFileIO) -> None:
+        """To settle what was written there with what was written here."""
+        self.written, other.written = [*other.written, *self.written], []
 
-def sync(path: Path) -> None:
+
+def _folders(files: Iterable[str], top: str) -> set[str]:
+    """All above these files, up to this one."""
+    found = set[str]()
+    for file in files:
+        folder = _above(file)
+        while folder not in found and (folder == top or folder.startswith(f"{top.rstrip('/')}/")):
+            found.add(folder)
+            folder = _above(folder)
+    return found
+
+
+def _above(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
+def sync(path: str | Path) -> None:
     """Have a file or a folder on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -7,9 +7,10 @@ parsed, one table after the other, so that no more than one is in memory as obje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import islice
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
@@ -19,9 +20,10 @@ from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog import evolution, pointers, refusals, side_by_side
 from lakehouse.catalog.catalog import DjangoCatalog
-from lakehouse.catalog.identifiers import table_key
+from lakehouse.catalog.identifiers import namespace_key, table_key
 from lakehouse.errors import TableRefused
 
+AT_ONCE = 20
 Found = Callable[[], Table | None]
 """None: there is no such table. Raises what its file raises."""
 
@@ -32,9 +34,7 @@ def each(catalog: DjangoCatalog, namespace: str, names: Iterable[str], room: int
     def fetch(located: tuple[Identifier, str | None]) -> InputFile | None:
         return catalog.fetch(located[1]) if located[1] is not None else None
 
-    levels = Catalog.identifier_to_tuple(namespace)
-    located = ((one, pointers.find(*table_key(one))) for one in ((*levels, name) for name in names))
-    for (identifier, location), fetched in side_by_side.ahead(fetch, located, room):
+    for (identifier, location), fetched in side_by_side.ahead(fetch, _located(namespace, names), room):
         yield identifier[-1], partial(_found, catalog, identifier, location, fetched)
 
 
@@ -54,6 +54,14 @@ def known_schemas(
             except TableRefused as exc:
                 refused.append(exc)
     return known, refused
+
+
+def _located(namespace: str, names: Iterable[str]) -> Iterator[tuple[Identifier, str | None]]:
+    """Where they are, asked for some at a time: what was asked long ago may have been moved by others."""
+    levels, waiting = Catalog.identifier_to_tuple(namespace), iter(names)
+    while some := list(islice(waiting, AT_ONCE)):
+        found = pointers.find_all(namespace_key(levels), some)
+        yield from (((*levels, name), found.get(name)) for name in some)
 
 
 def _found(

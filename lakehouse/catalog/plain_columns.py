@@ -14,6 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.io.pyarrow import ParquetFormatWriter, parquet_path_to_id_mapping
+from pyiceberg.schema import Schema
+
+from lakehouse.catalog.made_once import MadeOnce
 
 GLANCE_ROWS, LOOK_ROWS = 256, 8192
 """Most columns repeat themselves within a few rows; the others are looked at longer."""
@@ -21,6 +24,9 @@ DISTINCT_SHARE = 31 / 32
 """Of so many rows: values of which a row group of 100 000 rows would have every second one only once."""
 
 original = ParquetFormatWriter.write
+
+paths: MadeOnce[Schema, dict[str, int]] = MadeOnce(parquet_path_to_id_mapping)
+"""The ids of the columns of a file, by where they lie in it."""
 
 
 def mend() -> None:
@@ -47,6 +53,6 @@ def _is_distinct(column: Any) -> bool:
 
 def _write(self: ParquetFormatWriter, table: Any) -> None:
     if self._writer is None:
-        paths, apart = parquet_path_to_id_mapping(self._file_schema), plain(table)
-        self._parquet_writer_kwargs["use_dictionary"] = [path for path in paths if path not in apart]
+        apart = plain(table)
+        self._parquet_writer_kwargs["use_dictionary"] = [one for one in paths(self._file_schema) if one not in apart]
     original(self, table)

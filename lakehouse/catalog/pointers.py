@@ -33,6 +33,12 @@ def find(namespace: str, table: str) -> str | None:
     return rows.values_list("metadata_location", flat=True).first()
 
 
+def find_all(namespace: str, tables: Iterable[str]) -> dict[str, str]:
+    """The same of several that are there."""
+    rows = IcebergTable.objects.filter(namespace__name=namespace, name__in=list(tables))
+    return dict(rows.values_list("name", "metadata_location"))
+
+
 def lock_namespaces(namespaces: Iterable[str]) -> None:
     """Make these namespaces exist and keep them from being dropped until the transaction ends."""
     for namespace in sorted(namespaces):
@@ -67,8 +73,8 @@ def move(namespace: str, table: str, *, expected: str, location: str, forgotten:
 
     The row is looked up first: PostgreSQL checks the WHERE of an UPDATE that waited again, but not a subquery in it.
     """
-    found = IcebergTable.objects.filter(namespace__name=namespace, name=table).first()
-    return found is not None and move_row(found.pk, expected=expected, location=location, forgotten=forgotten)
+    found = IcebergTable.objects.filter(namespace__name=namespace, name=table).values_list("pk", flat=True).first()
+    return found is not None and move_row(found, expected=expected, location=location, forgotten=forgotten)
 
 
 def move_row(pk: int, *, expected: str, location: str, forgotten: Sequence[Forgotten] = ()) -> bool:
@@ -76,7 +82,7 @@ def move_row(pk: int, *, expected: str, location: str, forgotten: Sequence[Forgo
 
     What the table forgets by it is remembered in the same transaction, until its files are deleted.
     """
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         moved = IcebergTable.objects.filter(pk=pk, metadata_location=expected).update(
             metadata_location=location, previous_metadata_location=expected, version=F("version") + 1
         )

@@ -24,6 +24,7 @@ from pyiceberg.typedef import Identifier, Properties
 
 from lakehouse.catalog import retention, strange_properties
 from lakehouse.catalog.catalog import DjangoCatalog
+from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.identifiers import table_key
 from lakehouse.catalog.pointers import Forgotten, uuid_to_make
 from lakehouse.clock import now_ms
@@ -57,7 +58,8 @@ class Staging(DjangoCatalog):
     ) -> CommitTableResponse:
         base = None if isinstance(table, StagedTable) else table
         self.result = self._update_and_stage_table(base, table.name(), requirements, updates)
-        self._settle(table)
+        if isinstance(table.io, DurableFileIO) and isinstance(self.result.io, DurableFileIO):
+            self.result.io.take_over(table.io)  # one pointer will name all of it, so none has to be there first
         self._write(self.result)
         kept = {entry.metadata_file for entry in self.result.metadata.metadata_log}
         self.obsolete = tuple(old.metadata_file for old in table.metadata.metadata_log if old.metadata_file not in kept)

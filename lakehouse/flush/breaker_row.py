@@ -36,6 +36,8 @@ class Passage:
     turn: int = 0
     outage_until_ms: int = 0
     """A drill says that the store is away; 0: there is none."""
+    failures: int = 0
+    """Of others, one after the other, before this flush began."""
 
 
 def patience_of(settings: Settings) -> Patience:
@@ -59,7 +61,7 @@ def enter(patience: Patience, *, owner: str, now_ms: int) -> Passage:
             turn = row.turn + 1
         else:
             chosen = Way.FALLBACK
-    return Passage(chosen, turn, row.outage_until_ms if now_ms < row.outage_until_ms else 0)
+    return Passage(chosen, turn, row.outage_until_ms if now_ms < row.outage_until_ms else 0, row.failures)
 
 
 def is_asked(*, now_ms: int) -> bool:
@@ -136,6 +138,9 @@ def _fail(passage: Passage, patience: Patience, *, error: str, now_ms: int) -> N
 
 
 def _succeed(passage: Passage, *, now_ms: int) -> None:
+    """Of what failed since this flush began, the next one tells that it is over."""
+    if passage.way is Way.LAKE and not passage.failures:
+        return
     row = read()
     if passage.way is Way.PROBE:
         if row.turn == passage.turn and _change(row, breaker.succeeded(), now_ms=now_ms):

@@ -23,7 +23,6 @@ from lakehouse.flush.shred import StoredBatch
 from lakehouse.flush.unreadable import Unreadable
 from lakehouse.models import (
     Batch,
-    BatchPayload,
     BatchState,
     Flush,
     FlushState,
@@ -32,13 +31,11 @@ from lakehouse.models import (
     Parent,
 )
 from lakehouse.models.flushes import RECOVERY
-from lakehouse.subscriptions import holding
 from rpc.batch import Encoding
 
 BATCHES_MAX = 20_000
 """Of one flush; marking more would hold SQLite's only writer for too long."""
 Letters = Sequence[Unreadable]
-PAYLOADS_PER_DELETE = 1000
 IDS_PER_QUERY = 1000
 
 
@@ -47,7 +44,8 @@ class Claim:
     """The right to flush these batches until somebody holds a higher epoch."""
 
     flush_id: int
-    parent_id: int
+    parent: Parent
+    """As it was when it was claimed."""
     namespace: str
     epoch: int
     batches: int
@@ -55,6 +53,10 @@ class Claim:
     size_bytes: int
     is_resumed: bool = False
     """It was announced to a foreign catalog by somebody who did not finish it."""
+
+    @property
+    def parent_id(self) -> int:
+        return self.parent.pk
 
     @property
     def move(self) -> Move:
@@ -84,10 +86,11 @@ def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
         if not taken:
             return None
         parent = Parent.objects.get(pk=parent_id)
-        unfinished = _in_doubt(parent_id).first()
-        if unfinished is not None:
-            return _resume(unfinished, parent)
-        _release(parent_id, now_ms=now_ms, error="its worker went silent and lost the lease")
+        if _left_open(parent_id).exists():
+            unfinished = _in_doubt(parent_id).first()
+            if unfinished is not None:
+                return _resume(unfinished, parent)
+            _release(parent_id, now_ms=now_ms, error="its worker went silent and lost the lease")
         batches, entries, size_bytes, last = _oldest(parent_id, terms)
         if not batches:
             Parent.objects.filter(pk=parent_id).update(lease_until_ms=0)
@@ -103,7 +106,7 @@ def take(parent_id: int, terms: Terms, *, now_ms: int) -> Claim | None:
         # The parent's row is locked, so no batch of it can appear between the look and the update.
         claimed = _pending(parent_id).filter(pk__lte=last).update(state=BatchState.FLUSHING, flush=flush)
         assert claimed == batches, f"claimed {claimed} batches of parent {parent_id}, saw {batches}"
-    return Claim(flush.pk, parent_id, parent.namespace, parent.lease_epoch, batches, entries, size_bytes)
+    return Claim(flush.pk, parent, parent.namespace, parent.lease_epoch, batches, entries, size_bytes)
 
 
 def read(claim: Claim) -> list[StoredBatch]:
@@ -179,20 +182,6 @@ def give_back(claim: Claim, *, error: str, now_ms: int) -> None:
             _release(claim.parent_id, now_ms=now_ms, error=error)
 
 
-def forget_payloads(parent_id: int, *, held_bytes_max: int = 0) -> int:
-    """Delete the bytes of batches that are rows now, also those an earlier flush did not come to; returns how many.
-
-    So many of them are left for subscriptions that have not come to these batches.
-    """
-    deleted = 0
-    states = [BatchState.PERSISTED, BatchState.FALLBACK]
-    done = BatchPayload.objects.filter(batch__parent_id=parent_id, batch__state__in=states)
-    done = done.exclude(holding.payloads(parent_id, bytes_max=held_bytes_max))
-    while ids := list(done.values_list("pk", flat=True)[:PAYLOADS_PER_DELETE]):
-        deleted += BatchPayload.objects.filter(pk__in=ids).delete()[0]
-    return deleted
-
-
 def by_thousands(batch_ids: Iterable[int]) -> Iterator[list[int]]:
     """As many as one query may name."""
     ids = sorted(batch_ids)
@@ -242,6 +231,11 @@ def _oldest(parent_id: int, terms: Terms) -> tuple[int, int, int, int]:
     return batches, entries, size_bytes, last
 
 
+def _left_open(parent_id: int) -> QuerySet[Flush]:
+    """The flush whose worker went silent: as long as it has batches, it is open."""
+    return Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN).exclude(trigger=RECOVERY)
+
+
 def _in_doubt(parent_id: int) -> QuerySet[Flush]:
     """The flush that was announced to a foreign catalog and is not marked."""
     announced = ForeignCommit.objects.filter(flush__parent=parent_id).values("flush")
@@ -255,7 +249,7 @@ def _resume(flush: Flush, parent: Parent) -> Claim:
     namespace = ForeignCommit.objects.filter(flush=flush).values_list("namespace", flat=True)[0]
     size_bytes = Batch.objects.filter(flush=flush).aggregate(total=Sum("size_bytes"))["total"] or 0
     counts = (flush.batches, flush.entries, size_bytes)
-    return Claim(flush.pk, parent.pk, namespace, parent.lease_epoch, *counts, is_resumed=True)
+    return Claim(flush.pk, parent, namespace, parent.lease_epoch, *counts, is_resumed=True)
 
 
 def _release(parent_id: int, *, now_ms: int, error: str) -> None:
@@ -263,9 +257,7 @@ def _release(parent_id: int, *, now_ms: int, error: str) -> None:
     if _in_doubt(parent_id).update(error=error):
         return
     Batch.objects.filter(parent_id=parent_id, state=BatchState.FLUSHING).update(state=BatchState.PENDING, flush=None)
-    Flush.objects.filter(parent_id=parent_id, state=FlushState.OPEN).exclude(trigger=RECOVERY).update(
-        state=FlushState.ABANDONED, finished_ms=now_ms, error=error
-    )
+    _left_open(parent_id).update(state=FlushState.ABANDONED, finished_ms=now_ms, error=error)
 
 
 def close(flush_id: int, staged: Sequence[Staged], unreadable: Letters, *, number: int, now_ms: int) -> bool:

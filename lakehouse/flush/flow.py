@@ -31,7 +31,20 @@ from lakehouse.events import namespaces, table
 from lakehouse.fallback.objects import StoredRows
 from lakehouse.fallback.rows import DatabaseStorage
 from lakehouse.fallback.storage import FallbackStorage
-from lakehouse.flush import breaker_row, claim, crowd, digests, fuse, fuse_box, inbox, raw, room, shred, table_rules
+from lakehouse.flush import (
+    breaker_row,
+    claim,
+    crowd,
+    digests,
+    fuse,
+    fuse_box,
+    inbox,
+    payloads,
+    raw,
+    room,
+    shred,
+    table_rules,
+)
 from lakehouse.flush.breaker import Way
 from lakehouse.flush.claim import Claim, Terms
 from lakehouse.flush.fuse import Counted
@@ -40,7 +53,6 @@ from lakehouse.flush.policy import FlushTrigger
 from lakehouse.flush.raw import Raw, RawRows
 from lakehouse.flush.shred import Shredded
 from lakehouse.journal import child_tables
-from lakehouse.models import Parent
 from lakehouse.renewal import renewed
 from rpc.config import ParentConfig
 from rpc.errors import BufferOverflowError
@@ -100,7 +112,7 @@ class Flusher:
             memory.give_back()
         reach(Failpoint.COMMITTED)
         self.lake.tidy(flushed.staged)
-        claim.forget_payloads(parent_id, held_bytes_max=self.settings.subscription_backlog_bytes_max)
+        payloads.forget(parent_id, held_bytes_max=self.settings.subscription_backlog_bytes_max)
         reach(Failpoint.ANNOUNCED)
         where = f"commit {flushed.commit_number}" if flushed.commit_number else "in the fallback"
         log.info(
@@ -194,7 +206,7 @@ class Flusher:
         return read.refusing({refused.table}, str(refused))
 
     def _land(self, claimed: Claim, counted: Sequence[Counted], read: Raw, known: Mapping[str, pa.Schema]) -> Flushed:
-        parent = Parent.objects.get(pk=claimed.parent_id)
+        parent = claimed.parent
         if holds_events := namespaces.holds_events(parent.name):
             known = table.with_ours(known)
         config = parent.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db.models import Q, QuerySet
 
 from lakehouse.conf import Settings
+from lakehouse.flush import payloads
 from lakehouse.flush.history import DAY_MS
 from lakehouse.models import BatchState, Parent
 from lakehouse.subscriptions.models import Delivery, DeliveryState, SubscriptionState
@@ -27,13 +28,11 @@ def forget(settings: Settings, *, now_ms: int) -> int:
 
 def free_payloads(settings: Settings) -> int:
     """Those that were kept for subscriptions which have come further since; returns how many."""
-    from lakehouse.flush import claim  # loads the lake's libraries, which the beat never needs
-
     held = Parent.objects.filter(
         batches__state__in=[BatchState.PERSISTED, BatchState.FALLBACK], batches__stored__isnull=False
     )
     most = settings.subscription_backlog_bytes_max
-    return sum(claim.forget_payloads(pk, held_bytes_max=most) for pk in held.values_list("pk", flat=True).distinct())
+    return sum(payloads.forget(pk, held_bytes_max=most) for pk in held.values_list("pk", flat=True).distinct())
 
 
 def _delete(which: QuerySet[Delivery]) -> int:

@@ -128,7 +128,7 @@ def test_every_file_is_on_the_disk_before_a_table_is_said_to_be_there(
 ) -> None:
     flushes(old, 2)
     new, synced, seen = Settings(data_dir=tmp_path / "new"), set[Path](), list[set[Path]]()
-    monkeypatch.setattr(files, "sync", synced.add)
+    monkeypatch.setattr(files, "sync", lambda path: synced.add(Path(path)))
     monkeypatch.setattr(pointers, "point", lambda *_: seen.append(set(synced)))
     move(relocation(old, new), new)
     assert [set(new.data_dir.rglob("*")) - found for found in seen] == [set()]

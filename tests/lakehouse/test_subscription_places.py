@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.core.management import CommandError, call_command
 
 from lakehouse.conf import Settings
-from lakehouse.flush import claim, history
+from lakehouse.flush import history, payloads
 from lakehouse.flush.history import DAY_MS
 from lakehouse.models import Batch, BatchPayload, Flush, FlushTable, Parent
 from lakehouse.subscriptions import counts, desk, forgetting, places
@@ -105,7 +105,7 @@ def test_beyond_the_bound_the_oldest_payloads_go_first(street: Street, shop: Any
     street.settings = dataclasses.replace(street.settings, subscription_backlog_bytes_max=2 * size)
     assert forgetting.free_payloads(street.settings) == 1
     assert sorted(BatchPayload.objects.values_list("batch__sequence", flat=True)) == [2, 3]
-    assert claim.forget_payloads(shop.parent_id) == 2
+    assert payloads.forget(shop.parent_id) == 2
 
 
 def test_history_stays_for_who_has_not_come_to_it_and_not_for_ever(street: Street, shop: Any) -> None:

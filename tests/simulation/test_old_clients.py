@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from lakehouse.flush import claim
+from lakehouse.flush import claim, payloads
 from lakehouse.flush.claim import Terms
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.models import Batch
@@ -217,7 +217,7 @@ class DeliveryOfOldClients(RuleBasedStateMachine):
         claimed = claim.take(self.parent_id, TERMS, now_ms=self.now_ms + 10**6)
         if claimed is not None:
             claim.finish(claimed, [], [], now_ms=self.now_ms)
-            claim.forget_payloads(self.parent_id)
+            payloads.forget(self.parent_id)
 
     def look(self) -> None:
         rows = Batch.objects.filter(pk__gt=self.stored_through).order_by("pk")

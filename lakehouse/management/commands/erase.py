@@ -20,7 +20,7 @@ from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.current.names import changes_of, current_of
 from lakehouse.errors import LakehouseError
-from lakehouse.flush import claim, digests, letters
+from lakehouse.flush import digests, letters, payloads
 from lakehouse.flush.digests import ChildSum
 from lakehouse.journal import child_tables
 from lakehouse.management.operation import Operation
@@ -81,7 +81,7 @@ class Command(Operation):
                 "type manage.py flush_buffers --wait, and then the same again"
             )
         for parent_id in Parent.objects.filter(namespace=namespace).values_list("pk", flat=True):
-            claim.forget_payloads(parent_id)
+            payloads.forget(parent_id)
 
     def _clear_examples(self, namespace: str, table: str | None) -> None:
         """Of the inbox of drift, which come anew with the next values."""

@@ -1,0 +1,123 @@
+"""What does a flush cost of which there are many: a few rows, a worker that is warm?
+
+Question
+  CPU of a flush of 20 entries of 19 keys, if they are for one table, and if they are for ten.
+
+Method
+  One process, SQLite (WAL, FULL), a folder, flushes as a worker does them. Measured is the CPU of the whole process
+  (all its threads); accepting the batch does not count. Medians of FLUSHES, after some that do not count. Beside them:
+  a hundred parents by turns, of which each has a table of its own, a table of 1000 columns, and 365 days in one flush.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+FLUSHES = int(os.environ.get("FLUSHES", "200"))
+WARM = 25
+DAY_MS = 86_400_000
+ENTRIES = 20
+
+
+def main() -> int:
+    folder = tempfile.mkdtemp(prefix="evodb-small-")
+    os.environ |= {"EVODB_DATA_DIR": folder, "DJANGO_SETTINGS_MODULE": "evodb_site.settings"}
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    print(f"{'ms of CPU a flush':24}{'median':>9}{'wall':>9}")
+    for name, arguments in WAYS.items():
+        if len(sys.argv) < 2 or any(one in name for one in sys.argv[1:]):
+            cpu, wall = way(name, **arguments)
+            print(f"  {name:22}{cpu:9.1f}{wall:9.1f}", flush=True)
+    return 0
+
+
+WAYS: dict[str, dict[str, int]] = {
+    "one table": {},
+    "ten tables": {"tables": 10},
+    "100 parents by turns": {"parents": 100},
+    "1000 columns": {"keys": 1000, "flushes": 20},
+    "365 days": {"days": 365, "flushes": 6},
+}
+
+
+def way(
+    name: str, *, tables: int = 1, parents: int = 1, keys: int = 19, days: int = 1, flushes: int = FLUSHES
+) -> tuple[float, float]:
+    from django.conf import settings
+
+    from lakehouse.catalog import lakes
+    from lakehouse.clock import now_ms
+    from lakehouse.flush.flow import Flusher
+    from lakehouse.flush.policy import FlushTrigger
+    from lakehouse.models import Parent
+
+    homes = [
+        Parent.objects.create(name=f"{name}{at}".replace(" ", "_"), namespace=f"{name}{at}".replace(" ", "_"))
+        for at in range(parents)
+    ]
+    flusher = Flusher("benchmark", settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
+    cpu, wall = list[float](), list[float]()
+    warm = min(WARM, flushes // 2) * parents if parents == 1 else parents
+    for number in range(flushes + warm):
+        home = homes[number % parents]
+        journal(home.pk, number, tables=tables, keys=keys, days=days)
+        began, spent = time.perf_counter(), time.process_time()
+        done = flusher.run(home.pk, trigger=FlushTrigger.MANUAL)
+        cpu.append((time.process_time() - spent) * 1000)
+        wall.append((time.perf_counter() - began) * 1000)
+        assert done is not None
+        assert len(done.staged) == tables, done
+    return statistics.median(cpu[warm:]), statistics.median(wall[warm:])
+
+
+def journal(parent_id: int, number: int, *, tables: int, keys: int, days: int) -> None:
+    """A batch of ENTRIES, or of as many days, spread over so many tables, waits to be flushed."""
+    from lakehouse.clock import now_ms
+    from lakehouse.journal.accept import Source, accept
+    from lakehouse.models import Child
+    from rpc import batch, columns
+    from rpc.entries import RawEntry
+
+    child, _ = Child.objects.get_or_create(parent_id=parent_id, name="shop")
+    count, now = max(ENTRIES, days), now_ms()
+    first = number * count + 1
+    document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(keys)) + "}"
+    entries: list[Any] = [
+        RawEntry(
+            at,
+            now - at % days * DAY_MS,
+            0,
+            b"orders_%d" % (at % tables),
+            b"r%d" % at,
+            b"",
+            document.encode(),
+        )
+        for at in range(first, first + count)
+    ]
+    wire = batch.encode(
+        columns.encode(entries),
+        encoding=batch.Encoding.COLUMNS,
+        entry_count=count,
+        source="shop",
+        sequence=number + 1,
+        timestamp_ms=now,
+        correlation_id=None,
+    )
+    accept([(Source(parent_id, child.pk, 1, True), batch.read(wire))], now_ms=now)
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.disable(logging.INFO)
+    sys.exit(main())
