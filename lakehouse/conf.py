@@ -215,7 +215,7 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         return str((Path(self.warehouse) if self.warehouse else self.data_dir / "lake").resolve())
 
     @property
-    def resolved_catalog_properties(self) -> dict[str, str]:
+    def resolved_catalog_properties(self) -> dict[str, Any]:
         """Raises ValueError."""
         return catalog_choice.properties_of(self.catalog_properties)
 

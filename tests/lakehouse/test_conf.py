@@ -203,6 +203,7 @@ def test_a_foreign_catalog_is_given_what_its_client_wants() -> None:
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"token": "secret"'}, "EVODB_CATALOG_PROPERTIES is no JSON"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '["secret"]'}, "EVODB_CATALOG_PROPERTIES is no object of texts"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"uri": 1, "token": "secret"}'}, "is no object of texts"),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '{"uri": "u", "auth": "secret"}'}, "with objects as auth and ssl"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"type": "sql", "token": "secret"}'}, 'has "type" or "name"'),
         (REST | {"EVODB_CATALOG": ""}, "EVODB_CATALOG_PROPERTIES is given and EVODB_CATALOG is empty"),
     ],
