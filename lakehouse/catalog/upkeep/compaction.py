@@ -109,7 +109,7 @@ def merge_manifests(keeper: Tender, *, count_min: int = 2) -> int:
         table = begun.table
         target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
         before = manifests_of(table)
-        small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
+        small = [one for one in before if one.content == ManifestContent.DATA and one.manifest_length < target // 2]
         change = Change(table)
         merge = ManifestMerge(change, table.io, target_bytes=target)
         if len(small) < count_min or not merge.is_worth_it:
@@ -130,7 +130,7 @@ def _piles(table: Table, keeper: Tender, terms: Terms) -> list[list[Small]]:
 
 def refusal(table: Table, keeper: Tender, manifests: Sequence[ManifestFile]) -> str:
     """Why files of this table must not be exchanged, or nothing."""
-    if any(one.content is not ManifestContent.DATA for one in manifests):
+    if any(one.content != ManifestContent.DATA for one in manifests):
         return "it has delete files of another engine; that engine has to compact it"
     return keeper.refusal(table)
 

@@ -139,7 +139,7 @@ def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
         raise NotErasable(f"{keeper.row} has no column {', '.join(missing)}, wanted a table that children write")
     snapshot = table.metadata.current_snapshot()
     manifests = snapshot.manifests(table.io) if snapshot is not None else []
-    if any(one.content is not ManifestContent.DATA for one in manifests):
+    if any(one.content != ManifestContent.DATA for one in manifests):
         raise NotErasable(f"{keeper.row} has delete files of another engine; let that engine merge them first")
 
 

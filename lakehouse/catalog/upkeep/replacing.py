@@ -102,7 +102,7 @@ class Replacement(_SnapshotProducer["Replacement"]):
 
     def _check_meanwhile(self, manifests: Sequence[ManifestFile]) -> None:
         """The new files have the rows that were there when they were written, in the partitions of then."""
-        if any(manifest.content is not ManifestContent.DATA for manifest in manifests):
+        if any(manifest.content != ManifestContent.DATA for manifest in manifests):
             raise CommitConflict("another engine deleted rows meanwhile, which the new files would bring back")
         fixed = partitioning.fixed(self._transaction.table_metadata)
         if any(file.spec_id in fixed for file in self._added_data_files):
@@ -180,5 +180,5 @@ class ManifestMerge(Replacement):
 
     def _current_of(self, *, is_data: bool) -> list[ManifestFile]:
         """Without those that name deleted files only: of them pyiceberg would make an empty one, and refuses to."""
-        found = [one for one in self._current() if (one.content is ManifestContent.DATA) is is_data]
+        found = [one for one in self._current() if (one.content == ManifestContent.DATA) is is_data]
         return [one for one in found if one.has_added_files() or one.has_existing_files()]
