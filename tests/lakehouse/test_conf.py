@@ -13,6 +13,7 @@ import pytest
 
 from lakehouse import conf
 from lakehouse.conf import SettingError, Settings, load
+from lakehouse.database_choice import database_of
 from rpc import config
 from rpc.config import ChildConfig, ParentConfig
 
@@ -184,6 +185,13 @@ def test_a_warehouse_is_a_folder_or_a_url(warehouse: str, resolved: str) -> None
 
 def test_without_a_database_url_the_journal_is_a_file_in_the_data_folder() -> None:
     assert load({"EVODB_DATA_DIR": "/data"}).resolved_database_url == "sqlite:////data/evodb.sqlite3"
+
+
+def test_through_a_pooler_no_rows_are_read_by_a_cursor_of_the_server() -> None:
+    """It would be of another connection than the next portion is asked of."""
+    direct, pooled = (load({"EVODB_DATABASE_POOLER": said}).database_pooler for said in ("no", "yes"))
+    url = "postgresql://evodb@pooler:6432/evodb"
+    assert [database_of(url, pooler=one)["DISABLE_SERVER_SIDE_CURSORS"] for one in (direct, pooled)] == [False, True]
 
 
 REST = {"EVODB_CATALOG": "rest", "EVODB_CATALOG_PROPERTIES": '{"uri": "https://host/catalog", "token": "secret"}'}
