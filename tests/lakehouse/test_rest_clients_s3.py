@@ -164,7 +164,8 @@ def test_several_who_write_a_table_in_a_bucket_at_once_all_get_their_rows_in(
 ) -> None:
     with opened(moto_store) as lake:
         catalog = with_namespace(lake)
-        catalog.create_table("lake.t", SCHEMA)
+        # Nobody loses more often than there are others.
+        catalog.create_table("lake.t", SCHEMA, properties={"commit.retry.num-retries": "6"})
 
         def write(number: int) -> None:
             lake.pyiceberg().load_table("lake.t").append(pa.table({"id": [number], "city": ["Rome"]}))
