@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 TARGET = "write.target-file-size-bytes"
 MANIFEST_TARGET = "commit.manifest.target-size-bytes"
 MANIFEST_BYTES = 2**20
-WANTED = (100, 101, 102, 103, 104)
+SIZE_BYTES = 104
+WANTED = (100, 101, 102, 103, SIZE_BYTES)
 """Path, format, partition, rows and bytes of a data file."""
 
 
