@@ -46,7 +46,7 @@ class Append(_MergeAppendFiles):
         fixed = partitioning.fixed(self._transaction.table_metadata)
         moving, stay = list[ManifestFile](), list[ManifestFile]()
         for one in manifests:
-            stays = one.partition_spec_id in fixed or one.content is not ManifestContent.DATA
+            stays = one.partition_spec_id in fixed or one.content != ManifestContent.DATA
             (stay if stays else moving).append(one)
         if self._is_nothing_to_merge(moving):
             return moving + stay
