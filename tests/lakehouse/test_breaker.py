@@ -100,6 +100,16 @@ def test_a_flush_that_gets_through_ends_the_row_of_failures(clock):
 
 
 @in_database
+def test_what_began_before_a_failure_does_not_end_it_and_the_next_flush_does(clock):
+    earlier = enter(clock)
+    ask(clock, AWAY)
+    ask(clock, passage=earlier)
+    assert breaker_row.read().failures == 1
+    ask(clock)
+    assert breaker_row.read().failures == 0
+
+
+@in_database
 @pytest.mark.parametrize("error", [CommitConflict("moved"), KeyError("x")], ids=["conflict", "mistake"])
 def test_an_error_that_is_not_the_stores_opens_nothing(error, clock):
     for _ in range(5):
