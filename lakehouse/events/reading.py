@@ -30,7 +30,7 @@ from lakehouse.http.queries import engine_of
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Response
 from lakehouse.models import IcebergTable
-from lakehouse.parent.grants import ADMIN, QUERY, Grant, fits
+from lakehouse.parent.grants import ADMIN, QUERY, Grant
 from lakehouse.parent.house import House
 from lakehouse.query import lake_tables
 from lakehouse.query.engine import Query
@@ -213,7 +213,7 @@ def _has_table(namespace: str) -> bool:
 
 
 async def _find(grant: Grant, names: list[Name]) -> list[Place]:
-    places = partial(lake_tables.places, names, allows=lambda namespace: fits(namespace, grant.namespaces))
+    places = partial(lake_tables.places, names, allows=lambda namespace: grant.reaches(namespace=namespace))
     return await sync_to_async(places)()
 
 

@@ -18,7 +18,7 @@ from lakehouse.http import answers, pages
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.limits.refusal import Response
 from lakehouse.models import Parent
-from lakehouse.parent.grants import Grant, fits, token_of
+from lakehouse.parent.grants import Grant, token_of
 from lakehouse.parent.greeting import DEFAULT_PARENT
 from lakehouse.subscriptions import terms
 from lakehouse.subscriptions.documents import ID_MAX
@@ -72,8 +72,7 @@ def _grant(request: HttpRequest) -> Grant:
 
 
 def reaches(request: HttpRequest, parent: Parent) -> bool:
-    grant = _grant(request)
-    return fits(parent.name, grant.parents) and fits(parent.namespace, grant.namespaces)
+    return _grant(request).reaches(parent=parent.name, namespace=parent.namespace)
 
 
 def meant(request: HttpRequest, name: str | None) -> Parent:
