@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from lakehouse.limits.refusal import Response
 from lakehouse.models import Parent
 from lakehouse.parent.grants import Grant, token_of
 from lakehouse.parent.greeting import DEFAULT_PARENT
-from lakehouse.subscriptions import terms
+from lakehouse.subscriptions import desk, terms
 from lakehouse.subscriptions.documents import ID_MAX
 from lakehouse.subscriptions.models import Delivery, Subscription
 
@@ -55,6 +56,15 @@ def _no_key(request: HttpRequest) -> str:
 
 def problem(status: int, text: str, details: dict[str, Any] | None = None, headers: Iterable[Header] = ()) -> SentAway:
     return SentAway(refusal(status, text, CODES[status], details, headers))
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Who finds none is told so."""
+    try:
+        yield
+    except desk.TooMany as exc:
+        raise problem(409, str(exc)) from None
 
 
 def refusal(
