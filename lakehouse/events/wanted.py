@@ -22,7 +22,8 @@ WORD_CHARS_MAX = 500
 MOMENT_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
 PAGE = ("cursor", "limit")
-FILTERS = ("type", "provider", "source", "before", "after", "from", "to")
+OF_STREAMS = ("type", "provider", "source")
+FILTERS = (*OF_STREAMS, "before", "after", "from", "to")
 OF_THE_CALLER = ("namespace", "token")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
