@@ -1,7 +1,7 @@
 """HTTP with what Python brings along: no redirect is followed, for it would take the key elsewhere.
 
-Python's timeouts are for each byte. Here the whole answer has as long as that, or who says a byte now and then would
-never be done.
+Python's timeouts are for each byte. The whole answer to a post has as long as that, or who says a byte now and then
+would never be done.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-opener = urllib.request.build_opener(_NoRedirect, _Http, _Https)
+opener = urllib.request.build_opener(_NoRedirect)
+"""Large answers may take their time, as long as they go on."""
+_of_posts = urllib.request.build_opener(_NoRedirect, _Http, _Https)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Answer:
@@ -117,7 +119,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) ->
 
 def _opened(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
-        return opener.open(request, timeout=timeout_s)
+        return _of_posts.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as exc:
         return exc
 
