@@ -7,6 +7,7 @@ document too. So there is no change without its event, no event without its chan
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from rpc.emitter import EventEmitter
 from rpc.event_outbox import EventBufferFullError, EventOutbox
 
 __all__ = ["CDCCollection", "SqliteCollection"]
+
+log = logging.getLogger(__name__)
 
 Where = Callable[[Any], bool] | Mapping[str, Any] | None
 
@@ -143,10 +146,13 @@ class _undone:  # noqa: N801 - read as a word of the `with` it stands in
         if kind is None or issubclass(kind, EventBufferFullError):  # which is said behind the commit
             return
         for doc_id, doc in self._before.items():
-            if doc is _MISSING:
-                self._collection.pop(doc_id, None)
-            else:
-                self._collection[doc_id] = doc
+            try:
+                if doc is _MISSING:
+                    self._collection.pop(doc_id, None)
+                else:
+                    self._collection[doc_id] = doc
+            except Exception:  # who called hears of the first error, and the others are put back
+                log.exception("document %r could not be put back, and no event tells of it", doc_id)
 
 
 _MISSING = object()

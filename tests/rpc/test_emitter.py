@@ -542,6 +542,21 @@ def test_a_change_that_fails_leaves_neither_a_document_nor_an_event_nor_a_gap(us
     assert [event["bookmark"][-1] for event in ingest.events] == ["1", "2"]
 
 
+def test_a_collection_that_fails_at_one_document_puts_the_others_back_and_says_which_it_could_not(emitter, caplog):
+    class Moody(dict):
+        def __setitem__(self, doc_id, doc):
+            if doc == "bad" or (doc_id == "1" and self.get("1") == "new"):
+                raise RuntimeError(f"no {doc_id}")
+            super().__setitem__(doc_id, doc)
+
+    users = CDCCollection(Moody({"1": "old", "2": "old"}), emitter, "users")
+    with pytest.raises(RuntimeError, match="no 4"):
+        users.put_many({"1": "new", "2": "new", "3": "new", "4": "bad"})
+    assert (users.get("1"), users.get("2"), users.has("3"), users.has("4")) == ("new", "old", False, False)
+    assert "document '1' could not be put back" in caplog.text
+    assert emitter.pending_count == 0
+
+
 @pytest.mark.parametrize("undoes", [True, False])
 def test_a_commit_that_fails_leaves_no_change_without_its_event_and_the_next_one_goes_on(
     users, emitter, ingest, undoes
