@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 
+from lakehouse.storing import can_be_a_folder
 from rpc.config import ParentConfig
 
 PARENT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -53,6 +54,10 @@ class Parent(models.Model):
     def clean(self) -> None:
         """An emptied form field is None; it means the defaults."""
         self.config = self.config or {}
+        if self.namespace and not all(can_be_a_folder(level) for level in self.namespace.split(".")):
+            raise ValidationError(
+                {"namespace": f"found {self.namespace!r}, wanted names that folders can have, with '.' between levels"}
+            )
 
     @property
     def settings(self) -> ParentConfig:

@@ -309,6 +309,16 @@ def test_a_parent_name_that_cannot_be_an_address_is_refused(admin_client: Client
     assert not Parent.objects.exists()
 
 
+@pytest.mark.parametrize("namespace", ["a/b", "eu..north", "..", "a\\b", "eu. "])
+def test_a_namespace_that_no_flush_could_write_into_is_refused_when_it_is_typed(
+    admin_client: Client, namespace: str
+) -> None:
+    form = {"name": "shop", "namespace": namespace, "config": "{}"}
+    said = admin_client.post(url(Parent, "add"), form).content.decode()
+    assert "wanted names that folders can have" in said
+    assert not Parent.objects.exists()
+
+
 def test_an_emptied_config_means_the_defaults(admin_client: Client) -> None:
     parent = Parent.objects.create(name="shop", config={"flush_threshold_ms": 5000})
     form = {"name": "shop", "namespace": "lake", "config": ""}

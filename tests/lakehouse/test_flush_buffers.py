@@ -77,6 +77,13 @@ def test_a_parent_nobody_knows_is_refused_with_the_names_that_are_known():
     assert pending() == {"north": 3, "south": 0}
 
 
+def test_a_table_of_which_nothing_waits_is_said_so():
+    put("north", frame(1, run(1, 3)))
+    (said,) = command("--table", "ordrs")
+    assert said.startswith("no change of a table 'ordrs' waits")
+    assert pending() == {"north": 3}
+
+
 def test_without_any_parent_an_unknown_one_is_refused_as_well():
     with pytest.raises(CommandError, match="there is no parent 'west'; known are: none yet"):
         command("--parent", "west")
@@ -95,18 +102,18 @@ def test_only_parents_that_hold_a_change_of_the_table_are_flushed(encoding):
 
 def test_a_table_is_meant_by_its_whole_name():
     put("north", frame(1, [entry(1, table="orders_archive")]))
-    assert command("--table", "orders") == []
+    assert command("--table", "orders")[0].startswith("no change of a table 'orders' waits")
 
 
 def test_a_table_that_is_only_mentioned_in_a_row_is_not_one_that_waits():
     put("north", frame(1, [RawEntry(1, NOW_MS, 0, b"orders", b"items", b"", b'{"items": "items"}')]))
-    assert command("--table", "items") == []
+    assert command("--table", "items")[0].startswith("no change of a table 'items' waits")
 
 
 def test_a_table_that_is_in_the_lake_already_waits_nowhere():
     put("north", frame(1, [entry(1, table="items")]))
     command()
-    assert command("--table", "items") == []
+    assert command("--table", "items")[0].startswith("no change of a table 'items' waits")
 
 
 def terms(lake, owner="worker-2"):

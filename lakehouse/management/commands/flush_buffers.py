@@ -30,7 +30,10 @@ class Command(Operation):
         )
 
     def handle(self, *, parent: str | None, table: str | None, wait: bool, **_: Any) -> None:
-        for name, goal in self._goals(parent, table):
+        goals = self._goals(parent, table)
+        if table is not None and not goals:
+            self.stdout.write(f"no change of a table {table!r} waits: all is flushed, or its name is another")
+        for name, goal in goals:
             entries = flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
             self.stdout.write(f"{name}: {entries} entries flushed")
             while wait and not backlog.is_reached(goal):
