@@ -11,6 +11,7 @@ import pytest
 from django.conf import settings as site
 from django.core.management import CommandError, call_command
 from pyiceberg.schema import Schema
+from pyiceberg.transforms import BucketTransform, IdentityTransform
 from pyiceberg.types import NestedField, StringType
 
 from lakehouse.catalog import pointers
@@ -23,6 +24,7 @@ from lakehouse.query.verify import Wanted
 from lakehouse.subscriptions.models import Delivery, Subscription
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, source
+from tests.lakehouse import others_site as others
 from tests.lakehouse.test_current import DELETE, INSERT, UPDATE, Street
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -258,6 +260,34 @@ def test_a_child_is_erased_from_every_table_but_those_that_cannot_let_go_of_it(s
         change.remove_properties("gc.enabled")
     assert erase("--child", "a")[0][-1].startswith("1 rows erased")
     assert holding(street, b"of-a-") == []
+
+
+def test_a_row_is_erased_from_files_of_every_partitioning_its_table_ever_had(street):
+    def by_row(update):
+        update.remove_field("_ts_day").add_field("_row_id", BucketTransform(2), "row")
+
+    others.partitions(street.settings, by_row)
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-last"), (6, UPDATE, "y", "kept-of-a-y-too"))
+    others.partitions(street.settings, lambda update: update.add_field("v", IdentityTransform(), "of_v"))
+    street.write("a", (7, UPDATE, "y", "kept-of-a-y-last"))
+    said, err = erase("--table", "orders", "--row-id", "x")
+    assert [line for line in said if line.startswith("lake.orders: 5 rows")]
+    assert (holding(street, b"secret"), err) == ([], "")
+    assert changes(street) == [("a", 2), ("a", 4), ("a", 6), ("a", 7), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+    erase("--child", "a")
+    assert (changes(street), holding(street, b"of-a-")) == ([("b", 3)], [])
+
+
+def test_a_row_in_partitions_by_a_column_that_somebody_dropped_is_refused_and_nothing_is_touched(street):
+    others.partitions(street.settings, lambda update: update.add_field("v", IdentityTransform(), "of_v"))
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-last"))
+    others.partitions(street.settings, lambda update: update.remove_field("of_v"))
+    others.schema(street.settings, lambda update: update.delete_column("v"))
+    before = changes(street)
+    with pytest.raises(CommandError, match=r"lake\.orders lie in partitions by a column that somebody dropped"):
+        erase("--table", "orders", "--row-id", "x")
+    assert changes(street) == before
 
 
 @pytest.mark.both

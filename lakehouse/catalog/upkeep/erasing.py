@@ -8,7 +8,7 @@ finds what is left. What a tag or another branch keeps is said and not touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
@@ -21,15 +21,17 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo
 from pyiceberg.io import InputFile
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog import deleting, evolution
+from lakehouse.catalog import deleting, evolution, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
-from lakehouse.catalog.upkeep import expiry, reading, rewriting
+from lakehouse.catalog.upkeep import expiry, reading, repartitioning, rewriting
 from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.replacing import Exchange
+from lakehouse.catalog.upkeep.rewriting import ChangeRows
 from lakehouse.errors import CommitConflict, LakehouseError
 from rpc.failpoints import Failpoint, reach
 
@@ -122,9 +124,7 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
         old = [file for file, one in zip(found, sources, strict=True) if _has_any(one, condition, list(where))]
     if not old:
         return
-    new: list[DataFile] = []
-    for file in old:
-        new += rewriting.rewrite(table.metadata, [file], io, target_bytes=target_bytes, change=survivors)
+    new = [one for file in old for one in _anew(table.metadata, file, io, survivors, target_bytes)]
     io.settle()
     reach(Failpoint.ERASED_WRITTEN)
     change = Change(table)
@@ -138,6 +138,14 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
         deleting.remove(io, [one.file_path for one in new])
         raise
     done.rows, done.rewritten = rows, len(old)
+
+
+def _anew(
+    metadata: TableMetadata, file: DataFile, io: DurableFileIO, change: ChangeRows, target_bytes: int
+) -> Iterator[DataFile]:
+    if file.spec_id == metadata.default_spec_id:
+        return rewriting.rewrite(metadata, [file], io, target_bytes=target_bytes, change=change)
+    return repartitioning.rewrite(metadata, file, io, change=change)
 
 
 def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
@@ -154,12 +162,16 @@ def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
 
 
 def _candidates(table: Table, where: Mapping[str, str]) -> list[DataFile]:
-    """Files whose statistics do not rule the rows out, of the partitioning there is now."""
+    """Files whose statistics do not rule the rows out."""
     terms: list[BooleanExpression] = [EqualTo(name, value) for name, value in where.items()]  # type: ignore[arg-type,call-arg]
     tasks = table.scan(row_filter=reduce(And, terms)).plan_files()
     files = [task.file for task in tasks]
-    if any(one.spec_id != table.metadata.default_spec_id for one in files):
-        raise NotErasable(f"files of {table.name()} have an earlier partitioning; write them anew first")
+    lost = partitioning.fixed(table.metadata)
+    if any(one.spec_id in lost for one in files):
+        raise NotErasable(
+            f"files of {'.'.join(table.name())} lie in partitions by a column that somebody dropped; let the engine "
+            "that did it write them anew first"
+        )
     return files
 
 
