@@ -201,3 +201,17 @@ def test_who_waits_for_tables_while_the_object_store_is_away_hears_where_the_row
     Batch.objects.update(state=BatchState.FALLBACK)
     with pytest.raises(CommandError, match=f"{home.name}: the object store is away; .*recover_fallback"):
         call_command("flush_buffers", "--wait", stdout=io.StringIO())
+
+
+def test_a_warehouse_that_cannot_be_written_is_said_in_a_line_and_keeps_no_other_parent_waiting(lake):
+    put("north", frame(1, run(1, 3)))
+    put("south", frame(1, run(1, 5)))
+    Parent.objects.filter(name="north").update(namespace="north")
+    (lake.data_dir / "lake").mkdir()
+    (lake.data_dir / "lake" / "north").write_text("no folder")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(CommandError, match="1 of 2 parents are not flushed; what waits is durable"):
+        call_command("flush_buffers", stdout=out, stderr=err)
+    assert err.getvalue().startswith("north: the warehouse cannot be read or written: ")
+    assert out.getvalue() == "south: 5 entries flushed\n"
+    assert pending() == {"north": 3, "south": 0}
