@@ -18,11 +18,11 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import rewrite_choice
-from lakehouse.catalog import deleting
+from lakehouse.catalog import deleting, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.staging import Change
 from lakehouse.catalog.table_properties import number
-from lakehouse.catalog.upkeep import engines, reachable, rewriting
+from lakehouse.catalog.upkeep import engines, reachable, repartitioning, rewriting
 from lakehouse.catalog.upkeep.piles import Small, piles, together
 from lakehouse.catalog.upkeep.reading import told
 from lakehouse.catalog.upkeep.replacing import ManifestMerge, Replacement
@@ -135,10 +135,12 @@ def refusal(table: Table, keeper: Tender, manifests: Sequence[ManifestFile]) -> 
     return keeper.refusal(table)
 
 
-def files(table: Table, manifests: Sequence[ManifestFile]) -> Iterator[Small]:
-    """The data files of the partitioning the table has now."""
-    spec_id = table.metadata.default_spec_id
-    paths = [one.manifest_path for one in manifests if one.partition_spec_id == spec_id]
+def files(table: Table, manifests: Sequence[ManifestFile], *, also_earlier: bool = False) -> Iterator[Small]:
+    """The data files of the partitioning the table has now, and those of earlier ones by columns that are there."""
+    specs = {table.metadata.default_spec_id}
+    if also_earlier:
+        specs |= {one.spec_id for one in table.metadata.partition_specs} - partitioning.fixed(table.metadata)
+    paths = [one.manifest_path for one in manifests if one.partition_spec_id in specs]
     for manifest, is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(table.io, paths, WANTED):
         if is_live and kind.upper() == "PARQUET":
             yield Small(path, manifest, tuple(partition[at] for at in range(len(partition))), size_bytes, rows)
@@ -163,6 +165,8 @@ def rewritten(
     io = table.io
     assert isinstance(io, DurableFileIO)
     rewrite = partial(rewriting.rewrite, change=change) if change else engines.of(terms.engine)
+    if change and old[0].spec_id != table.metadata.default_spec_id:
+        rewrite = partial(repartitioning.rewrite, change=change)
     try:
         new = list(rewrite(table.metadata, old, io, target_bytes=target))
         found = sum(file.record_count for file in new)

@@ -143,9 +143,9 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
 def _anew(
     metadata: TableMetadata, file: DataFile, io: DurableFileIO, change: ChangeRows, target_bytes: int
 ) -> Iterator[DataFile]:
-    if file.spec_id == metadata.default_spec_id:
-        return rewriting.rewrite(metadata, [file], io, target_bytes=target_bytes, change=change)
-    return repartitioning.rewrite(metadata, file, io, change=change)
+    is_of_now = file.spec_id == metadata.default_spec_id
+    rewrite = rewriting.rewrite if is_of_now else repartitioning.rewrite
+    return rewrite(metadata, [file], io, target_bytes=target_bytes, change=change)
 
 
 def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
