@@ -24,7 +24,6 @@ from lakehouse.query.verify import Wanted
 from lakehouse.subscriptions.models import Delivery, Subscription
 from rpc.entries import RawEntry
 from tests.builders import NOW_MS, frame, source
-from tests.lakehouse import others_site as others
 from tests.lakehouse.test_current import DELETE, INSERT, UPDATE, Street
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -90,6 +89,35 @@ def test_a_row_id_without_a_child_means_all_children(street):
     assert not holding(street, b"secret")
     assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
     assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_rows_are_erased_from_files_of_an_earlier_partitioning_which_stay_in_it(street):
+    with street.catalog.load_table(("lake", "orders")).update_spec() as spec:
+        spec.add_field("_seq", BucketTransform(4), "bucket")
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-again"), (6, INSERT, "v", "kept-of-a-v"))
+    erase("--table", "orders", "--row-id", "x", "--child", "a")
+    assert not holding(street, b"secret-of-a-x")
+    assert changes(street) == [("a", 2), ("a", 4), ("a", 6), ("b", 1), ("b", 2), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+    table = street.catalog.load_table(("lake", "orders"))
+    assert sorted(table.scan().to_arrow()["_seq"].to_pylist()) == [1, 2, 2, 3, 4, 6]
+    assert sorted({file["spec_id"] for file in table.inspect.files().to_pylist()}) == [0, 1]
+
+
+def test_rows_in_partitions_by_a_column_that_was_dropped_are_refused_with_the_way_out(street):
+    table = street.catalog.load_table(("lake", "orders"))
+    with table.update_spec() as spec:
+        spec.add_field("v", IdentityTransform(), "by_v")
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-again"))
+    table = street.catalog.load_table(("lake", "orders"))
+    with table.update_spec() as spec:
+        spec.remove_field("by_v")
+    with table.update_schema() as update:
+        update.delete_column("v")
+    before = changes(street)
+    with pytest.raises(CommandError, match=r"by a column that was dropped.* copy the rows that stay"):
+        erase("--table", "orders", "--row-id", "x")
+    assert changes(street) == before
 
 
 def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):
@@ -260,34 +288,6 @@ def test_a_child_is_erased_from_every_table_but_those_that_cannot_let_go_of_it(s
         change.remove_properties("gc.enabled")
     assert erase("--child", "a")[0][-1].startswith("1 rows erased")
     assert holding(street, b"of-a-") == []
-
-
-def test_a_row_is_erased_from_files_of_every_partitioning_its_table_ever_had(street):
-    def by_row(update):
-        update.remove_field("_ts_day").add_field("_row_id", BucketTransform(2), "row")
-
-    others.partitions(street.settings, by_row)
-    street.write("a", (5, UPDATE, "x", "secret-of-a-x-last"), (6, UPDATE, "y", "kept-of-a-y-too"))
-    others.partitions(street.settings, lambda update: update.add_field("v", IdentityTransform(), "of_v"))
-    street.write("a", (7, UPDATE, "y", "kept-of-a-y-last"))
-    said, err = erase("--table", "orders", "--row-id", "x")
-    assert [line for line in said if line.startswith("lake.orders: 5 rows")]
-    assert (holding(street, b"secret"), err) == ([], "")
-    assert changes(street) == [("a", 2), ("a", 4), ("a", 6), ("a", 7), ("b", 3)]
-    assert verdicts(street) == {"a": "green", "b": "green"}
-    erase("--child", "a")
-    assert (changes(street), holding(street, b"of-a-")) == ([("b", 3)], [])
-
-
-def test_a_row_in_partitions_by_a_column_that_somebody_dropped_is_refused_and_nothing_is_touched(street):
-    others.partitions(street.settings, lambda update: update.add_field("v", IdentityTransform(), "of_v"))
-    street.write("a", (5, UPDATE, "x", "secret-of-a-x-last"))
-    others.partitions(street.settings, lambda update: update.remove_field("of_v"))
-    others.schema(street.settings, lambda update: update.delete_column("v"))
-    before = changes(street)
-    with pytest.raises(CommandError, match=r"lake\.orders lie in partitions by a column that somebody dropped"):
-        erase("--table", "orders", "--row-id", "x")
-    assert changes(street) == before
 
 
 @pytest.mark.both

@@ -120,7 +120,7 @@ def fill(keeper: Tender, name: str, terms: Terms, moved: Moved) -> None:
 
 def _worth(table: Table, filler: _Filler, moved: Moved) -> Iterator[tuple[Small, int]]:
     """Files with a value that fits, and how many do not; the others are looked at once."""
-    for file in compaction.files(table, compaction.manifests_of(table), also_earlier=True):
+    for file in compaction.files(table, compaction.manifests_of(table)):
         if file.path not in moved.looked:
             fitting, left = filler.count(table.io, file.path)
             if fitting:

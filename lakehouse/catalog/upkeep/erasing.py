@@ -8,7 +8,7 @@ finds what is left. What a tag or another branch keeps is said and not touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
@@ -21,17 +21,15 @@ from pyiceberg.expressions import And, BooleanExpression, EqualTo
 from pyiceberg.io import InputFile
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
-from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog import deleting, evolution, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
-from lakehouse.catalog.upkeep import expiry, reading, repartitioning, rewriting
+from lakehouse.catalog.upkeep import expiry, reading, rewriting
 from lakehouse.catalog.upkeep.folders import is_ours
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.replacing import Exchange
-from lakehouse.catalog.upkeep.rewriting import ChangeRows
 from lakehouse.errors import CommitConflict, LakehouseError
 from rpc.failpoints import Failpoint, reach
 
@@ -124,7 +122,9 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
         old = [file for file, one in zip(found, sources, strict=True) if _has_any(one, condition, list(where))]
     if not old:
         return
-    new = [one for file in old for one in _anew(table.metadata, file, io, survivors, target_bytes)]
+    new: list[DataFile] = []
+    for file in old:
+        new += rewriting.rewrite(table.metadata, [file], io, target_bytes=target_bytes, change=survivors)
     io.settle()
     reach(Failpoint.ERASED_WRITTEN)
     change = Change(table)
@@ -140,14 +140,6 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
     done.rows, done.rewritten = rows, len(old)
 
 
-def _anew(
-    metadata: TableMetadata, file: DataFile, io: DurableFileIO, change: ChangeRows, target_bytes: int
-) -> Iterator[DataFile]:
-    is_of_now = file.spec_id == metadata.default_spec_id
-    rewrite = rewriting.rewrite if is_of_now else repartitioning.rewrite
-    return rewrite(metadata, [file], io, target_bytes=target_bytes, change=change)
-
-
 def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
     if not evolution.is_of_children(table.schema()):
         raise NotOfChildren(f"{keeper.row} is somebody's own: it has none of the columns that tell changes of children")
@@ -157,20 +149,18 @@ def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
         raise NotErasable(f"{keeper.row} has no column {', '.join(missing)}, wanted a table that children write")
     snapshot = table.metadata.current_snapshot()
     manifests = snapshot.manifests(table.io) if snapshot is not None else []
-    if any(one.content is not ManifestContent.DATA for one in manifests):
+    if any(one.content != ManifestContent.DATA for one in manifests):
         raise NotErasable(f"{keeper.row} has delete files of another engine; let that engine merge them first")
 
 
 def _candidates(table: Table, where: Mapping[str, str]) -> list[DataFile]:
     """Files whose statistics do not rule the rows out."""
     terms: list[BooleanExpression] = [EqualTo(name, value) for name, value in where.items()]  # type: ignore[arg-type,call-arg]
-    tasks = table.scan(row_filter=reduce(And, terms)).plan_files()
-    files = [task.file for task in tasks]
-    lost = partitioning.fixed(table.metadata)
-    if any(one.spec_id in lost for one in files):
+    files = [task.file for task in table.scan(row_filter=reduce(And, terms)).plan_files()]
+    if not partitioning.fixed(table.metadata).isdisjoint(file.spec_id for file in files):
         raise NotErasable(
-            f"files of {'.'.join(table.name())} lie in partitions by a column that somebody dropped; let the engine "
-            "that did it write them anew first"
+            f"files of {'.'.join(table.name())} are partitioned by a column that was dropped, so no manifest of theirs can "
+            "be written; copy the rows that stay into another table, and drop this one with purge"
         )
     return files
 
