@@ -159,8 +159,8 @@ def _candidates(table: Table, where: Mapping[str, str]) -> list[DataFile]:
     files = [task.file for task in table.scan(row_filter=reduce(And, terms)).plan_files()]
     if not partitioning.fixed(table.metadata).isdisjoint(file.spec_id for file in files):
         raise NotErasable(
-            f"files of {'.'.join(table.name())} are partitioned by a column that was dropped, so no manifest of theirs can "
-            "be written; copy the rows that stay into another table, and drop this one with purge"
+            f"files of {'.'.join(table.name())} are partitioned by a column that was dropped, so no manifest of theirs "
+            "can be written; copy the rows that stay into another table, and drop this one with purge"
         )
     return files
 
