@@ -394,7 +394,13 @@ def test_the_command_tells_programs_in_json(flush, command, lake_settings):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(("--parent", "eu"), "no parent 'eu'"), (("--child", "x"), "child 'x'")]
+    ("arguments", "said"),
+    [
+        (("--parent", "eu"), "no parent 'eu'"),
+        (("--child", "x"), "child 'x'"),
+        (("--table", "ordrs"), "nothing of table 'ordrs' is committed"),
+        (("--child", "shop-1", "--table", "ordrs"), "nothing of child 'shop-1' in table 'ordrs'"),
+    ],
 )
 def test_a_name_nobody_has_is_said_so_and_not_green(flush, command, arguments, said):
     flush(source(parent()), frame(1, run(1, 3)))

@@ -34,8 +34,10 @@ class Command(Operation):
             counted += sum(one.verdict is Verdict.COUNTED for one in report.tables)
             for line in _objects(report) if json else _lines(report):
                 self.stdout.write(line)
-        if child is not None and not checked:
-            raise CommandError(f"nothing of child {child!r} is committed or in the lake; is its name spelled so?")
+        named = {"child": child, "table": table}
+        if not checked and (asked := [f"{what} {one!r}" for what, one in named.items() if one is not None]):
+            asked_for = " in ".join(asked)
+            raise CommandError(f"nothing of {asked_for} is committed or in the lake; is its name spelled so?")
         if red:
             raise CommandError(f"red: {red} of the children have not in the lake what the journal says")
         if not json:
