@@ -83,6 +83,7 @@ def run(settings: Settings) -> int:
         return 130
     supervisor = Supervisor([daphne(settings), worker(), beat(), deliverer()], say=_say)
     with _stop_signals(supervisor):
+        _say("EvoDB is starting; what follows within a minute says where it is")
         supervisor.start()
         late = _late(settings, supervisor)
         came_up = "daphne" not in [program.name for program in late]
