@@ -318,6 +318,13 @@ def test_a_parent_name_that_cannot_be_an_address_is_refused(admin_client: Client
     assert not Parent.objects.exists()
 
 
+def test_a_parent_of_events_is_in_the_namespace_of_its_name(admin_client: Client) -> None:
+    form = {"name": "events.acme", "namespace": "lake", "config": "{}"}
+    said = admin_client.post(url(Parent, "add"), form).content.decode()
+    assert "parent events.acme takes events, and is in the namespace acme" in said
+    assert admin_client.post(url(Parent, "add"), form | {"namespace": "acme"}).status_code == 302
+
+
 def test_an_emptied_config_means_the_defaults(admin_client: Client) -> None:
     parent = Parent.objects.create(name="shop", config={"flush_threshold_ms": 5000})
     form = {"name": "shop", "namespace": "lake", "config": ""}

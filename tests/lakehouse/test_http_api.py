@@ -252,7 +252,8 @@ def example_of(answer, whole):
     (content,) = answer["content"].values()
     if "example" in content:
         return content["example"]
-    kind = content["schema"]["$ref"].rpartition("/")[2]
+    schema = content["schema"]
+    kind = schema.get("anyOf", [schema])[0]["$ref"].rpartition("/")[2]
     return whole["components"]["schemas"][kind]["examples"]
 
 
