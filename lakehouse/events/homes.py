@@ -29,7 +29,8 @@ def source(namespace: str, *, parents_max: int, now_ms: int) -> Source:
     name = namespaces.parent_of(namespace)
     parent = Parent.objects.filter(name=name).first() or _made(name, namespace, parents_max, now_ms)
     if parent.namespace != namespace:
-        log.error("parent %s is in the namespace %s; set it to %s in the admin", name, parent.namespace, namespace)
+        how = "its rows stay there; give it another name in the admin, and the next event makes one in"
+        log.error("parent %s is in the namespace %s, and %s %s", name, parent.namespace, how, namespace)
         text = f"the events of {namespace} have no place of their own; the operator of this house hears why in its log"
         raise EventsRefused(Code.SERVICE_UNAVAILABLE, text, retry_after_s=ASTRAY_S)
     child, _ = Child.objects.get_or_create(parent=parent, name=namespaces.SOURCE, defaults={"last_seen_ms": now_ms})
