@@ -5,6 +5,7 @@ The settings of a run come from tests.environment.
 
 import gc
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -15,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
 
+from tests.preloaded import Popen
 from tests.services import (
     azure_address,
     google_address,
@@ -82,6 +84,19 @@ first: journal, flush, catalog, repeats, kept rows, deliveries.
 SLOW_FILES = {"test_machine.py", "test_moody_store.py"}
 """The one takes 20 s of CPU, the other waits for a minute."""
 LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Processes of a run (`-n`) begin with their libraries loaded, and so does who forks for each of them."""
+    from execnet import gateway_io
+
+    class Preloaded(gateway_io.Popen2IOMaster):  # type: ignore[misc]
+        def __init__(self, args: list[str], execmodel: object) -> None:
+            self.popen = Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, forks=True)
+            gateway_io.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel=execmodel)
+
+    gateway_io.Popen2IOMaster = Preloaded
 
 
 @pytest.hookimpl(trylast=True)

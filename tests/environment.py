@@ -14,6 +14,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.preloaded import Popen
+
 IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 2 * 1024**3
 RUN = ExitStack()
 """What lives as long as this process."""
@@ -46,6 +48,7 @@ def prepare() -> None:
 
 for name in [name for name in os.environ if name.startswith("EVODB_") and not name.startswith("EVODB_TEST_")]:
     del os.environ[name]
+Popen.take_over()
 atexit.register(RUN.close)
 work_in_memory()
 prepare()

@@ -4,7 +4,10 @@ What a program does from its first own line on is the same, and it is a process 
 environment, folder and streams, is a child of the test run, and is killed as hard. Only imports are saved, two thirds
 of the CPU of most programs: a daphne takes 0.21 s to load its application in place of 0.85, `manage.py verify` 0.24 in
 place of 0.78. Nothing of the site is loaded before the fork, for it reads its settings when it is imported; of the
-child's half what every command loads. DuckDB is not, for it begins a thread, which no fork has.
+child's half what every command loads. Who forks for queries begins from nothing everywhere: what is loaded counts
+against the memory that a query may have.
+
+Processes of a run (`-n`) begin so, too, each with a process of its own that forks: loaded once, not six times.
 
 Who has to prove that a program starts from nothing starts it by `subprocess`: `evodb up` and the examples do.
 """
@@ -41,7 +44,7 @@ LIBRARIES = (
     *("kombu.transport.filesystem", "kombu.transport.redis", "channels_redis.core"),
     *("pyarrow.compute", "pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "pyiceberg.catalog.sql"),
     *("pyiceberg.io.pyarrow", "pyiceberg.table", "pydantic"),
-    *("jsonschema", "jwt", "orjson", "re2", "redis", "rich.live", "rich.progress", "xxhash", "zstandard"),
+    *("duckdb", "jsonschema", "jwt", "orjson", "re2", "redis", "rich.live", "rich.progress", "xxhash", "zstandard"),
     *("rpc.capture.sqlite", "rpc.cli", "rpc.client", "rpc.emitter", "rpc.sync"),
     *("rpc.commands.capture", "rpc.commands.ping", "rpc.commands.send", "rpc.commands.tail", "rpc.commands.verify"),
 )
@@ -54,6 +57,8 @@ GIVEN = tuple(inspect.signature(subprocess.Popen._execute_child).parameters)[1:]
 BECOME_MY_CHILDREN = 36
 """PR_SET_CHILD_SUBREAPER of prctl: orphans below this process are its own."""
 TOLD_BYTES_MAX = 2**20
+FORKS = "EVODB_TEST_FORKS"
+"""Process id and socket of who forks for the process that has this in its environment."""
 
 
 class Popen(subprocess.Popen[Any]):
@@ -61,6 +66,21 @@ class Popen(subprocess.Popen[Any]):
 
     _server: ClassVar[tuple[int, socket.socket] | None] = None
     _turn: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, *given: Any, forks: bool = False, **named: Any) -> None:
+        """With `forks` it has a process of its own that forks, and says so in its environment (take_over)."""
+        self._forks = forks
+        super().__init__(*given, **named)
+
+    @classmethod
+    def take_over(cls) -> None:
+        """What this process was given to fork, if it was: nobody else is told of it."""
+        if told := os.environ.pop(FORKS, None):
+            pid, number = map(int, told.split())
+            wire = socket.socket(fileno=number)
+            atexit.register(os.waitpid, pid, 0)
+            atexit.register(wire.close)
+            cls._server = (os.getpid(), wire)
 
     def _execute_child(self, *given: Any) -> None:
         named = dict(zip(GIVEN, given, strict=True))
@@ -72,7 +92,8 @@ class Popen(subprocess.Popen[Any]):
         folder = os.fspath(named["cwd"] or Path.cwd())
         ours = (named["p2cread"], named["c2pwrite"], named["errwrite"])
         streams = [usual if one == -1 else one for usual, one in enumerate(ours)]
-        told = json.dumps({"argv": argv, "env": env, "folder": folder, "alone": named["start_new_session"]})
+        how = {"argv": argv, "env": env, "folder": folder, "alone": named["start_new_session"]}
+        told = json.dumps(how | {"forks": self._forks})
         try:
             self.pid = self._fork(told.encode(), streams)
             self._child_created = True
@@ -181,7 +202,7 @@ def become(argv: list[str], env: dict[str, str], folder: str, alone: bool) -> No
     if any(name in env for name in READ_AT_IMPORT):
         for name in [name for name in sys.modules if name.partition(".")[0] == "rpc"]:
             del sys.modules[name]
-    words = argv[1:]
+    words = argv[2:] if argv[1] == "-u" else argv[1:]  # nothing is buffered anyway
     while words[0] == "-W":
         action, _, message = words[1].partition(":")
         warnings.filterwarnings(action, re.escape(message))  # type: ignore[arg-type]
@@ -234,16 +255,37 @@ class Ending:
             raise
 
 
+def begin(wire: socket.socket) -> None:
+    told = serve(wire)
+    if told.pop("forks"):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if pid := os.fork():
+            theirs.close()
+            assert ours.recv(32) == b"ready"
+            told["env"][FORKS] = f"{pid} {ours.detach()}"
+        else:
+            ours.close()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for usual in (0, 1):  # these are for whom it forks
+                os.dup2(nothing, usual)
+            os.close(nothing)
+            told = serve(theirs)
+            del told["forks"]
+    become(**told)
+
+
 def main(wire: socket.socket) -> None:
     atexit.register(Ending.come)
     for name in LIBRARIES:
         importlib.import_module(name)
+    # DuckDB has a database from its import on, with threads, which no fork has.
+    sys.modules["duckdb"].execute("SET threads = 1")
     found = [name for name in NEVER if name in sys.modules]
     assert not found, f"{found} would be shared by all that begin here"
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread does not live on in a fork"
     gc.collect()
     gc.freeze()
-    Ending.of(partial(become, **serve(wire)))
+    Ending.of(partial(begin, wire))
 
 
 if __name__ == "__main__":

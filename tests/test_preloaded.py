@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import preloaded
-from tests.preloaded import NEVER, Popen
+from tests.preloaded import FORKS, NEVER, Popen
 
 KNOWS = f"import sys; print('duckdb' in sys.modules, 'celery' in sys.modules, {set(NEVER)!r} & set(sys.modules) or '')"
 
@@ -23,7 +23,7 @@ def ended(*words: str, **how: Any) -> tuple[int, str, str]:
 
 
 def test_it_has_loaded_what_nobody_imported_and_nothing_of_a_site() -> None:
-    assert ended("-c", KNOWS) == (0, "False True \n", "")
+    assert ended("-c", KNOWS) == (0, "True True \n", "")
 
 
 def test_its_words_its_folder_its_environment_and_its_streams_are_what_it_was_given(tmp_path: Path) -> None:
@@ -65,3 +65,17 @@ def test_a_failpoint_of_its_environment_is_armed() -> None:
     program = "from rpc.failpoints import Failpoint, reach; reach(Failpoint.SENT)"
     assert ended("-c", program, env=os.environ | {"EVODB_FAILPOINTS": "sent=kill"})[0] == -signal.SIGKILL
     assert ended("-c", program)[0] == 0
+
+
+def test_a_process_of_a_run_has_somebody_of_its_own_who_forks_and_tells_nobody_else() -> None:
+    mine = f"import os, sys; print(os.getppid(), 'celery' in sys.modules, {FORKS!r} in os.environ)"
+    program = f"""
+import os, sys
+from tests.preloaded import Popen, ended
+Popen.take_over()
+print(os.getpid(), ended([sys.executable, "-c", {mine!r}]).stdout.split())
+"""
+    argv = [sys.executable, "-u", "-c", program]
+    with Popen(argv, stdout=subprocess.PIPE, text=True, forks=True) as process:
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, f"{process.pid} ['{process.pid}', 'True', 'False']\n")

@@ -14,7 +14,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
-from ninja import NinjaAPI, Query, Status
+from ninja import Query, Status
 from ninja.errors import HttpError, ValidationError
 
 from lakehouse import metrics as series
@@ -47,7 +47,7 @@ from rpc.dolake.refusals import Reason, Refusal
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 RETRY_MS = 1000
 
-api = NinjaAPI(
+api = openapi.Described(
     title="EvoDB",
     version=version("evodb"),
     description="A parent over HTTP. Sockets are at `/ws` (docs/protocol.md); all of this is in docs/http-api.md.",

@@ -143,6 +143,12 @@ def text_of(client: Client, address: str) -> str:
     return response.content.decode()
 
 
+def leave_out_the_menu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all models beside each page, the same wherever it is: half of the work of a test that visits hundreds."""
+    usual = admin.site.get_app_list
+    monkeypatch.setattr(admin.site, "get_app_list", lambda request, app=None: usual(request, app) if app else [])
+
+
 def sentences(model: type[Model]) -> str:
     return model.__name__
 
@@ -212,12 +218,15 @@ def test_a_record_of_what_happened_has_no_actions(model: type[Model], admin_clie
     assert model._default_manager.filter(pk=row.pk).exists()
 
 
-def test_who_may_only_look_sees_every_list_its_filters_and_every_row_and_can_do_nothing(client: Client) -> None:
+def test_who_may_only_look_sees_every_list_its_filters_and_every_row_and_can_do_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = everything(1)
     looker = get_user_model().objects.create(username="looker", is_staff=True)
     looker.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
     client.force_login(looker)
     text_of(client, reverse("admin:index"))
+    leave_out_the_menu(monkeypatch)
     for model, row in rows.items():
         before = model._default_manager.values().get(pk=row.pk)
         page = text_of(client, url(model, "changelist"))

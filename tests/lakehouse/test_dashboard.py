@@ -348,6 +348,7 @@ async def test_a_query_answers_with_a_table_and_a_chart(lake) -> None:
         assert "answer INTEGER 42" in shown(page.content.decode())
 
 
+@pytest.mark.once
 async def test_an_answer_that_was_cut_says_so_and_what_to_do(lake) -> None:
     async with home(data_dir=lake.data_dir):
         client = await operator()
@@ -374,6 +375,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.once
 async def test_what_cannot_be_answered_is_said_in_a_sentence(lake) -> None:
     async with home(data_dir=lake.data_dir):
         await in_thread(lambda: Lake(lake).commit("lake", "orders", day(0)))

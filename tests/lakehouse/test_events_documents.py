@@ -216,6 +216,7 @@ async def test_a_tenant_sees_its_own_documents_and_no_others():
         assert (await history(f"{ADA}/history", token=globex))[0] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "query", ["asOf=x", "asOf=2026-01-31", "limit=0", "cursor=x", "cursor=WzFd", f"source={501 * 'x'}"]
 )
@@ -226,6 +227,7 @@ async def test_a_word_that_cannot_be_used_is_named(query):
         assert heard.json["error"].startswith(query.partition("=")[0])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", [ADA, f"{ADA}/history"])
 async def test_a_misspelt_as_of_is_refused_and_not_answered_with_what_is_now(path):
     async with home():

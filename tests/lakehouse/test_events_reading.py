@@ -162,6 +162,7 @@ async def test_a_tenant_reads_its_own_events_and_no_others(lake):
 BAD = ["limit=0", "limit=1001", "limit=x", "before=yesterday", "cursor=x", "cursor=!!", "type=" + "x" * 501]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("query", BAD)
 async def test_a_parameter_that_cannot_be_used_is_named(query):
     async with home():
@@ -170,6 +171,7 @@ async def test_a_parameter_that_cannot_be_used_is_named(query):
         assert heard.json["error"].startswith(query.partition("=")[0])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", ["/events", "/recent", "/events/stream"])
 async def test_a_misspelt_filter_is_refused_and_not_answered_with_all_events(path):
     async with home():
@@ -210,6 +212,7 @@ WHERE type = 'rpc.call'
 GROUP BY method;"""
 
 
+@pytest.mark.once
 async def test_the_queries_of_events_do_run_as_printed(lake):
     moment = shown(now_ms())
     year, month = moment[:4], moment[5:7]
@@ -233,6 +236,7 @@ async def test_the_queries_of_events_do_run_as_printed(lake):
         assert await rows("SELECT count(*) FROM read_json_auto('r2://b/events/1999/**/*.jsonl')") == [[0]]
 
 
+@pytest.mark.once
 async def test_a_query_as_printed_means_the_namespace_that_events_without_one_are_in(lake):
     async with home(data_dir=lake.data_dir):
         await ingest({"events": [event(1)]})
@@ -258,6 +262,7 @@ async def test_events_that_wait_for_their_first_flush_leave_a_query_empty_and_no
             assert kinds[0] == kinds[1]
 
 
+@pytest.mark.once
 async def test_a_path_of_the_export_names_its_namespace(lake):
     async with home(data_dir=lake.data_dir, open=False):
         token = await key_of("acme")
@@ -294,6 +299,7 @@ async def test_a_path_that_is_none_of_events_is_refused(path, lake):
         assert heard.json["code"] == "FORBIDDEN"
 
 
+@pytest.mark.once
 async def test_events_are_asked_for_by_their_members(lake):
     async with home(data_dir=lake.data_dir):
         other = event(2, type="custom.x", do={"id": "shop-2", "class": "Till", "colo": "FRA"}, collection="orders")
@@ -321,6 +327,7 @@ async def test_events_are_asked_for_by_their_members(lake):
             assert (heard.status, heard.json["code"]) == (400, "INVALID_QUERY"), body
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("body", [b"{}", b"{ }", b" {\n}"])
 async def test_a_query_that_asks_for_nothing_hears_what_it_may_ask_for(body):
     async with home():
@@ -329,6 +336,7 @@ async def test_a_query_that_asks_for_nothing_hears_what_it_may_ask_for(body):
         assert heard.json["error"].startswith("the body asks for nothing; wanted `sql`, or some of dateRange, doId, ")
 
 
+@pytest.mark.once
 async def test_any_state_can_be_asked_for_as_the_docs_say(lake):
     section = DOCS.split("## Time travel")[1].split("\n## ")[0]
     history, between, as_of, at_bookmark = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)

@@ -4,13 +4,15 @@ import asyncio
 import json
 import re
 import urllib.request
+from unittest.mock import Mock
 
 import pytest
 from django.urls import URLResolver
+from ninja.openapi import schema
 from openapi_spec_validator import validate
 
 from lakehouse.http import documents, openapi
-from lakehouse.http.api import METHODS
+from lakehouse.http.api import METHODS, api
 from lakehouse.models import Parent
 from lakehouse.parent import access
 from lakehouse.urls import urlpatterns
@@ -220,6 +222,7 @@ async def document():
         return (await ask("GET", "/openapi.json")).json
 
 
+@pytest.mark.once
 async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
     every = (await document())["paths"]
     paths = {path: operations for path, operations in every.items() if not path.startswith(OF_SUBSCRIPTIONS)}
@@ -240,6 +243,7 @@ async def test_openapi_knows_every_endpoint_with_its_methods_and_every_error():
     }
 
 
+@pytest.mark.once
 async def test_openapi_explains_every_endpoint_with_examples():
     whole = await document()
     for path, operations in whole["paths"].items():
@@ -260,6 +264,7 @@ def example_of(answer, whole):
     return whole["components"]["schemas"][kind]["examples"]
 
 
+@pytest.mark.once
 async def test_every_reference_of_openapi_leads_somewhere_and_every_name_is_there_once():
     whole = await document()
     text = json.dumps(whole)
@@ -280,6 +285,7 @@ def routes(patterns=urlpatterns, before=""):
             yield "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
 
 
+@pytest.mark.once
 async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
     found = {path for path in routes() if not path.startswith(OTHERWISE)}
     assert {path.partition("/")[2].partition("/")[0] for path in found} >= {
@@ -298,6 +304,17 @@ async def test_every_route_of_the_api_is_in_openapi_and_nothing_else_is():
         ),
     }
     assert found - {"/webhooks/{provider}"} == set((await document())["paths"])  # that one tells which there are
+
+
+@pytest.mark.once
+async def test_openapi_is_made_once_however_often_a_stranger_asks_for_it(monkeypatch):
+    monkeypatch.setattr(api, "_known", None)
+    made = Mock(wraps=schema.get_schema)
+    monkeypatch.setattr("ninja.main.get_schema", made)
+    assert await document() == await document()
+    assert made.call_count == 1
+    elsewhere = {f"/elsewhere{path}" for path in (await document())["paths"]}
+    assert set(api.get_openapi_schema(path_prefix="/elsewhere/")["paths"]) == elsewhere
 
 
 @pytest.mark.once

@@ -45,6 +45,7 @@ async def test_a_path_that_only_begins_like_ours_is_not_ours():
             assert (await ask("GET", path)).status == 404
 
 
+@pytest.mark.once
 def test_a_process_that_nobody_asks_for_tables_never_loads_the_libraries_of_the_lake():
     program = "import sys, evodb_site.asgi; print({'pyiceberg', 'pyarrow', 'duckdb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

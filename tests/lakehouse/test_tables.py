@@ -372,6 +372,7 @@ def test_a_commit_that_rolls_back_keeps_the_metadata_it_would_have_deleted(catal
     assert len(read(catalog)) == 1
 
 
+@pytest.mark.once
 def test_history_stays_short_in_manifests(catalog: DjangoCatalog) -> None:
     for at in range(45):
         commit(stage(catalog, rows(), flush_id=at))

@@ -136,6 +136,7 @@ def test_a_table_whose_manifests_take_longer_than_a_round_is_compacted_and_swept
     assert TableUpkeep.objects.get().swept_ms > 0
 
 
+@pytest.mark.once
 def test_merging_manifests_comes_to_an_end(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "MANIFESTS_MIN", 2)
     lake.commit()
