@@ -352,6 +352,7 @@ FLOORS = {
         "rpc.create",
         "rpc.collection",
         "rpc.depot",
+        "rpc.dialling",
         "rpc.emitter",
         "rpc.forgotten",
         "rpc.guarded",
@@ -360,9 +361,11 @@ FLOORS = {
         "rpc.ledger",
         "rpc.link",
         "rpc.listener",
+        "rpc.one_loop",
         "rpc.report",
         "rpc.sync",
         "rpc.tracing",
+        "rpc.unreached",
     ],
     "child's door": [
         "rpc.capture.*",
@@ -377,6 +380,7 @@ FLOORS = {
     ],
     "everywhere": ["rpc.failpoints"],
     "child's decision": [
+        "rpc.address",
         "rpc.backoff",
         "rpc.given",
         "rpc.outcome",

@@ -72,7 +72,7 @@ async def why(kept):
         ("shop-1", "evodb_key\n", {"X-Client-ID": "shop-1", "Authorization": "Bearer evodb_key"}),
         ("shop-1", " ", {"X-Client-ID": "shop-1"}),
         ("Zürich", None, {}),
-        ("a\tb", None, {}),
+        ("shop ", "evodb_key", {"Authorization": "Bearer evodb_key"}),
     ],
 )
 async def test_the_handshake_tells_who_calls_as_far_as_headers_can(child_id, token, headers):

@@ -38,7 +38,7 @@ from rpc.messages import (
 )
 from rpc.protocol import decode_message, encode_message, is_binary_encoded
 
-JSON_MAX, U64_MAX = 2**53 - 1, 2**64 - 1
+JSON_MAX, I64_MAX, U64_MAX = 2**53 - 1, 2**63 - 1, 2**64 - 1
 UINT, U64 = st.integers(0, JSON_MAX), st.integers(0, U64_MAX)
 TEXT = st.text(max_size=12)
 FALSY = st.sampled_from([None, 0, "", False, [], {}, 0.0])
@@ -56,10 +56,11 @@ def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 METADATA = maybe(st.dictionaries(TEXT, VALUES, min_size=1, max_size=2))
 
 
-def wal(sequences: st.SearchStrategy[int] = UINT) -> st.SearchStrategy[WalEntry]:
+def wal(numbers: st.SearchStrategy[int] = UINT) -> st.SearchStrategy[WalEntry]:
     return st.builds(
-        WalEntry, sequence=sequences, timestamp=sequences, operation=st.sampled_from(WalOperation), table=TEXT,
-        row_id=TEXT, before=maybe(VALUES), after=maybe(VALUES), metadata=METADATA,
+        WalEntry, sequence=numbers.map(lambda number: number & I64_MAX), timestamp=numbers,
+        operation=st.sampled_from(WalOperation), table=TEXT, row_id=TEXT, before=maybe(VALUES), after=maybe(VALUES),
+        metadata=METADATA,
     )  # fmt: skip
 
 
@@ -269,3 +270,12 @@ def test_a_child_says_no_acks() -> None:
     ack = encode_message(AckMessage(timestamp=1, sequence_number=1, status=AckStatus.OK), binary=False)
     with pytest.raises(ProtocolError, match="ack"):
         protocol.read(ack)
+
+
+def test_json_is_read_from_whatever_holds_bytes() -> None:
+    text = encode_message(AckMessage(timestamp=1, sequence_number=7, status=AckStatus.OK), binary=False)
+    assert isinstance(text, str)
+    for kind in (bytes, bytearray, memoryview):
+        message = decode_message(kind(text.encode()))  # type: ignore[arg-type]
+        assert isinstance(message, AckMessage)
+        assert message.sequence_number == 7
