@@ -107,7 +107,7 @@ class LakehouseRpcClient:
         if self._last is not None:
             raise OutboxClosedError(f"this client and its outbox {self.outbox.path} are closed; make a new one")
         if not self._is_running():
-            self._failure, self._keeper.attempts = None, 0
+            self._failure, self._keeper.attempts, self._keeper.hang_up_by_s = None, 0, None
             self._ledger.become(ClientState.CONNECTING)
             self._task = asyncio.create_task(self._keep_connected())
         await self._connected()
@@ -160,13 +160,14 @@ class LakehouseRpcClient:
         await self.drain()
         await self._connected()
         assert self._keeper.link is not None
-        correlation_id = uuid.uuid4().hex
-        awaited = self._ledger.awaited.flush(correlation_id)
+        awaited = self._ledger.awaited.flush(correlation_id := uuid.uuid4().hex)
         try:
             await self._keeper.link.request_flush(correlation_id)
+            result = await awaited
         except ConnectionClosed as exc:
             raise ConnectionError(f"the connection closed: {exc}") from exc
-        result = await awaited
+        finally:
+            awaited.cancel()  # nobody hears an error any more that comes now
         if not result.success:
             raise FlushError(result.error or "", used_fallback=result.used_fallback)
         return result
@@ -174,17 +175,20 @@ class LakehouseRpcClient:
     async def disconnect(self, *, timeout_ms: int = 5000) -> None:
         """Send what the parent takes in time, say goodbye, and stop every timer; the outbox keeps the rest."""
         self._here()
+        until_s = asyncio.get_running_loop().time() + timeout_ms / 1000
         try:
             if self._task is not None:
-                async with asyncio.timeout(timeout_ms / 1000):
+                async with asyncio.timeout_at(until_s):
                     await self._part()
         except (TimeoutError, ConnectionClosed, LakehouseRpcError):
             pass  # the outbox keeps what is left
-        finally:  # whoever is cancelled here has disconnected all the same
+        finally:  # cancelled or not
+            self._keeper.hang_up_by_s = until_s
             await self._stop()
 
     async def close(self) -> None:
         """Disconnect, and close the outbox if the client opened it. What it counted can still be asked for."""
+        self._here()
         try:
             await self.disconnect()
         finally:
@@ -194,16 +198,14 @@ class LakehouseRpcClient:
             await self._depot.close()
 
     def get_stats(self) -> ClientStats:
-        if self._last is not None:
-            return self._last
-        return report.stats(self._ledger, self.outbox, attempts=self._keeper.attempts, failure=self._failure)
+        return self._last or report.stats(self._ledger, self.outbox, self._keeper.attempts, self._failure)
 
     def status(self) -> report.Status:
         """The integration guide's picture of a connection."""
         return report.status(self.get_stats())
 
     def metrics_text(self) -> str:
-        """Prometheus lines, the integration guide's names first."""
+        """Prometheus lines, those of the integration guide first."""
         return report.metrics_text(self.get_stats())
 
     async def _stop(self) -> None:

@@ -28,6 +28,8 @@ class Keeper:
     chance: Callable[[], float]
     link: Link | None = None
     attempts: int = 0
+    hang_up_by_s: float | None = None
+    """When, by the loop's clock, a connection is to be closed, whatever the other side says to that."""
 
     def wake(self) -> None:
         """There is something new for whatever connection there is."""
@@ -60,7 +62,7 @@ class Keeper:
                 if self.link is not None and self.link.is_welcome:
                     self.attempts = 0
                 self.link = None
-                await _hang_up(socket)
+                await _hang_up(socket, by_s=self.hang_up_by_s)
         except LakehouseRpcError as exc:
             return exc
         except (OSError, TimeoutError, WebSocketException) as exc:
@@ -81,10 +83,11 @@ class Keeper:
         )
 
 
-async def _hang_up(socket: ClientConnection) -> None:
+async def _hang_up(socket: ClientConnection, *, by_s: float | None) -> None:
     """Close as the protocol wants it, or at once when the other side takes no data any more."""
+    latest_s = asyncio.get_running_loop().time() + CLOSE_S
     try:
-        async with asyncio.timeout(CLOSE_S):
+        async with asyncio.timeout_at(latest_s if by_s is None else min(by_s, latest_s)):
             await socket.close()
     except TimeoutError:
         socket.transport.abort()

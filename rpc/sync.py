@@ -35,7 +35,7 @@ class SyncRpcClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._is_closing = False
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
@@ -115,17 +115,17 @@ class SyncRpcClient:
         if self._pid != os.getpid():
             return
         self._check_thread()
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            ended = threading.Event()
-            closing = self._run(self._close(ended))
         try:
-            self._wait_for(closing)
+            closing = None
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    closing = self._run(self._close())
+            if closing is not None:
+                self._wait_for(closing)
         finally:
-            ended.wait()  # what was cancelled closes, too
-            self._end()
+            if self._is_closing and self._thread is not None:
+                self._thread.join()  # it ends itself, wherever Ctrl-C met this one
 
     def _do(self, call: Coroutine[Any, Any, T]) -> T:
         try:
@@ -151,7 +151,8 @@ class SyncRpcClient:
                 "itself; have another thread call"
             )
 
-    async def _close(self, ended: threading.Event) -> None:
+    async def _close(self) -> None:
+        self._is_closing = True
         try:
             await self._client.close()
         finally:
@@ -159,22 +160,16 @@ class SyncRpcClient:
             for task in others:  # a thread waits for each, and the loop ends
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            ended.set()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.stop)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            run, name = self._loop.run_forever, f"evodb-{self.child_id}"
-            self._thread = threading.Thread(target=run, name=name, daemon=True)
+            name = f"evodb-{self.child_id}"
+            self._thread = threading.Thread(target=_live, args=(self._loop,), name=name, daemon=True)
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(call, self._loop)
-
-    def _end(self) -> None:
-        assert self._loop is not None
-        assert self._thread is not None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     def _wait_for(self, future: Future[T]) -> T:
         try:
@@ -188,6 +183,13 @@ class SyncRpcClient:
         except BaseException:
             future.cancel()
             raise
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def create_sync_rpc_client(parent_url: str, child_id: str, **options: Any) -> SyncRpcClient:

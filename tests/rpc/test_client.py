@@ -1,12 +1,14 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import sqlite3
 from contextlib import closing
 
 import pytest
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosedError
 
 from lakehouse.catalog.lakes import chosen
 from lakehouse.flush.flow import Flusher
@@ -809,6 +811,42 @@ async def test_whatever_ends_a_client_its_batch_is_kept_and_said_so(tmp_path, mo
         assert (result.kept, type(result.cause)) == (True, LakehouseRpcError)
         assert "the client stopped: ZeroDivisionError: a bug" in result.error
         assert type(result.cause.__cause__) is ZeroDivisionError
+
+
+async def test_disconnect_gives_a_goodbye_the_time_that_is_left_of_its_own(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        latest_s = asyncio.get_running_loop().time() + 7
+        await client.disconnect(timeout_ms=7000)
+        assert client._keeper.hang_up_by_s >= latest_s
+        await client.connect()
+        assert client._keeper.hang_up_by_s is None
+
+
+async def test_a_loop_that_is_not_the_clients_cannot_close_it(tmp_path):
+    client = LakehouseRpcClient("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+    await client.send(change(1))
+    with pytest.raises(RuntimeError, match="at work in another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(client.close()))
+    await client.send(change(2))
+    await client.close()
+
+
+async def test_a_flush_that_finds_the_connection_closed_leaves_no_error_that_nobody_hears(tmp_path, monkeypatch):
+    unheard = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
+
+    async def closed(*_):
+        raise ConnectionClosedError(None, None)
+
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        monkeypatch.setattr("rpc.link.Link.request_flush", closed)
+        with pytest.raises(ConnectionError, match="the connection closed"):
+            await client.request_flush()
+        await client.disconnect()
+    gc.collect()
+    assert unheard == []
 
 
 async def test_a_flush_that_is_given_up_leaves_nothing_behind(tmp_path):

@@ -192,7 +192,14 @@ async def long(self):
 
 LakehouseRpcClient._part = long
 threading.Thread(target=lambda: (begun.wait(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
-threading.Thread(target=client.connect, daemon=True).start()
+
+def connect():
+    try:
+        client.connect()
+    except Exception:
+        pass
+
+threading.Thread(target=connect, daemon=True).start()
 while str(client.state) == "disconnected":
     pass
 try:
