@@ -24,6 +24,8 @@ class Awaited:
         """Of one batch there may be several: of a call, and of another that handed in the same again."""
         self._tables: dict[int, list[asyncio.Future[Persisted]]] = {}
         self._flushes: dict[str, list[asyncio.Future[FlushResult]]] = {}
+        self.asking = asyncio.Lock()
+        """Held by who asks for a flush: a parent does one at a time for a connection."""
         self._early: dict[int, Resolved | Refusal] | None = None
         self._early_through: Resolved | None = None
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
@@ -24,7 +23,8 @@ from rpc.awaited import Awaited
 from rpc.config import DEFAULT_CHILD_CONFIG, ChildConfig
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.depot import Depot, Sent
-from rpc.errors import ConnectionError, FlushError, LakehouseRpcError, OutboxClosedError, as_ours
+from rpc.errors import ConnectionError, LakehouseRpcError, OutboxClosedError, as_ours
+from rpc.flushing import flush
 from rpc.given import EntryLike
 from rpc.handlers import Announcer, Handlers
 from rpc.keeper import Keeper
@@ -154,23 +154,11 @@ class LakehouseRpcClient:
     async def request_flush(self) -> FlushResult:
         """Send what is kept, have the parent write it all into tables, and return when it has.
 
-        Waits for a connection while one is dialled. Raises FlushError when the parent could not, ConnectionError when
-        the connection ends before the answer, or when nobody dials.
+        Waits for a connection that is dialled, and for a flush that another call asked for. Raises FlushError when the
+        parent could not, ConnectionError when the connection ends before the answer, or when nobody dials.
         """
         await self.drain()
-        await self._connected()
-        assert self._keeper.link is not None
-        awaited = self._ledger.awaited.flush(correlation_id := uuid.uuid4().hex)
-        try:
-            await self._keeper.link.request_flush(correlation_id)
-            result = await awaited
-        except ConnectionClosed as exc:
-            raise ConnectionError(f"the connection closed: {exc}") from exc
-        finally:
-            awaited.cancel()  # nobody hears an error any more that comes now
-        if not result.success:
-            raise FlushError(result.error or "", used_fallback=result.used_fallback)
-        return result
+        return await flush(self._ledger.awaited, self._connected)
 
     async def disconnect(self, *, timeout_ms: int = 5000) -> None:
         """Send what the parent takes in time, say goodbye, and stop every timer; the outbox keeps the rest."""
@@ -227,9 +215,10 @@ class LakehouseRpcClient:
             self._depot.cutting, self._ledger.awaited = asyncio.Lock(), Awaited()
             self._ledger.state = ClientState.DISCONNECTED
 
-    async def _connected(self) -> None:
+    async def _connected(self) -> Link:
         while self.state is not ClientState.CONNECTED or self._keeper.link is None:
             await self._something_after(self._ledger.awaited.progress)
+        return self._keeper.link
 
     async def _in_tables(self, sent: Sent, result: RpcSendResult) -> RpcSendResult:
         futures = self._ledger.awaited.tables(sent.tables)

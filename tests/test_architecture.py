@@ -354,6 +354,7 @@ FLOORS = {
         "rpc.depot",
         "rpc.dialling",
         "rpc.emitter",
+        "rpc.flushing",
         "rpc.forgotten",
         "rpc.guarded",
         "rpc.handlers",

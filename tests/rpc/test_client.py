@@ -1,14 +1,12 @@
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import json
 import sqlite3
 from contextlib import closing
 
 import pytest
 from websockets.asyncio.server import serve
-from websockets.exceptions import ConnectionClosedError
 
 from lakehouse.catalog.lakes import chosen
 from lakehouse.flush.flow import Flusher
@@ -832,33 +830,15 @@ async def test_a_loop_that_is_not_the_clients_cannot_close_it(tmp_path):
     await client.close()
 
 
-async def test_a_flush_that_finds_the_connection_closed_leaves_no_error_that_nobody_hears(tmp_path, monkeypatch):
-    unheard = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context["message"]))
-
-    async def closed(*_):
-        raise ConnectionClosedError(None, None)
-
-    async with serving() as server, child(server, tmp_path) as client:
+async def test_flushes_that_several_calls_ask_for_at_once_are_done_one_after_the_other(tmp_path, lake_settings):
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
         await client.connect()
-        monkeypatch.setattr("rpc.link.Link.request_flush", closed)
-        with pytest.raises(ConnectionError, match="the connection closed"):
-            await client.request_flush()
-        await client.disconnect()
-    gc.collect()
-    assert unheard == []
-
-
-async def test_a_flush_that_is_given_up_leaves_nothing_behind(tmp_path):
-    async with serving() as server, child(server, tmp_path) as client:
-        await client.connect()
-        flushing = asyncio.create_task(client.request_flush())
-        while not client._ledger.awaited._flushes:
-            await asyncio.sleep(0)
-        flushing.cancel()
-        await asyncio.gather(flushing, return_exceptions=True)
-        await asyncio.sleep(0)
-        assert client._ledger.awaited._flushes == {}
+        await client.send(change(1))
+        flushing = asyncio.gather(*(client.request_flush() for _ in range(3)))
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        await in_thread(lambda: flush(server))
+        assert [result.success for result in await flushing] == [True, True, True]
 
 
 async def test_somebody_who_is_no_parent_is_said_to_be_none(tmp_path):
