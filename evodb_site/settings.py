@@ -52,7 +52,7 @@ def _secret_key() -> str:
 
 
 def _database() -> dict[str, Any]:
-    database = database_of(EVODB.resolved_database_url)
+    database = database_of(EVODB.resolved_database_url, pooler=EVODB.database_pooler)
     if database["ENGINE"] == SQLITE:
         _made(Path(database["NAME"]).parent, "EVODB_DATABASE_URL" if EVODB.database_url else "EVODB_DATA_DIR")
         database["TEST"] = {"NAME": str(EVODB.data_dir.resolve() / "test.sqlite3")}

@@ -11,6 +11,8 @@ WITH_URI = ("rest", "sql", "hive")
 URI_ELSEWHERE = "PYICEBERG_CATALOG__EVODB__URI"
 """pyiceberg's own variable."""
 VARIABLE = "EVODB_CATALOG_PROPERTIES"
+OBJECTS = ("auth", "ssl")
+"""Of pyiceberg's properties these have some of their own."""
 
 
 def types() -> Any:
@@ -19,14 +21,16 @@ def types() -> Any:
     return check | {"wanted": f"nothing, or one of {', '.join(TYPES)}"}
 
 
-def properties_of(text: str) -> dict[str, str]:
-    """Raises ValueError."""
+def properties_of(text: str) -> dict[str, Any]:
+    """Texts, and objects of OBJECTS. Raises ValueError."""
     try:
         found = json.loads(text or "{}")
     except ValueError as exc:
         raise ValueError(f"no JSON ({exc})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError("no object of texts")
+    if not isinstance(found, dict) or not all(
+        isinstance(value, dict if name in OBJECTS else str) for name, value in found.items()
+    ):
+        raise ValueError(f"no object of texts, with objects as {' and '.join(OBJECTS)}")
     return found
 
 
@@ -40,7 +44,7 @@ def complaint(catalog: str, text: str, environ: Mapping[str, str]) -> str | None
     try:
         found = properties_of(text)
     except ValueError as exc:
-        return f"{VARIABLE} is {exc}, wanted a JSON object of texts"
+        return f"{VARIABLE} is {exc}, wanted such a JSON object"
     if found and not catalog:
         return f"{VARIABLE} is given and EVODB_CATALOG is empty, wanted a type: {', '.join(TYPES)}"
     if "type" in found or "name" in found:

@@ -4,7 +4,8 @@ A field `x_y` is read from the environment variable EVODB_X_Y and checked when t
 must name it, or the build fails. What may differ from parent to parent (thresholds, buffers) is
 `rpc.config.ParentConfig` and lives in the Parent row. The limits of a child stand in `lakehouse.limits.config`,
 those of a query in `lakehouse.query.config`, those of events in `lakehouse.events.config`, those of subscriptions
-in `lakehouse.subscribing`, and those of the object store in `lakehouse.storing`.
+in `lakehouse.subscribing`, those of the object store in `lakehouse.storing`, and those of the database in
+`lakehouse.database_choice`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lakehouse import catalog_choice, rewrite_choice, storing
+from lakehouse.database_choice import DatabaseConfig
 from lakehouse.events import config as events
 from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
-from lakehouse.setting import at_least, between, database, hosts, largest, secret, setting, share, url_of
+from lakehouse.setting import at_least, between, hosts, largest, secret, setting, share, url_of
 from lakehouse.storing import StoreConfig
 from lakehouse.subscribing import SubscriptionConfig
 
@@ -40,17 +42,11 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
+class Settings(DatabaseConfig, StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, SubscriptionConfig):
     data_dir: Path = setting(  # noqa: RUF009 - a Path does not change
         Path("data"),
         unit="path",
         why="Database, lake, broker and keys of a laptop live here when nothing else is said.",
-    )
-    database_url: str = setting(
-        "",
-        unit="URL",
-        why="Where the journal and the catalog live. Empty: SQLite in data_dir; else postgresql://...",
-        **database(),
     )
     catalog: str = setting(
         "",
@@ -215,7 +211,7 @@ class Settings(StoreConfig, QueryConfig, UpkeepConfig, EventsConfig, Subscriptio
         return str((Path(self.warehouse) if self.warehouse else self.data_dir / "lake").resolve())
 
     @property
-    def resolved_catalog_properties(self) -> dict[str, str]:
+    def resolved_catalog_properties(self) -> dict[str, Any]:
         """Raises ValueError."""
         return catalog_choice.properties_of(self.catalog_properties)
 

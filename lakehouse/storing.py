@@ -30,6 +30,12 @@ class StoreConfig:
         "", unit="URL", why="The object store when it is not AWS: R2, MinIO, rclone.", **url_of("https", "http")
     )
     s3_region: str = setting("auto", unit="name", why="Region of the bucket; R2 wants auto.")
+    clients_s3_endpoint: str = setting(
+        "",
+        unit="URL",
+        why="Told to clients of the catalog in place of s3_endpoint, when they reach the store at another address.",
+        **url_of(*HTTP),
+    )
     s3_access_key_id: str = setting("", unit="text", why="Empty: the usual AWS environment and profile are asked.")
     s3_secret_access_key: str = setting("", unit="text", why="Belongs to s3_access_key_id.")
     reader_s3_access_key_id: str = setting(

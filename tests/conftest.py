@@ -65,6 +65,7 @@ OF_FILES = {
     "test_promotion.py",
     "test_query_command.py",
     "test_rest_clients.py",
+    "test_rest_clients_s3.py",
     "test_rest_updates.py",
     "test_schema_promises.py",
     "test_strange_properties.py",

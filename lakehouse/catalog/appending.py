@@ -29,7 +29,7 @@ class Append(_MergeAppendFiles):
         fixed = partitioning.fixed(self._transaction.table_metadata)
         moving, stay = list[ManifestFile](), list[ManifestFile]()
         for one in manifests:
-            stays = one.partition_spec_id in fixed or one.content is not ManifestContent.DATA
+            stays = one.partition_spec_id in fixed or one.content != ManifestContent.DATA
             (stay if stays else moving).append(one)
         merging = Merging(self._target_size_bytes, self._min_count_to_merge, self._merge_enabled, self)
         return merging.merge_manifests(moving) + stay

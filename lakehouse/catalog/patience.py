@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyiceberg.catalog import rest
+from pyiceberg.catalog.rest import auth
 from requests import PreparedRequest, Response, Session
 from requests.exceptions import TooManyRedirects
 
@@ -29,6 +30,16 @@ class PatientSession(Session):
         return response
 
 
+class _Requests:
+    """What OAuth2 asks for a token with."""
+
+    @staticmethod
+    def post(url: str, **kwargs: Any) -> Response:
+        with PatientSession() as session:
+            return session.post(url, **kwargs)
+
+
 def mend() -> None:
     """For this process."""
     rest.Session = PatientSession  # type: ignore[attr-defined]
+    auth.requests = _Requests  # type: ignore[assignment,attr-defined]

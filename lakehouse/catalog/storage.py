@@ -24,7 +24,7 @@ def foreign(settings: Settings) -> Catalog:
     """The catalog of EVODB_CATALOG, opened. Raises StoreUnavailable. After a worker has forked, as ours."""
     found = foreign_properties(settings)
     if found.get(S3_ENDPOINT):
-        _send_checksums_before_the_body()
+        _send_and_check_no_checksums_unasked()
     patience.mend()
     try:
         return _calling_no_code_of_tables(load_catalog(NAME, **found))
@@ -37,7 +37,7 @@ def foreign(settings: Settings) -> Catalog:
 def from_settings(settings: Settings) -> DjangoCatalog:
     """Our own catalog. Make it after a worker has forked: connections to a store do not survive that."""
     if settings.s3_endpoint:
-        _send_checksums_before_the_body()
+        _send_and_check_no_checksums_unasked()
     return DjangoCatalog(NAME, **properties(settings))
 
 
@@ -64,7 +64,9 @@ def _calling_no_code_of_tables(catalog: Catalog) -> Catalog:
     return catalog
 
 
-def _send_checksums_before_the_body() -> None:
-    """By itself the AWS library behind PyArrow sends them after it, in chunks, and stores that are not AWS answer 411
-    Length Required. It can be told so by the environment only."""
+def _send_and_check_no_checksums_unasked() -> None:
+    """By itself the AWS library behind PyArrow sends them after the body, in chunks, and stores that are not AWS answer
+    411 Length Required; and rclone answers for a part of an object with the checksum of all of it, where its writer
+    (Polars) had sent one. The library can be told so by the environment only."""
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")

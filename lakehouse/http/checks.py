@@ -6,8 +6,9 @@ The object store is asked without the lake's libraries, whose 60 MiB this proces
 from __future__ import annotations
 
 import os
+import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,25 @@ def broker() -> None:
 
 def foreign_catalog(settings: Settings) -> None:
     """One of REST says something, if only that it wants a key; other kinds are asked by flushes, which have clients."""
-    uri = settings.resolved_catalog_properties.get("uri", "")
+    said = settings.resolved_catalog_properties
+    uri = said.get("uri", "")
     if settings.catalog == "rest" and uri.startswith(("http://", "https://")):
-        _answers(f"{uri.rstrip('/')}/v1/config")
+        _answers(f"{uri.rstrip('/')}/v1/config", _trusting(said["ssl"]) if "ssl" in said else None)
 
 
-def _answers(url: str) -> None:
+def _trusting(said: Mapping[str, Any]) -> ssl.SSLContext:
+    """Whom pyiceberg trusts, and as whom it comes."""
+    context = ssl.create_default_context(cafile=said.get("cabundle"))
+    client = said.get("client", {})
+    if "cert" in client:
+        context.load_cert_chain(client["cert"], client.get("key"))
+    return context
+
+
+def _answers(url: str, trusted: ssl.SSLContext | None = None) -> None:
     """Whatever it thinks of who asks."""
     try:
-        urlopen(url, timeout=CONNECT_S).close()  # noqa: S310 - http and https only
+        urlopen(url, timeout=CONNECT_S, context=trusted).close()  # noqa: S310 - http and https only
     except HTTPError as exc:
         if exc.code >= 500:
             raise

@@ -61,9 +61,15 @@ def sign_in(connection: duckdb.DuckDBPyConnection, settings: Settings, *, sessio
 
 
 def shell_command(metadata_location: str) -> str:
-    """What a user types to look at a table in a folder: DuckDB's first rows, in one line of a shell."""
-    sql = f"FROM {scan(metadata_location)} LIMIT 20"
-    program = f"from lakehouse.query import duck; duck.connect().sql({sql!r}).show()"
+    """What a user types to look at a table: DuckDB's first rows, in one line of a shell.
+
+    A store is reached by the EVODB_ variables of that shell; the line tells no key.
+    """
+    known, what = "", f"FROM {scan(metadata_location)} LIMIT 20"
+    program = "from lakehouse.query import duck; "
+    if "://" in metadata_location:
+        known, program = "load(os.environ)", f"import os; from lakehouse.conf import load; {program}"
+    program += f"duck.connect({known}).sql({what!r}).show()"
     return shlex.join([sys.executable, "-c", program])
 
 

@@ -2,7 +2,8 @@
 
 SQLite over a folder is how a laptop is run, PostgreSQL over S3 with Redis as broker how several machines are; `make
 test-long` tries the other two as well. A run of the suite takes the cases of its own database (EVODB_TEST_DATABASE, see
-tests.environment), so that `make test`, which runs it once per database, does each once.
+tests.environment), so that `make test`, which runs it once per database, does each once. PostgreSQL is reached through
+PgBouncer here; everywhere else it is not.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from lakehouse.torture import edge_app
+from tests.acceptance import pooler
 from tests.acceptance.processes import House, Process, assert_exactly_once, assert_sums_agree, until
 from tests.repetition import LONG
 from tests.services import free_port
@@ -40,7 +43,10 @@ def house(request: pytest.FixtureRequest, tmp_path: Path, lake: str) -> Iterator
     if lake == "s3":
         store = request.getfixturevalue("rclone_store")
         settings |= {"warehouse": f"s3://{store.bucket}/{uuid.uuid4().hex}", **store.settings}
-    with House(tmp_path, **settings) as house:
+    with House(tmp_path, **settings) as house, ExitStack() as stack:
+        house.prepare(**EAGER)
+        if DATABASE == "postgresql":
+            stack.enter_context(pooler.between(house))
         yield house
 
 
@@ -55,7 +61,6 @@ def new_database(url: str) -> str:
 
 @pytest.mark.parametrize(("lake", "rounds"), CASES)
 def test_every_change_is_in_the_lake_once_whoever_is_killed(house: House, rounds: int) -> None:
-    house.prepare(**EAGER)
     shops = [house.child("shop-1", writes_per_s_max=30), house.child("shop-2", writes_per_s_max=10)]
     for process in (house.daphne, house.worker, house.beat, *(shop.process for shop in shops)):
         process.start()

@@ -55,8 +55,10 @@ class Site:
             return RestCatalog("evodb", uri=self.url, **properties)
 
     @contextmanager
-    def duckdb(self, *, token: str = "", secret: str = "", bare: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """`bare`: it knows no key to the object store but those the catalog lends."""
+    def duckdb(
+        self, *, token: str = "", secret: str = "", bare: bool = False, delegation: str = "vended_credentials"
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """`bare`: it knows no key to the store but those the catalog lends; `none` as `delegation` asks for none."""
         with duck.connect(None if bare else self.settings) as connection:
             login = "SECRET rest"
             if token:
@@ -68,6 +70,7 @@ class Site:
                 )
             else:
                 login = "AUTHORIZATION_TYPE 'none'"
+            login += f", ACCESS_DELEGATION_MODE '{delegation}'"
             connection.execute(f"ATTACH '' AS lake (TYPE iceberg, ENDPOINT '{self.url}', {login})")
             yield connection
 

@@ -48,12 +48,16 @@ def test_aws_itself_is_asked_for_the_region() -> None:
     assert properties(Settings(warehouse="s3://b", s3_region="eu-west-3"))["s3.region"] == "eu-west-3"
 
 
-def test_stores_that_are_not_aws_get_no_chunked_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_REQUEST_CHECKSUM_CALCULATION", raising=False)
+def test_stores_that_are_not_aws_get_no_chunked_checksums_and_are_asked_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     from_settings(Settings(warehouse="s3://b"))
-    assert "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ
+    assert not set(names) & os.environ.keys()
     from_settings(Settings(warehouse="s3://b", s3_endpoint="http://e"))
-    assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+    assert {os.environ[name] for name in names} == {"when_required"}
 
 
 def test_keys_join_the_levels_of_a_name() -> None:

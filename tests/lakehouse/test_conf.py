@@ -13,6 +13,7 @@ import pytest
 
 from lakehouse import conf
 from lakehouse.conf import SettingError, Settings, load
+from lakehouse.database_choice import database_of
 from rpc import config
 from rpc.config import ChildConfig, ParentConfig
 
@@ -186,6 +187,13 @@ def test_without_a_database_url_the_journal_is_a_file_in_the_data_folder() -> No
     assert load({"EVODB_DATA_DIR": "/data"}).resolved_database_url == "sqlite:////data/evodb.sqlite3"
 
 
+def test_through_a_pooler_no_rows_are_read_by_a_cursor_of_the_server() -> None:
+    """It would be of another connection than the next portion is asked of."""
+    direct, pooled = (load({"EVODB_DATABASE_POOLER": said}).database_pooler for said in ("no", "yes"))
+    url = "postgresql://evodb@pooler:6432/evodb"
+    assert [database_of(url, pooler=one)["DISABLE_SERVER_SIDE_CURSORS"] for one in (direct, pooled)] == [False, True]
+
+
 REST = {"EVODB_CATALOG": "rest", "EVODB_CATALOG_PROPERTIES": '{"uri": "https://host/catalog", "token": "secret"}'}
 
 
@@ -203,6 +211,7 @@ def test_a_foreign_catalog_is_given_what_its_client_wants() -> None:
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"token": "secret"'}, "EVODB_CATALOG_PROPERTIES is no JSON"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '["secret"]'}, "EVODB_CATALOG_PROPERTIES is no object of texts"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"uri": 1, "token": "secret"}'}, "is no object of texts"),
+        (REST | {"EVODB_CATALOG_PROPERTIES": '{"uri": "u", "auth": "secret"}'}, "with objects as auth and ssl"),
         (REST | {"EVODB_CATALOG_PROPERTIES": '{"type": "sql", "token": "secret"}'}, 'has "type" or "name"'),
         (REST | {"EVODB_CATALOG": ""}, "EVODB_CATALOG_PROPERTIES is given and EVODB_CATALOG is empty"),
     ],

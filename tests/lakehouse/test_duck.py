@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lakehouse.catalog import tables
 from lakehouse.catalog.storage import from_settings
 from lakehouse.conf import Settings
 from lakehouse.query import duck
+from lakehouse.torture.process import environment
 from tests.lakehouse.staging import stage_rows
 
 MOMENT = datetime(2026, 11, 20, 23, 59, 59, 999999, tzinfo=UTC)
@@ -47,11 +49,13 @@ def test_duckdb_reads_the_rows_a_flush_wrote(lake_settings: Settings) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_command_for_a_shell_shows_the_table(tmp_path: Path) -> None:
-    catalog = from_settings(Settings(data_dir=tmp_path / "it's here"))
-    staged = stage_rows(catalog, "lake", "flights", ROWS, flush_id=1, parquet={})
+def test_the_command_for_a_shell_shows_the_table_in_a_folder_and_in_a_bucket(lake_settings: Settings) -> None:
+    settings = replace(lake_settings, data_dir=lake_settings.data_dir / "it's here")
+    staged = stage_rows(from_settings(settings), "lake", "flights", ROWS, flush_id=1, parquet={})
     command = duck.shell_command(staged.metadata_location)
-    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    store = ("warehouse", "s3_endpoint", "s3_region", "s3_access_key_id", "s3_secret_access_key")
+    known = environment({name: getattr(settings, name) for name in store})
+    shown = subprocess.run(["sh", "-c", command], env=known, capture_output=True, text=True, check=True)
     assert "Zürich ✈" in shown.stdout
     assert duck.scan(staged.metadata_location) in duck.shell_script(staged.metadata_location)
 

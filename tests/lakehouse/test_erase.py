@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings as site
 from django.core.management import CommandError, call_command
+from pyiceberg.transforms import BucketTransform, IdentityTransform
 
 from lakehouse.catalog import pointers
 from lakehouse.catalog.upkeep import expiry
@@ -86,6 +87,35 @@ def test_a_row_id_without_a_child_means_all_children(street):
     assert not holding(street, b"secret")
     assert changes(street) == [("a", 2), ("a", 4), ("b", 3)]
     assert verdicts(street) == {"a": "green", "b": "green"}
+
+
+def test_rows_are_erased_from_files_of_an_earlier_partitioning_which_stay_in_it(street):
+    with street.catalog.load_table(("lake", "orders")).update_spec() as spec:
+        spec.add_field("_seq", BucketTransform(4), "bucket")
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-again"), (6, INSERT, "v", "kept-of-a-v"))
+    erase("--table", "orders", "--row-id", "x", "--child", "a")
+    assert not holding(street, b"secret-of-a-x")
+    assert changes(street) == [("a", 2), ("a", 4), ("a", 6), ("b", 1), ("b", 2), ("b", 3)]
+    assert verdicts(street) == {"a": "green", "b": "green"}
+    table = street.catalog.load_table(("lake", "orders"))
+    assert sorted(table.scan().to_arrow()["_seq"].to_pylist()) == [1, 2, 2, 3, 4, 6]
+    assert sorted({file["spec_id"] for file in table.inspect.files().to_pylist()}) == [0, 1]
+
+
+def test_rows_in_partitions_by_a_column_that_was_dropped_are_refused_with_the_way_out(street):
+    table = street.catalog.load_table(("lake", "orders"))
+    with table.update_spec() as spec:
+        spec.add_field("v", IdentityTransform(), "by_v")
+    street.write("a", (5, UPDATE, "x", "secret-of-a-x-again"))
+    table = street.catalog.load_table(("lake", "orders"))
+    with table.update_spec() as spec:
+        spec.remove_field("by_v")
+    with table.update_schema() as update:
+        update.delete_column("v")
+    before = changes(street)
+    with pytest.raises(CommandError, match=r"by a column that was dropped.* copy the rows that stay"):
+        erase("--table", "orders", "--row-id", "x")
+    assert changes(street) == before
 
 
 def test_a_child_that_is_erased_is_gone_from_every_table_and_may_go_on(street):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from pytest_django import DjangoAssertNumQueries
 
 from lakehouse import metrics
 from lakehouse.flush import history
@@ -56,6 +57,19 @@ def counters(totals: Totals) -> dict[object, float]:
     return {
         name: round(value, 6) for name, value in said.items() if name[0].startswith(("dolake_flush", "dolake_table"))
     }
+
+
+@pytest.mark.both
+def test_of_thousands_of_parents_those_with_nothing_old_are_not_asked(
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    homes = [parent(f"tenant-{number}") for number in range(20)]
+    for home in homes:
+        committed(home, age_days=1)
+        committed(home, age_days=1)
+    with django_assert_num_queries(1):
+        forget()
+    assert [kept(home) for home in homes] == [[1, 2]] * 20
 
 
 def test_flushes_were_never_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
+from django.core.management import call_command
+from django.template.defaultfilters import filesizeformat
+from django.test import override_settings
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import (
     BadRequestError,
@@ -184,6 +188,17 @@ def test_duckdb_reads_and_writes_and_both_see_the_same(lake: Site, catalog: Rest
         assert duck.sql("SELECT sum(n) FROM lake.lake.u").fetchall() == [(499_500,)]
     assert sorted(catalog.load_table("lake.t").scan().to_arrow()["id"].to_pylist()) == [2, 3, 4, 5]
     assert catalog.load_table("lake.u").scan().to_arrow().num_rows == 1000
+
+
+def test_lake_stats_tell_the_size_of_a_table_that_duckdb_wrote_to_last(lake: Site, catalog: RestCatalog) -> None:
+    catalog.create_table("lake.t", SCHEMA).append(ROWS)
+    with lake.duckdb() as duck:
+        duck.execute("INSERT INTO lake.lake.t VALUES (4, 'Bern')")
+    out = io.StringIO()
+    with override_settings(EVODB=lake.settings):
+        call_command("lake", "stats", stdout=out)
+    sizes = sum(file["file_size_in_bytes"] for file in catalog.load_table("lake.t").inspect.files().to_pylist())
+    assert f"2 files, {filesizeformat(sizes)}".replace("\xa0", " ") in out.getvalue()
 
 
 def test_a_transaction_of_duckdb_commits_its_tables_together(lake: Site, catalog: RestCatalog) -> None:

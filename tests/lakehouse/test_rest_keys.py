@@ -12,8 +12,12 @@ import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import ForbiddenError, OAuthError, UnauthorizedError
 
-from lakehouse.catalog.rest import tokens
+from lakehouse.catalog.rest import credentials, tokens
+from lakehouse.catalog.rest.calls import Call
+from lakehouse.catalog.rest.entrance import EVERYBODY
+from lakehouse.catalog.rest.operations import catalog_of
 from lakehouse.clock import now_ms
+from lakehouse.conf import Settings
 from lakehouse.models import AccessKey
 from tests.lakehouse.rest_site import Site, key, new_table, path_of, site, snapshot
 
@@ -264,15 +268,24 @@ def test_keys_to_the_store_are_lent_to_who_may_see_all_of_it(
         }
         for name, document in given.items():
             assert document["config"]["s3.endpoint"] == rclone_store.endpoint, name
-            assert "s3.secret-access-key" not in document["config"]
         lent = {name: document.get("storage-credentials") for name, document in given.items()}
         assert (lent["bound"], lent["silent"]) == (None, None)
+        for name in ("bound", "silent"):
+            assert not {"s3.access-key-id", "s3.secret-access-key"} & given[name]["config"].keys(), name
         location = given["writer"]["metadata"]["location"]
         for name in ("reader", "writer"):
-            assert [one["prefix"] for one in lent[name]] == [location]
-            assert lent[name][0]["config"]["s3.access-key-id"] == lend[f"{name}_s3_access_key_id"]
+            assert [one["prefix"] for one in lent[name]] == [location, f"{settings['warehouse']}/"]
+            for found_by_client in (given[name], *lent[name]):
+                assert found_by_client["config"]["s3.access-key-id"] == lend[f"{name}_s3_access_key_id"]
         same = found.ask("GET", "namespaces/lake/tables/t/credentials", token=master, **asked).json
         assert same["storage-credentials"] == lent["writer"]
+
+
+def test_keys_to_a_bucket_of_aws_are_lent_though_nobody_set_its_region() -> None:
+    settings = Settings(warehouse="s3://b/x", reader_s3_access_key_id="k", reader_s3_secret_access_key="s")
+    headers = {credentials.DELEGATION: credentials.VENDED}
+    call = Call(catalog_of(settings), settings, EVERYBODY, (), "", {}, headers, b"")
+    assert credentials.told(call) == {"s3.access-key-id": "k", "s3.secret-access-key": "s"}
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from celery import shared_task
 from channels.layers import get_channel_layer
 from django.core.management import call_command
 from django.db import OperationalError
+from django.db.backends.signals import connection_created
 
 from lakehouse.conf import Settings
 from lakehouse.errors import StoreUnavailable
 from lakehouse.models import Batch, BatchPayload, Flush, Parent
-from lakehouse.subscriptions import desk, fan_out, leases, settle
+from lakehouse.subscriptions import deliverer, desk, fan_out, leases, settle
 from lakehouse.subscriptions.models import Attempt, Delivery, Subscription
 from tests.builders import NOW_MS, entry, parent, run, source
 from tests.lakehouse.subscription_site import LOOPBACK, Receiver, Street, commit, receiver, subscribe
@@ -652,6 +653,35 @@ async def test_who_delivers_stops_in_order_and_in_a_sentence_while_the_database_
     monkeypatch.setattr(leases, "leave", Mock(side_effect=OperationalError("connection refused")))
     await one.stop()
     assert "stopped without the database, so others wait for the leases to end: connection refused" in caplog.text
+
+
+@pytest.mark.both
+async def test_who_delivers_keeps_its_connection_and_after_an_error_has_another_one(
+    street: Street, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times a second a new one was opened, whether there was anything to deliver or not."""
+    made, stopping, take = list[object](), asyncio.Event(), leases.take
+
+    def away_once_then_stop(*_: object, **__: object) -> list[int]:
+        monkeypatch.setattr(leases, "take", lambda *args, **named: stopping.set() or take(*args, **named))
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    def note(**named: object) -> None:
+        made.append(named["connection"])
+
+    one = street.deliverer()
+    await one.round()
+    connection_created.connect(note)
+    try:
+        for _ in range(5):
+            await one.round()
+        assert not made
+        monkeypatch.setattr(leases, "take", away_once_then_stop)
+        monkeypatch.setattr(deliverer, "ERROR_PAUSE_S", 0)
+        await one.run(stopping)
+    finally:
+        connection_created.disconnect(note)
+    assert len(made) == 1
 
 
 async def test_a_target_that_gives_up_many_messages_at_once_is_one_line_of_the_log(

@@ -22,7 +22,7 @@ from pyiceberg.manifest import (
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _FastAppendFiles
-from pyiceberg.transforms import BucketTransform
+from pyiceberg.transforms import BucketTransform, IdentityTransform
 
 from lakehouse.catalog.upkeep import compaction, rewriting
 from lakehouse.catalog.upkeep.compaction import Terms
@@ -40,7 +40,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(Settings(data_dir=tmp_path))
 
 
-def compact_and_lose(lake: Lake, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object], why: str) -> None:
+def compact_while(lake: Lake, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
     """The rows are written anew, then this happens, then the files are to be exchanged."""
     rewrite = rewriting.rewrite
 
@@ -51,8 +51,14 @@ def compact_and_lose(lake: Lake, monkeypatch: pytest.MonkeyPatch, meanwhile: Cal
 
     with monkeypatch.context() as patch:
         patch.setattr(rewriting, "rewrite", meet)
-        with lake.keeper() as keeper, pytest.raises(CommitConflict, match=why):
+        with lake.keeper() as keeper:
             compaction.compact(keeper, ALL)
+
+
+def compact_and_lose(lake: Lake, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object], why: str) -> None:
+    """What happens meanwhile cannot be reconciled with the new files, which are deleted."""
+    with pytest.raises(CommitConflict, match=why):
+        compact_while(lake, monkeypatch, meanwhile)
     assert not any("compacted" in name for name in lake.files())
 
 
@@ -150,7 +156,27 @@ def test_rows_are_found_after_the_partitioning_was_changed_meanwhile(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, new: bool
 ) -> None:
     lake.commit(4)
-    compact_and_lose(lake, monkeypatch, lambda: other_partitions(lake, new=new), "another partitioning meanwhile")
+    compact_while(lake, monkeypatch, lambda: other_partitions(lake, new=new))
     assert lake.rows().total() == 8
     assert len(lake.table().scan(row_filter=f"_ts >= '{NOON.isoformat()}'").to_arrow()) == 8
     assert lake.table().scan(row_filter="_seq = 3").to_arrow()["_seq"].to_pylist() == [3]
+    assert [file["spec_id"] for file in lake.table().inspect.files().to_pylist()] == [0]
+
+
+def test_files_whose_partition_column_is_dropped_meanwhile_stay_as_they_were(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_shop = {"shop": ["a", "a"]}
+    lake.commit(1, **with_shop)
+    with lake.table().update_spec() as spec:
+        spec.add_field("shop", IdentityTransform(), "shop")
+    lake.commit(3, **with_shop)
+
+    def drop() -> None:
+        with lake.table().update_spec() as spec:
+            spec.remove_field("shop")
+        with lake.table().update_schema() as update:
+            update.delete_column("shop")
+
+    compact_and_lose(lake, monkeypatch, drop, "was dropped meanwhile")
+    assert lake.rows().total() == 8

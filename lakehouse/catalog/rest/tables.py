@@ -202,7 +202,7 @@ def _loaded(call: Call, location: str | None, metadata: bytes) -> Answer:
     document: dict[str, Any] = {
         "metadata-location": location,
         "metadata": orjson.Fragment(metadata),
-        "config": credentials.config(call),
+        "config": credentials.told(call),
     }
     if lent := credentials.lent(call, metadata):
         document["storage-credentials"] = lent
@@ -211,7 +211,7 @@ def _loaded(call: Call, location: str | None, metadata: bytes) -> Answer:
 
 def _mark(call: Call, location: str) -> str:
     """What a client has who was answered with this mark, lent keys included."""
-    said = orjson.dumps([location, call.query.get("snapshots"), credentials.config(call), credentials.lent_keys(call)])
+    said = orjson.dumps([location, call.query.get("snapshots"), credentials.told(call)])
     return f'"{sha256(said).hexdigest()[:32]}"'
 
 

@@ -18,7 +18,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse import rewrite_choice
-from lakehouse.catalog import deleting
+from lakehouse.catalog import deleting, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.staging import Change
 from lakehouse.catalog.table_properties import number
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 TARGET = "write.target-file-size-bytes"
 MANIFEST_TARGET = "commit.manifest.target-size-bytes"
 MANIFEST_BYTES = 2**20
-WANTED = (100, 101, 102, 103, 104)
+SIZE_BYTES = 104
+WANTED = (100, 101, 102, 103, SIZE_BYTES)
 """Path, format, partition, rows and bytes of a data file."""
 
 
@@ -109,7 +110,7 @@ def merge_manifests(keeper: Tender, *, count_min: int = 2) -> int:
         table = begun.table
         target = _target(table.metadata, MANIFEST_TARGET, MANIFEST_BYTES)
         before = manifests_of(table)
-        small = [one for one in before if one.content is ManifestContent.DATA and one.manifest_length < target // 2]
+        small = [one for one in before if one.content == ManifestContent.DATA and one.manifest_length < target // 2]
         change = Change(table)
         merge = ManifestMerge(change, table.io, target_bytes=target)
         if len(small) < count_min or not merge.is_worth_it:
@@ -130,18 +131,19 @@ def _piles(table: Table, keeper: Tender, terms: Terms) -> list[list[Small]]:
 
 def refusal(table: Table, keeper: Tender, manifests: Sequence[ManifestFile]) -> str:
     """Why files of this table must not be exchanged, or nothing."""
-    if any(one.content is not ManifestContent.DATA for one in manifests):
+    if any(one.content != ManifestContent.DATA for one in manifests):
         return "it has delete files of another engine; that engine has to compact it"
     return keeper.refusal(table)
 
 
 def files(table: Table, manifests: Sequence[ManifestFile]) -> Iterator[Small]:
-    """The data files of the partitioning the table has now."""
-    spec_id = table.metadata.default_spec_id
-    paths = [one.manifest_path for one in manifests if one.partition_spec_id == spec_id]
-    for manifest, is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(table.io, paths, WANTED):
+    """The data files, but for those of an earlier partitioning that cannot be written any more."""
+    fixed = partitioning.fixed(table.metadata)
+    specs = {one.manifest_path: one.partition_spec_id for one in manifests if one.partition_spec_id not in fixed}
+    for manifest, is_live, (path, kind, partition, rows, size_bytes) in reachable.fields(table.io, specs, WANTED):
         if is_live and kind.upper() == "PARQUET":
-            yield Small(path, manifest, tuple(partition[at] for at in range(len(partition))), size_bytes, rows)
+            values = (partition[at] for at in range(len(partition)))
+            yield Small(path, manifest, (specs[manifest], *values), size_bytes, rows)
 
 
 def described(table: Table, pile: Sequence[Small]) -> Iterator[DataFile]:

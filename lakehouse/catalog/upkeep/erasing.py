@@ -22,7 +22,7 @@ from pyiceberg.io import InputFile
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
 
-from lakehouse.catalog import deleting
+from lakehouse.catalog import deleting, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
@@ -139,17 +139,19 @@ def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
         raise NotErasable(f"{keeper.row} has no column {', '.join(missing)}, wanted a table that children write")
     snapshot = table.metadata.current_snapshot()
     manifests = snapshot.manifests(table.io) if snapshot is not None else []
-    if any(one.content is not ManifestContent.DATA for one in manifests):
+    if any(one.content != ManifestContent.DATA for one in manifests):
         raise NotErasable(f"{keeper.row} has delete files of another engine; let that engine merge them first")
 
 
 def _candidates(table: Table, where: Mapping[str, str]) -> list[DataFile]:
-    """Files whose statistics do not rule the rows out, of the partitioning there is now."""
+    """Files whose statistics do not rule the rows out."""
     terms: list[BooleanExpression] = [EqualTo(name, value) for name, value in where.items()]  # type: ignore[arg-type,call-arg]
-    tasks = table.scan(row_filter=reduce(And, terms)).plan_files()
-    files = [task.file for task in tasks]
-    if any(one.spec_id != table.metadata.default_spec_id for one in files):
-        raise NotErasable(f"files of {table.name()} have an earlier partitioning; write them anew first")
+    files = [task.file for task in table.scan(row_filter=reduce(And, terms)).plan_files()]
+    if not partitioning.fixed(table.metadata).isdisjoint(file.spec_id for file in files):
+        raise NotErasable(
+            f"files of {table.name()} are partitioned by a column that was dropped, so no manifest of theirs can be "
+            "written; copy the rows that stay into another table, and drop this one with purge"
+        )
     return files
 
 

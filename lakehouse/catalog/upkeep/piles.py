@@ -24,6 +24,7 @@ class Small(NamedTuple):
     path: str
     manifest: str
     partition: tuple[Any, ...]
+    """The number of its partitioning, and its values."""
     size_bytes: int
     rows: int
 

@@ -1,22 +1,24 @@
 """A snapshot that names other files and has the same rows: Iceberg's `replace`, which pyiceberg does not make yet.
 
-It carries no flush id, so nobody takes it for a flush. Only manifests that name a replaced file are written anew.
+It carries no flush id, so nobody takes it for a flush. Only manifests that name a replaced file are written anew. A new
+file may be of an earlier partitioning, as the file is that it replaces; of those pyiceberg writes no manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
-from pyiceberg.table import Transaction
-from pyiceberg.table.snapshots import Operation, Summary
+from pyiceberg.table import TableProperties, Transaction
+from pyiceberg.table.snapshots import Operation, SnapshotSummaryCollector, Summary, update_snapshot_summaries
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 from pyiceberg.typedef import EMPTY_DICT
 from pyiceberg.utils.bin_packing import ListPacker
 
-from lakehouse.catalog import partitioning
+from lakehouse.catalog import partitioning, table_properties
 from lakehouse.catalog.appending import Merging
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.errors import CommitConflict
@@ -25,8 +27,10 @@ from lakehouse.errors import CommitConflict
 class Replacement(_SnapshotProducer["Replacement"]):
     """`old` files out, `new` files in."""
 
+    operation = Operation.REPLACE
+
     def __init__(self, change: Transaction, io: FileIO, old: Sequence[DataFile], new: Sequence[DataFile]) -> None:
-        super().__init__(Operation.OVERWRITE, change, io)
+        super().__init__(self.operation, change, io)
         for file in old:
             self.delete_data_file(file)
         for file in new:
@@ -39,14 +43,45 @@ class Replacement(_SnapshotProducer["Replacement"]):
         """Manifests are chosen by what they name."""
 
     def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
-        summary = super()._summary(snapshot_properties)
-        return summary.model_copy(update={"operation": Operation.REPLACE})
+        """Each file in the words of its own partitioning."""
+        metadata = self._transaction.table_metadata
+        schema, specs = metadata.schema(), metadata.specs()
+        limit = table_properties.number(metadata.properties, TableProperties.WRITE_PARTITION_SUMMARY_LIMIT, 0) or 0
+        counted = SnapshotSummaryCollector(partition_summary_limit=limit)
+        for file in self._added_data_files:
+            counted.add_file(file, schema, specs[file.spec_id])
+        for file in self._deleted_data_files:
+            counted.remove_file(file, schema, specs[file.spec_id])
+        before = metadata.snapshot_by_id(self._parent_snapshot_id) if self._parent_snapshot_id is not None else None
+        totals = update_snapshot_summaries(
+            Summary(Operation.OVERWRITE, **counted.build(), **snapshot_properties),
+            before.summary if before is not None else None,
+        )
+        return totals.model_copy(update={"operation": self.operation})
+
+    def _manifests(self) -> list[ManifestFile]:
+        kept, gone = self._planned
+        added = (self._added(file) for file in self._added_data_files)
+        return [*self._written(added), *self._written(gone), *kept]
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return self._planned[0]
 
     def _deleted_entries(self) -> list[ManifestEntry]:
         return self._planned[1]
+
+    def _written(self, entries: Iterable[ManifestEntry]) -> list[ManifestFile]:
+        """A manifest for each partitioning."""
+        by_spec = defaultdict[int, list[ManifestEntry]](list)
+        for entry in entries:
+            by_spec[entry.data_file.spec_id].append(entry)
+        return [self._manifest(spec_id, some) for spec_id, some in by_spec.items()]
+
+    def _manifest(self, spec_id: int, entries: Iterable[ManifestEntry]) -> ManifestFile:
+        with self.new_manifest_writer(self.spec(spec_id)) as writer:
+            for entry in entries:
+                writer.add_entry(entry)
+        return writer.to_manifest_file()
 
     @cached_property
     def _planned(self) -> tuple[list[ManifestFile], list[ManifestEntry]]:
@@ -67,11 +102,11 @@ class Replacement(_SnapshotProducer["Replacement"]):
 
     def _check_meanwhile(self, manifests: Sequence[ManifestFile]) -> None:
         """The new files have the rows that were there when they were written, in the partitions of then."""
-        if any(manifest.content is not ManifestContent.DATA for manifest in manifests):
+        if any(manifest.content != ManifestContent.DATA for manifest in manifests):
             raise CommitConflict("another engine deleted rows meanwhile, which the new files would bring back")
-        spec_id = self._transaction.table_metadata.default_spec_id
-        if any(file.spec_id != spec_id for file in self._added_data_files):
-            raise CommitConflict("the table was given another partitioning meanwhile, which the new files do not have")
+        fixed = partitioning.fixed(self._transaction.table_metadata)
+        if any(file.spec_id in fixed for file in self._added_data_files):
+            raise CommitConflict("a column by which the new files are partitioned was dropped meanwhile")
 
     def _current(self) -> list[ManifestFile]:
         snapshot = self._transaction.table_metadata.snapshot_by_name(self._target_branch)
@@ -84,10 +119,17 @@ class Replacement(_SnapshotProducer["Replacement"]):
         staying = [e for e in entries if e.data_file.file_path not in old]
         if not staying:
             return []
-        with self.new_manifest_writer(self.spec(manifest.partition_spec_id)) as writer:
-            for entry in staying:
-                writer.add_entry(self._entry(entry, ManifestEntryStatus.EXISTING))
-        return [writer.to_manifest_file()]
+        stay = (self._entry(entry, ManifestEntryStatus.EXISTING) for entry in staying)
+        return [self._manifest(manifest.partition_spec_id, stay)]
+
+    def _added(self, file: DataFile) -> ManifestEntry:
+        return ManifestEntry.from_args(
+            status=ManifestEntryStatus.ADDED,
+            snapshot_id=self.snapshot_id,
+            sequence_number=None,
+            file_sequence_number=None,
+            data_file=file,
+        )
 
     def _entry(self, entry: ManifestEntry, status: ManifestEntryStatus) -> ManifestEntry:
         return ManifestEntry.from_args(
@@ -102,8 +144,7 @@ class Replacement(_SnapshotProducer["Replacement"]):
 class Exchange(Replacement):
     """The same for files whose rows are others: Iceberg's `overwrite`."""
 
-    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
-        return super(Replacement, self)._summary(snapshot_properties)
+    operation = Operation.OVERWRITE
 
 
 class ManifestMerge(Replacement):
@@ -139,5 +180,5 @@ class ManifestMerge(Replacement):
 
     def _current_of(self, *, is_data: bool) -> list[ManifestFile]:
         """Without those that name deleted files only: of them pyiceberg would make an empty one, and refuses to."""
-        found = [one for one in self._current() if (one.content is ManifestContent.DATA) is is_data]
+        found = [one for one in self._current() if (one.content == ManifestContent.DATA) is is_data]
         return [one for one in found if one.has_added_files() or one.has_existing_files()]

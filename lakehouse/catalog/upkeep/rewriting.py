@@ -48,7 +48,7 @@ def rewrite(
     target_bytes: int,
     change: ChangeRows = lambda batch: batch,
 ) -> Iterator[DataFile]:
-    """Write the rows of these files, all of one partition as the table is partitioned now; gives each new file.
+    """Write the rows of these files, all of one partition, where the new ones stay; gives each new file.
 
     `change` gives the rows to write in place of those of a batch, or fewer.
     """
@@ -144,7 +144,7 @@ class Writer:
             key_metadata=None,
             **writer.result().to_serialized_dict(),
         )
-        file.spec_id = self._metadata.default_spec_id
+        file.spec_id = self._example.spec_id
         return file
 
     def _place(self) -> str:

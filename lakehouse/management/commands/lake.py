@@ -15,6 +15,8 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.db.models import QuerySet, Sum
 from django.template.defaultfilters import filesizeformat
+from pyiceberg.manifest import ManifestContent
+from pyiceberg.table import Table
 
 from lakehouse import rewrite_choice
 from lakehouse.catalog import foreign_tables, lakes, retention, storage
@@ -23,7 +25,7 @@ from lakehouse.catalog.lake import Lake
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.table_properties import number
-from lakehouse.catalog.upkeep import compaction, expiry, lease, rounds
+from lakehouse.catalog.upkeep import compaction, expiry, lease, reachable, rounds
 from lakehouse.catalog.upkeep.foreign_keeper import ForeignKeeper
 from lakehouse.catalog.upkeep.lease import Keeper
 from lakehouse.catalog.upkeep.reading import STRANGE
@@ -172,18 +174,30 @@ def _tables(name: str | None) -> QuerySet[IcebergTable]:
 def _state(catalog: DjangoCatalog, row: IcebergTable) -> str:
     """Files and history of a table, as far as it can be read."""
     try:
-        metadata = catalog.load_table((*row.namespace.name.split(SEPARATOR), row.name)).metadata
+        table = catalog.load_table((*row.namespace.name.split(SEPARATOR), row.name))
+        files, size_bytes = _size(table)
     except (OSError, *STRANGE) as exc:
         return f"its metadata cannot be read: {str(exc)[:500]}"
-    snapshot = metadata.current_snapshot()
-    said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-    size = filesizeformat(number(said, "total-files-size", 0) or 0).replace("\xa0", " ")
+    size = filesizeformat(size_bytes).replace("\xa0", " ")
     upkeep = TableUpkeep.objects.filter(table=row).first()
     swept = f"{upkeep.orphans} orphans" if upkeep and upkeep.swept_ms else "not looked for orphans yet"
     return (
-        f"{number(said, 'total-data-files', 0) or 0} files, {size}; {len(metadata.snapshots)} snapshots, "
+        f"{files} files, {size}; {len(table.metadata.snapshots)} snapshots, "
         f"{row.forgotten.count()} more forgotten; {swept}"
     )
+
+
+def _size(table: Table) -> tuple[int, int]:
+    """Data files and their bytes, counted where a writer left them out of its summary, as DuckDB does."""
+    snapshot = table.current_snapshot()
+    said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    files, size_bytes = number(said, "total-data-files", 0), number(said, "total-files-size", 0)
+    if files is not None and size_bytes is not None:
+        return files, size_bytes
+    data = [one.manifest_path for one in compaction.manifests_of(table) if one.content == ManifestContent.DATA]
+    found = reachable.fields(table.io, data, [compaction.SIZE_BYTES])
+    sizes = [size for _, is_live, (size,) in found if is_live]
+    return len(sizes), sum(sizes)
 
 
 def _upkeep(keeper: Keeper, asked: Settings, _: dict[str, Any]) -> object:
