@@ -27,7 +27,7 @@ def raw_entry(given: EntryLike, *, now_ms: int) -> RawEntry:
     if isinstance(given, RawEntry):
         return given
     if isinstance(given, WalEntry):
-        return from_wal(_checked(given))
+        return _of_struct(given)
     if not isinstance(given, Mapping):
         raise ProtocolError(f"entry is {given!r}, wanted a mapping or a WalEntry")
     return from_wal(_wal_entry(given, now_ms))
@@ -69,16 +69,18 @@ def _wal_entry(given: Mapping[str, Any], now_ms: int) -> WalEntry:
     )
 
 
-def _checked(entry: WalEntry) -> WalEntry:
-    """A struct holds whatever it was made with. Raises ProtocolError."""
+def _of_struct(entry: WalEntry) -> RawEntry:
+    """A struct holds whatever it was made with; most of that is looked at only when it does not work."""
     _moment(entry.timestamp)
     _metadata(entry.metadata)
-    for name, value in (("table", entry.table), ("row_id", entry.row_id)):
-        if not isinstance(value, str):
-            raise ProtocolError(f"entry has {name} {value!r}, wanted text")
-    if entry.operation not in WalOperation.__members__:
-        raise ProtocolError(f"entry has operation {entry.operation!r}, wanted INSERT, UPDATE or DELETE")
-    return entry
+    try:
+        return from_wal(entry)
+    except (AttributeError, KeyError, TypeError):
+        for name, value in (("table", entry.table), ("row_id", entry.row_id)):
+            if not isinstance(value, str):
+                raise ProtocolError(f"entry has {name} {value!r}, wanted text") from None
+        wanted = "INSERT, UPDATE or DELETE"
+        raise ProtocolError(f"entry has operation {entry.operation!r}, wanted {wanted}") from None
 
 
 def _moment(value: Any) -> int:
