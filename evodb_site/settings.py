@@ -41,6 +41,14 @@ def _secret_key() -> str:
     if EVODB.secret_key:
         return EVODB.secret_key
     path = _made(EVODB.data_dir, "EVODB_DATA_DIR") / "secret-key"
+    try:
+        return _kept(path)
+    except OSError as exc:
+        wanted = f"wanted one that this user may read and write: {exc.filename or path}: {exc.strerror}"
+        sys.exit(f"EvoDB cannot start: EVODB_DATA_DIR says {EVODB.data_dir}, {wanted}")
+
+
+def _kept(path: Path) -> str:
     if not path.exists():
         draft = path.with_name(f"secret-key.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import sys
 
-from rpc import create_rpc_client
+from rpc import LakehouseRpcError, create_rpc_client
 from rpc.capture.sqlite import SqliteCapture
 
 
@@ -25,4 +25,7 @@ async def main(token: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: child.py TOKEN; make serve prints one")
-    asyncio.run(main(token=sys.argv[1]))
+    try:
+        asyncio.run(main(token=sys.argv[1]))
+    except LakehouseRpcError as exc:  # no parent there, or not with this token
+        sys.exit(f"child.py: {exc}")

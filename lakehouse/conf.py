@@ -23,7 +23,7 @@ from lakehouse.events import config as events
 from lakehouse.events.config import EventsConfig
 from lakehouse.keeping import UpkeepConfig
 from lakehouse.query.config import QueryConfig
-from lakehouse.setting import at_least, between, hosts, largest, secret, setting, share, url_of
+from lakehouse.setting import at_least, between, broker, hosts, largest, secret, setting, share, url_of
 from lakehouse.storing import StoreConfig
 from lakehouse.subscribing import SubscriptionConfig
 
@@ -68,7 +68,10 @@ class Settings(DatabaseConfig, StoreConfig, QueryConfig, UpkeepConfig, EventsCon
         **at_least(1000),
     )
     broker_url: str = setting(
-        "", unit="URL", why="Celery's broker. Empty: a folder in data_dir; for several machines redis:// or amqp://."
+        "",
+        unit="URL",
+        why="Celery's broker. Empty: a folder in data_dir; for several machines redis:// or amqp://.",
+        **broker(),
     )
     redis_url: str = setting(
         "",

@@ -45,6 +45,14 @@ def url_of(*schemes: str) -> Any:
     }
 
 
+def broker() -> Any:
+    """Any that Celery knows; a host alone would be a RabbitMQ of that name, which nobody meant."""
+    return {
+        "check": lambda value: not value or "://" in value,
+        "wanted": "nothing, or a URL such as redis://host/0 or amqp://host",
+    }
+
+
 def database() -> Any:
     """A URL that names a database, or the file of one."""
     found = url_of("postgresql", "postgres", "sqlite")

@@ -85,3 +85,8 @@ def complaint(found: StoreConfig) -> str | None:
     if bool(found.gcs_token) != bool(found.gcs_token_expires_ms):
         return "EVODB_GCS_TOKEN and EVODB_GCS_TOKEN_EXPIRES_MS are wanted together"
     return None
+
+
+def can_be_a_folder(name: str) -> bool:
+    """Whether a table, or a level of a namespace, may have this name."""
+    return bool(name.strip()) and name not in {".", ".."} and not set(name) & {"/", "\\"} and min(name) >= " "

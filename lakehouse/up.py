@@ -52,7 +52,7 @@ def command(argv: list[str]) -> int:
     try:
         settings = load(os.environ)
     except SettingError as exc:
-        sys.stderr.write(f"evodb up: {exc}\n")
+        sys.stderr.write(f"evodb up: {_as_typed(str(exc), options)}\n")
         return 2
     known = [variable(row.name) for row in dataclasses.fields(Settings)]
     for said in misspelt.sentences(os.environ, known):
@@ -61,6 +61,14 @@ def command(argv: list[str]) -> int:
         sys.stderr.write(f"evodb up: {complaint}\n")
         return 1
     return run(settings)
+
+
+def _as_typed(complaint: str, options: argparse.Namespace) -> str:
+    """Whoever typed an option is told of that, and not of the variable it stands for."""
+    for name, value in vars(options).items():
+        if value is not None:
+            complaint = complaint.replace(f"EVODB_UP_{name.upper()}", f"--{name}")
+    return complaint
 
 
 def run(settings: Settings) -> int:
@@ -75,6 +83,7 @@ def run(settings: Settings) -> int:
         return 130
     supervisor = Supervisor([daphne(settings), worker(), beat(), deliverer()], say=_say)
     with _stop_signals(supervisor):
+        _say("EvoDB is starting; what follows within a minute says where it is")
         supervisor.start()
         late = _late(settings, supervisor)
         came_up = "daphne" not in [program.name for program in late]
@@ -197,18 +206,24 @@ def _prepare(settings: Settings) -> str | None:
         if said := unprepared.sentence(exc):
             raise Unprepared(said) from exc
         raise
+    except OSError as exc:
+        raise Unprepared(f"{exc.filename} cannot be used: {exc.strerror}; give the folder to this user") from exc
     finally:
         connection.close()
 
 
 def _flush() -> bool:
     from django.core.management import call_command
-    from django.db import connection
+    from django.db import DatabaseError, connection
+
+    from lakehouse.management import unprepared
 
     try:
         call_command("flush_buffers", wait=True)
     except Exception as exc:
-        sys.stderr.write(f"evodb up: the last flush failed, nothing is lost: {type(exc).__name__}: {exc}\n")
+        said = unprepared.sentence(exc) if isinstance(exc, DatabaseError) else None
+        why = said or f"{type(exc).__name__}: {exc}"
+        sys.stderr.write(f"evodb up: the last flush failed, nothing is lost: {why}\n")
         return False
     finally:
         connection.close()

@@ -6,6 +6,8 @@ document too. So there is no change without its event, no event without its chan
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -15,6 +17,8 @@ from rpc.emitter import EventEmitter
 from rpc.event_outbox import EventBufferFullError, EventOutbox
 
 __all__ = ["CDCCollection", "SqliteCollection"]
+
+log = logging.getLogger(__name__)
 
 Where = Callable[[Any], bool] | Mapping[str, Any] | None
 
@@ -63,13 +67,18 @@ class SqliteCollection(MutableMapping[str, Any]):
 
 
 class CDCCollection:
-    """Reads emit nothing; a put is an insert or an update, and a delete tells what was there if that is tracked."""
+    """Reads emit nothing; a put is an insert or an update, and a delete tells what was there if that is tracked.
+
+    What is put and what is read are copies, so that who changes one in place changes nothing that nobody hears of.
+    """
 
     def __init__(self, collection: MutableMapping[str, Any], emitter: EventEmitter, name: str) -> None:
         self._collection, self._emitter, self.name = collection, emitter, name
+        self._own = _itself if isinstance(collection, SqliteCollection) else copy.deepcopy
 
     def get(self, doc_id: str, default: Any = None) -> Any:
-        return self._collection.get(doc_id, default)
+        found = self._collection.get(doc_id, _MISSING)
+        return default if found is _MISSING else self._own(found)
 
     def has(self, doc_id: str) -> bool:
         return doc_id in self._collection
@@ -79,11 +88,11 @@ class CDCCollection:
 
     def list(self, *, limit: int | None = None, offset: int = 0) -> list[Any]:
         end = None if limit is None else offset + limit
-        return [self._collection[doc_id] for doc_id in self.keys()[offset:end]]
+        return [self._own(self._collection[doc_id]) for doc_id in self.keys()[offset:end]]
 
     def find(self, where: Where = None) -> Iterable[Any]:
         """The documents a predicate holds for, or whose members are these."""
-        return [doc for doc in self._collection.values() if _fits(doc, where)]
+        return [self._own(doc) for doc in self._collection.values() if _fits(doc, where)]
 
     def count(self, where: Where = None) -> int:
         return len(self._collection) if where is None else sum(_fits(doc, where) for doc in self._collection.values())
@@ -105,7 +114,7 @@ class CDCCollection:
             for doc_id, doc in docs.items():
                 is_new = doc_id not in self._collection
                 prev = None if is_new else self._collection[doc_id]
-                self._collection[doc_id] = doc
+                self._collection[doc_id] = self._own(doc)
                 self._emitter.emit_change("insert" if is_new else "update", self.name, doc_id, doc, prev)
 
     def delete_many(self, doc_ids: Iterable[str]) -> int:
@@ -137,13 +146,21 @@ class _undone:  # noqa: N801 - read as a word of the `with` it stands in
         if kind is None or issubclass(kind, EventBufferFullError):  # which is said behind the commit
             return
         for doc_id, doc in self._before.items():
-            if doc is _MISSING:
-                self._collection.pop(doc_id, None)
-            else:
-                self._collection[doc_id] = doc
+            try:
+                if doc is _MISSING:
+                    self._collection.pop(doc_id, None)
+                else:
+                    self._collection[doc_id] = doc
+            except Exception:  # who called hears of the first error, and the others are put back
+                log.exception("document %r could not be put back, and no event tells of it", doc_id)
 
 
 _MISSING = object()
+
+
+def _itself(doc: Any) -> Any:
+    """Read from a file, or written to one: nobody else has it."""
+    return doc
 
 
 def _fits(doc: Any, where: Where) -> bool:

@@ -28,7 +28,7 @@ from rpc import event_aside
 from rpc.clock import now_ms as wall_clock_ms
 from rpc.config import EventEmitterConfig
 from rpc.event_outbox import EventBatch, EventOutbox, SetAside, body_of
-from rpc.http import Answer, post
+from rpc.http import RETRY_AFTER_MS_MAX, Answer, post
 
 __all__ = ["EventEmitter", "RetryQueueStats"]
 
@@ -99,9 +99,9 @@ class EventEmitter:
 
     def emit(self, type: str, **members: Any) -> str:  # noqa: A002 - the word of the contract
         """Durable when it returns; the id of the event. Raises EventBufferFullError when older ones had to go."""
-        event_id = uuid.uuid4().hex
+        event_id = members.pop("id", None) or uuid.uuid4().hex
         self.persist_batch([{"type": type, "id": event_id, **members}])
-        return event_id
+        return str(event_id)
 
     def emit_change(
         self,
@@ -157,7 +157,8 @@ class EventEmitter:
 
     def handle_alarm(self) -> int:
         """Try again what failed, if its time has come."""
-        if self._now_ms() < self.outbox.number("alarm_ms"):
+        wait_max_ms = max(RETRY_AFTER_MS_MAX, self.config.circuit_breaker_reset_ms) + JITTER_MS
+        if 0 < self.outbox.number("alarm_ms") - self._now_ms() <= wait_max_ms:  # else a clock was wrong that set it
             return 0
         return self.flush()
 
@@ -167,7 +168,7 @@ class EventEmitter:
 
     @property
     def is_circuit_open(self) -> bool:
-        return self._now_ms() < self.outbox.number("open_until_ms")
+        return 0 < self.outbox.number("open_until_ms") - self._now_ms() <= self.config.circuit_breaker_reset_ms
 
     def set_aside(self) -> list[SetAside]:
         """The events that were refused for good, each with the reason."""
@@ -235,7 +236,7 @@ class EventEmitter:
         if answer.status in REFUSED:
             self._refused(batch, answer)
             return 0
-        self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", answer.retry_after_ms)
+        self._failed(f"HTTP {answer.status}: {answer.body[:200]!r}", answer.retry_after_ms(now_ms=self._now_ms()))
         return None
 
     def _refused(self, batch: EventBatch, answer: Answer) -> None:

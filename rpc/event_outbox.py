@@ -242,7 +242,29 @@ _inherited: list[sqlite3.Connection | None] = []
 
 
 def body_of(event: dict[str, object]) -> bytes:
+    """Raises TypeError for what no JSON is: a key that is no text, what is too deep or in itself."""
+    try:
+        return _dumps(event)
+    except TypeError:
+        try:
+            return _dumps(_spelled(event))
+        except RecursionError as exc:
+            raise TypeError("an event is too deep, or has itself in it") from exc
+
+
+def _dumps(event: object) -> bytes:
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_UUID)
+
+
+def _spelled(value: object) -> object:
+    """The same with numbers of any length, and with a sign for half an emoji, which no UTF-8 has."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if type(value) is int and value.bit_length() > 63:
+        return orjson.Fragment(str(value))
+    if isinstance(value, dict):
+        return {_spelled(name): _spelled(one) for name, one in value.items()}
+    return [_spelled(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -5,16 +5,23 @@ The link tells what happened on the wire; nothing here sends, stores or waits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from rpc.awaited import Awaited
 from rpc.config import ChildConfig
 from rpc.errors import ConnectionError, ProtocolError
 from rpc.handlers import Announcer
-from rpc.messages import AckStatus
+from rpc.messages import AckStatus, NackReason
 from rpc.outcome import ClientState, Tally
 from rpc.session import Flushed, Persisted, Refusal, Resolved, Unseen, Welcome
 from rpc.water import WaterMark
+
+log = logging.getLogger(__name__)
+
+UNWELL = (NackReason.INTERNAL_ERROR, NackReason.BUFFER_FULL)
+"""Refusals that last until somebody does something about the parent, or it has caught up."""
+SAY_EVERY_MS = 60_000
 
 
 class Ledger:
@@ -37,6 +44,8 @@ class Ledger:
         self._expired: set[int] = set()
         self._again: set[int] = set()
         self._is_at_limit = False
+        self._said: tuple[NackReason, int] | None = None
+        """Why the parent took nothing, and when that was logged last."""
 
     @property
     def retried(self) -> int:
@@ -124,6 +133,16 @@ class Ledger:
             self._announcer.tell("on_dead_letter", refusal.sequence, f"{refusal.reason}: {refusal.text}")
             self.awaited.answered(refusal)
             self.look()
+        elif refusal.reason in UNWELL:
+            self._say(refusal)
+
+    def _say(self, refusal: Refusal) -> None:
+        """Once a minute as long as it is the same; a refusal is no news each second."""
+        now_ms = self._now_ms()
+        if self._said is None or self._said[0] is not refusal.reason or now_ms - self._said[1] >= SAY_EVERY_MS:
+            self._said = (refusal.reason, now_ms)
+            why = f"{refusal.reason}: {refusal.text}"
+            log.warning("the parent takes nothing now (%s); what waits is sent again until it does", why)
 
     def paused(self, is_paused: bool) -> None:
         if is_paused is not self.is_paused:

@@ -74,10 +74,18 @@ class traced:  # noqa: N801 - used as a decorator and as a context manager
         if self._namespace is not None:
             members["namespace"] = self._namespace
         if kind is not None:
-            members["error"] = f"{kind.__name__}: {exc}"[:ERROR_CHARS_MAX]
+            members["error"] = _said(kind, exc)
         try:
             self._emitter.emit("rpc.call", **members)
         except (LakehouseRpcError, OSError) as failure:
             log.warning("the call of %s is not traced: %s", self._method, failure)
         except Exception:
             log.exception("the call of %s is not traced", self._method)
+
+
+def _said(kind: type[BaseException], exc: BaseException | None) -> str:
+    """What went wrong, in its own words if it has any."""
+    try:
+        return f"{kind.__name__}: {exc}"[:ERROR_CHARS_MAX]
+    except Exception:
+        return kind.__name__

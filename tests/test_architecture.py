@@ -139,6 +139,7 @@ FLOORS = {
     "door": [
         "lakehouse.broker",
         "lakehouse.catalog.*",
+        "lakehouse.current.columns",
         "lakehouse.current.moment",
         "lakehouse.current.pulling",
         "lakehouse.dashboard.chosen",

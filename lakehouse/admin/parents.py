@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
@@ -11,14 +12,26 @@ from django.http import HttpRequest
 from lakehouse import clock
 from lakehouse.admin.base import EditableAdmin, ReadOnlyAdmin
 from lakehouse.admin.shown import moment, size
+from lakehouse.events import namespaces
 from lakehouse.flush import fuse_box
 from lakehouse.models import Child, ConnectionState, Parent
 from lakehouse.models.parents import Holder, PastFlushes
 from lakehouse.parent import leases
 
 
+class ParentForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean(self) -> dict[str, Any]:
+        """What `events.acme` takes is read in `acme`; anywhere else its tenant would not see it, and others might."""
+        fields: dict[str, Any] = super().clean() or {}
+        home = namespaces.home_of(fields.get("name", ""))
+        if home is not None and fields.get("namespace") != home:
+            self.add_error("namespace", f"parent {fields['name']} takes events, and is in the namespace {home}")
+        return fields
+
+
 @admin.register(Parent)
 class ParentAdmin(EditableAdmin):
+    form = ParentForm
     list_display = (
         "name",
         "namespace",

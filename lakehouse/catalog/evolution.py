@@ -44,6 +44,9 @@ from lakehouse.flush.names import reserving
 TIME, DAY = "_ts", "_ts_day"
 """The column tables are partitioned by, and the name of that partition; no column may take it."""
 
+CHANGE = frozenset({"_source", "_row_id", "_op", "_epoch", "_seq"})
+"""Which change of which row a row is."""
+
 UTC = pa.timestamp("us", tz="UTC")
 ICEBERG: dict[pa.DataType, IcebergType] = {
     pa.bool_(): BooleanType(),
@@ -142,6 +145,11 @@ def is_ours(field: pa.Field[Any]) -> bool:
     except SchemaMismatch:
         return False
     return True
+
+
+def is_of_children(schema: Schema) -> bool:
+    """Whether children write this table. Somebody's own one beside theirs has none of these columns."""
+    return not CHANGE.isdisjoint(schema.column_names)
 
 
 def new_table(rows: pa.Schema) -> tuple[Schema, PartitionSpec]:

@@ -7,12 +7,13 @@ from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.typedef import Identifier
 
 from lakehouse.catalog.pointers import SEPARATOR
+from lakehouse.storing import can_be_a_folder
 
 
 def namespace_key(namespace: str | Identifier, error: type[Exception] = NoSuchNamespaceError) -> str:
     """The levels of a namespace as one text. A string is split at its dots."""
     levels = Catalog.identifier_to_tuple(namespace)
-    if not levels or any(not _can_be_a_folder(level) for level in levels):
+    if not levels or any(not can_be_a_folder(level) for level in levels):
         raise error(f"found namespace {namespace!r}, wanted one or more levels that can name a folder")
     return SEPARATOR.join(levels)
 
@@ -27,12 +28,8 @@ def table_key(identifier: str | Identifier) -> tuple[str, str]:
 
 def check_table_name(name: str) -> None:
     """Raises ValueError."""
-    if not _can_be_a_folder(name):
+    if not can_be_a_folder(name):
         raise ValueError(f"found table name {name!r}, wanted one that can name a folder")
-
-
-def _can_be_a_folder(name: str) -> bool:
-    return bool(name.strip()) and name not in {".", ".."} and not set(name) & {"/", "\\"} and min(name) >= " "
 
 
 def shown(identifier: str | Identifier) -> str:

@@ -185,15 +185,20 @@ def _create(staging: Staging, identifier: Identifier, rows: pa.Table, parquet: M
     return Creation(staging.stage_create(identifier, schema, spec, {**TABLE_DEFAULTS, **parquet}))
 
 
-def evolve(table: Table, rows: pa.Table) -> Transaction:
+def evolve(table: Table, rows: pa.Table, *, without: Iterable[str] = ()) -> Transaction:
     """A change of this table, with one schema more if the rows need columns or width. Raises SchemaMismatch.
 
     What it is partitioned by has to be there; a field made of a column that somebody dropped is left out from now on.
+    Columns that it shall be `without` are dropped before, so the rows may have another one of that name.
     """
     change = Change(table)
     if repair := partitioning.repair(table.metadata):
         change._apply(repair, (AssertDefaultSpecId(default_spec_id=table.metadata.default_spec_id),))  # type: ignore[call-arg]
-    if wanted := evolution.changes(table.schema(), rows.schema):
+    if without:
+        with change.update_schema() as update:
+            for name in without:
+                update.delete_column((name,))
+    if wanted := evolution.changes(change.table_metadata.schema(), rows.schema):
         with change.update_schema() as update:
             for path, type_ in wanted.widened.items():
                 update.update_column(path, type_)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -21,7 +21,7 @@ from pyiceberg.expressions import AlwaysTrue, In
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.table import Transaction
+from pyiceberg.table import Table, Transaction
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, NestedField
 
@@ -42,10 +42,10 @@ from lakehouse.catalog.retention import HOUR_MS, forgetting
 from lakehouse.catalog.staging import Creation, Staging
 from lakehouse.catalog.upkeep.replacing import Exchange
 from lakehouse.conf import Settings
-from lakehouse.current import pulling
+from lakehouse.current import columns, pulling
 from lakehouse.current.moment import Moment, look, wanted
-from lakehouse.current.pulling import BUCKET, LEFT_OUT, Pull
-from lakehouse.errors import CommitConflict, LakehouseError, SchemaMismatch, StoreUnavailable
+from lakehouse.current.pulling import BUCKET, Pull
+from lakehouse.errors import CommitConflict, LakehouseError, SchemaMismatch, StoreUnavailable, TableRefused
 from lakehouse.models import CurrentSource, CurrentTable
 from lakehouse.query import duck
 from lakehouse.query.quoting import quoted
@@ -61,6 +61,10 @@ PROPERTIES = {
     retention.NEWEST: "1",
     retention.MOST: "10",
 }
+
+
+MISFITS = (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException, TableRefused)
+"""What is new does not go with what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +103,36 @@ def refresh(
     moment = look(namespace, table)
     if moment is None:
         return None
-    if moment.flushes == ():
-        move_on(moment, now_ms())
-        return Refreshed(0, 0, 0)
     try:
+        moment = _with_its_columns(catalog, moment)
+        if moment.flushes == ():
+            move_on(moment, now_ms())
+            return Refreshed(0, 0, 0)
         try:
             return _once(catalog, settings, moment, now_ms)
-        except (duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException) as exc:
+        except MISFITS as exc:
+            is_of_schema = not isinstance(exc, TableRefused) or isinstance(exc.__cause__, SchemaMismatch)
+            if moment.flushes is None or not is_of_schema:
+                raise
             log.warning("the table of now of %s.%s is made anew, for it cannot be merged: %s", namespace, table, exc)
             return _once(catalog, settings, replace(moment, flushes=None), now_ms)
     except (OSError, duckdb.IOException, duckdb.HTTPException) as exc:
         raise StoreUnavailable(f"the changes of {namespace}.{table} cannot be read or written: {exc}") from exc
+
+
+def _with_its_columns(catalog: DjangoCatalog, moment: Moment) -> Moment:
+    """The same, but that all is read where columns are not what they were, and nothing where no child writes."""
+    with refusals.of(moment.namespace, moment.table):
+        schema = _changes(catalog, moment).schema()
+        now = catalog.find((*moment.namespace_of_now.split("."), moment.table))
+    if now is None:
+        return moment if evolution.is_of_children(schema) else replace(moment, flushes=())
+    return replace(moment, flushes=None) if columns.are_others(now.properties, schema) else moment
+
+
+def _changes(catalog: DjangoCatalog, moment: Moment) -> Table:
+    """As they are read, whatever somebody makes of them meanwhile."""
+    return catalog.at((*moment.namespace.split("."), moment.table), moment.changes_location)
 
 
 def _once(catalog: DjangoCatalog, settings: Settings, moment: Moment, now_ms: Callable[[], int]) -> Refreshed:
@@ -130,8 +153,7 @@ class _Refresh:
         self._staging = Staging(catalog)
         self._now = self._staging.find(self._identifier)
         found = None if self._now is None else self._now.metadata_location
-        changes = catalog.find((*moment.namespace.split("."), moment.table))
-        if changes is None or found != moment.current_location:
+        if found != moment.current_location or catalog.find((*moment.namespace.split("."), moment.table)) is None:
             raise CommitConflict(f"{moment.namespace}.{moment.table} or its table of now was changed meanwhile")
         buckets = settings.current_buckets
         if self._now is not None:
@@ -141,8 +163,8 @@ class _Refresh:
                 f"{'.'.join(self._identifier)} is no table of now, for it does not say its {BUCKETS}; rename or drop "
                 "it, and it is made anew"
             )
-        self._changes, self._buckets = changes, buckets
-        self._kept = list(_kept(changes.schema()))
+        self._changes, self._buckets = _changes(catalog, moment), buckets
+        self._kept = list(columns.kept(self._changes.schema()))
         self._pull = Pull(connection, moment, [field.name for field in self._kept], self._buckets)
 
     def run(self, now_ms: Callable[[], int]) -> Refreshed:
@@ -184,19 +206,17 @@ class _Refresh:
     def _begin(self) -> Transaction:
         """A change of the table, with the columns of the changes; of a new one if there is none."""
         schema = self._changes.schema()
+        marked = {columns.COLUMNS: columns.mark(schema, self._changes.metadata.last_column_id)}
         if self._now is None:
             fields = [field.model_copy(update={"required": False}) for field in self._kept]
             bucket = NestedField(schema.highest_field_id + 1, BUCKET, IntegerType(), required=False)
             spec = PartitionSpec(PartitionField(bucket.field_id, 1000, IdentityTransform(), BUCKET))
-            properties = {**PROPERTIES, BUCKETS: str(self._buckets)}
+            properties = {**PROPERTIES, BUCKETS: str(self._buckets)} | marked
             return Creation(self._staging.stage_create(self._identifier, Schema(*fields, bucket), spec, properties))
-        names = {field.name for field in self._kept}
-        arrow = evolution.arrow_schema(schema)
-        try:
-            return tables.evolve(self._now, pa.schema([one for one in arrow if one.name in names]).empty_table())
-        except SchemaMismatch as exc:
-            name = ".".join(self._identifier)
-            raise SchemaMismatch(f"{exc}; drop the table {name}, and it is made anew as its changes are now") from exc
+        change = columns.evolved(self._now, schema, is_anew=self._moment.flushes is None)
+        if not marked.items() <= self._now.properties.items():
+            change.set_properties(marked)
+        return change
 
     def _rewrite(self, change: Transaction, buckets: Sequence[int]) -> int:
         """Exchange the files of these buckets; of all, when the table is made anew."""
@@ -267,16 +287,6 @@ class _Refresh:
     @property
     def _identifier(self) -> tuple[str, ...]:
         return (*self._moment.namespace_of_now.split("."), self._moment.table)
-
-
-def _kept(changes: Schema) -> Iterator[NestedField]:
-    """The columns of a table of now: not those of others that we cannot write, or that differ from one only in case."""
-    seen: set[str] = set()
-    for field, arrow in zip(changes.fields, evolution.arrow_schema(changes), strict=True):
-        key = field.name.casefold()
-        if field.name not in LEFT_OUT and key not in seen and evolution.is_ours(arrow):
-            seen.add(key)
-            yield field
 
 
 def move_on(moment: Moment, now_ms: int) -> None:

@@ -69,8 +69,11 @@ def _steer(
     request: HttpRequest, pk: int, act: Callable[[QuerySet[Subscription]], int], done: str, not_done: str
 ) -> HttpResponse:
     one = get_object_or_404(Subscription, pk=min(pk, ID_MAX))
-    said = done if act(Subscription.objects.filter(pk=one.pk)) else not_done
-    messages.success(request, f"{one.name} {said}.")
+    try:
+        said = done if act(Subscription.objects.filter(pk=one.pk)) else not_done
+        messages.success(request, f"{one.name} {said}.")
+    except desk.TooMany as exc:
+        messages.error(request, f"{one.name} stays as it was: {exc}.")
     address = reverse("dashboard:subscriptions")
     return HttpResponseRedirect(f"{address}?{chosen.query(request)}")
 

@@ -21,7 +21,7 @@ from lakehouse.dashboard.gate import page
 from lakehouse.events import event, homes, reading, waiting, wanted
 from lakehouse.events.refusals import EventsRefused
 from lakehouse.events.wanted import Found, Wanted
-from lakehouse.parent.grants import QUERY, Grant
+from lakehouse.parent.grants import ADMIN, QUERY, Grant
 from lakehouse.parent.house import house
 
 FIRST = 50
@@ -48,7 +48,7 @@ async def tail(request: HttpRequest) -> HttpResponse:
     namespace, kind = await sync_to_async(chosen.namespace)(request), _type(request)
     after = await sync_to_async(_newest_batch)(namespace)
     problem, found = "", []
-    grant = Grant(None, "dashboard", scopes=(QUERY,))
+    grant = Grant(None, "dashboard", scopes=(QUERY, ADMIN))
     try:
         asked = Wanted(type=kind, limit=FIRST)
         found = await reading.events_of(house(), grant, namespace, asked, caller=f"user {request.user.pk}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import Any, TypeVar
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -20,6 +20,7 @@ from lakehouse.parent.house import House, house
 
 IN_PATH = re.compile(r"{(?:\w+:)?(\w+)}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+Said = TypeVar("Said", bound=HttpResponseBase)
 Serve = Callable[[dict[str, Any], ingest.ReadBody, House], Awaitable[Response]]
 
 router = Router(tags=["events"])
@@ -37,8 +38,10 @@ def endpoints(path: str, serve: Serve, operations: dict[str, dict[str, Any]]) ->
         async def read_body(bytes_max: int) -> bytes:
             return request.read(bytes_max + 1)
 
-        return _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
+        said = _http(await serve(request.scope, read_body, house()))  # type: ignore[attr-defined]  # an ASGI request
+        return said if is_for_anybody else _kept_from_pages(said)
 
+    is_for_anybody = path in ingest.PATHS or path.startswith(webhooks.PATH)
     # What stands in the path has to be a parameter of each of its operations.
     own = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in IN_PATH.findall(path)]
     view.__signature__ = Signature([*signature(view).parameters.values()][:1] + own)  # type: ignore[attr-defined]
@@ -51,19 +54,26 @@ def endpoints(path: str, serve: Serve, operations: dict[str, dict[str, Any]]) ->
 async def _stream(request: HttpRequest) -> HttpResponseBase:
     found = await reading.open_stream(request.scope, house())  # type: ignore[attr-defined]  # an ASGI request
     if isinstance(found, Response):
-        return _http(found)
+        return _kept_from_pages(_http(found))
     headers = {name.decode(): value.decode() for name, value in answers.ANYBODY}
     headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     headers["X-Correlation-ID"] = ingest.correlation(request.scope)  # type: ignore[attr-defined]  # an ASGI request
-    return StreamingHttpResponse(found, content_type=reading.STREAM.decode(), headers=headers)
+    return _kept_from_pages(StreamingHttpResponse(found, content_type=reading.STREAM.decode(), headers=headers))
 
 
 async def _no_stream(request: HttpRequest) -> HttpResponse:
     """Another method: a page asks before it shows a key in a header."""
     correlation_id = ingest.correlation(request.scope)  # type: ignore[attr-defined]  # an ASGI request
     if request.method == "OPTIONS":
-        return _http(answers.preflight("GET", correlation_id))
+        return _kept_from_pages(_http(answers.preflight("GET", correlation_id)))
     return _http(answers.not_allowed(request.path, str(request.method), "GET", correlation_id))
+
+
+def _kept_from_pages(response: Said) -> Said:
+    """In an open house nobody shows a key, so a page of any site could read what its visitor may (`http.pages`)."""
+    for name, _ in answers.ANYBODY if house().settings.open else ():
+        del response[name.decode()]
+    return response
 
 
 def _http(response: Response) -> HttpResponse:
@@ -95,7 +105,7 @@ for _path in ("/events", "/recent"):
         summary="Events, newest first" if _path == "/events" else "The newest events",
         description="What was acknowledged is seen, in a table or not yet. `links` lead to the next and the previous "
         "page. Needs the scope `query` or `admin`.",
-        response={200: openapi.Listed, **openapi.OF_READING},
+        response={200: openapi.EventsListed, **openapi.OF_READING},
         openapi_extra=openapi.listing(),
     )
 router.api_operation(
@@ -111,6 +121,7 @@ router.api_operation(
 
 router.api_operation([one for one in METHODS if one != "GET"], "/events/stream", include_in_schema=False)(_no_stream)
 
+_TAKEN: dict[str, Any] = {"slack": openapi.Ingested | openapi.Challenge}
 for _provider in signatures.PROVIDERS:
     endpoint(
         "POST",
@@ -120,7 +131,7 @@ for _provider in signatures.PROVIDERS:
         summary=f"A delivery of {_provider}",
         description="Becomes an event `webhook.<provider>.<event>`. Needs no key but the provider's signature, made "
         "with the secret in `EVODB_EVENTS_WEBHOOK_SECRETS`.",
-        response={200: openapi.Ingested, **openapi.ERRORS},
+        response={200: _TAKEN.get(_provider, openapi.Ingested), **openapi.ERRORS},
         openapi_extra=openapi.webhook(),
     )
 endpoints(f"{webhooks.PATH}{{provider}}", webhooks.answer, {})

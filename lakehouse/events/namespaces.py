@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 
 from lakehouse.events.refusals import Code, EventsRefused, refuse
+from lakehouse.parent import grants
 from lakehouse.parent.grants import ADMIN, Grant
 
 TABLE = "events"
 SOURCE = "events"
 """The child of what comes over HTTP; one for each namespace, so that a batchId is known in all of it."""
 DEFAULT = "default"
-RESERVED = frozenset({"admin", "system", "internal", DEFAULT, "public", "global"})
+RESERVED = grants.RESERVED | {DEFAULT}
 """No tenant's key has one of them."""
 PARENT_PREFIX = "events."
 NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
@@ -37,6 +38,11 @@ def parent_of(namespace: str) -> str:
 def holds_events(parent: str) -> bool:
     """Whether the table `events` of this parent is ours, with its columns (`lakehouse.events.table`)."""
     return parent.startswith(PARENT_PREFIX) and is_namespace(parent.removeprefix(PARENT_PREFIX))
+
+
+def home_of(parent: str) -> str | None:
+    """The namespace that a parent of this name is in, whoever names it first; None where its name says none."""
+    return parent.removeprefix(PARENT_PREFIX) if holds_events(parent) else None
 
 
 def key_namespace(token: str) -> str | None:
@@ -60,7 +66,7 @@ def checked(name: str, *, is_admin: bool) -> str:
             Code.INVALID_NAMESPACE,
             f"namespace is {name[:100]!r}, wanted 1 to 64 letters, digits, '_' or '-', the first no sign",
         )
-    if name in RESERVED - {DEFAULT} and not is_admin:
+    if name in grants.RESERVED and not is_admin:
         raise refuse(Code.INVALID_NAMESPACE, f"namespace {name} is reserved; wanted one of your own")
     return name
 

@@ -49,7 +49,14 @@ class Ingested(Schema):
     deduplicated: bool | None = Field(None, description="This batchId was stored before, and not again.")
 
 
-class Listed(Schema):
+class Challenge(Schema):
+    """What Slack asks an address with before it delivers anything."""
+
+    model_config = _config({"challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"})
+    challenge: str
+
+
+class EventsListed(Schema):
     """A page of events. `links` has `self`, `first`, and `next` and `prev` where there is such a page."""
 
     _shown = {"id": "20000f3c-000", "ns": "acme", **EVENT}

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
 
@@ -30,7 +30,7 @@ from lakehouse.http.queries import engine_of
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Response
 from lakehouse.models import IcebergTable
-from lakehouse.parent.grants import ADMIN, QUERY, Grant, fits
+from lakehouse.parent.grants import ADMIN, QUERY, Grant
 from lakehouse.parent.house import House
 from lakehouse.query import lake_tables
 from lakehouse.query.engine import Query
@@ -40,6 +40,7 @@ POLL_S = 0.5
 SILENCE_POLLS_MAX = 30
 """Then a comment is sent, for proxies that close what is silent."""
 STREAM = b"text/event-stream; charset=utf-8"
+GAP = b'event: gap\nid: %d\ndata: {"text":"%b"}\n\n'
 
 
 async def listing(scope: dict[str, Any], read_body: ReadBody, house: House) -> Response:
@@ -129,6 +130,21 @@ class Seat:
             self._streams.count -= 1
 
 
+class Start(NamedTuple):
+    """Behind which batch a tail begins, and whether nothing behind it can be forgotten."""
+
+    after: int
+    is_known: bool = True
+
+
+def _start(parent_id: int | None, last: int | None) -> Start:
+    """Now, or where somebody was who comes back."""
+    newest = 0 if parent_id is None else waiting.last_batch(parent_id)
+    if last is None or last >= newest:
+        return Start(newest)
+    return Start(last, last == 0 or waiting.is_known(parent_id, last))
+
+
 async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIterator[bytes]:
     """GET /events/stream: the live tail, or the answer that there is none."""
     correlation_id = correlation(scope)
@@ -136,14 +152,14 @@ async def open_stream(scope: dict[str, Any], house: House) -> Response | AsyncIt
         asked = callers.asked_of(scope, is_open=house.settings.open)
         _, namespace = await callers.permit(house, scope, asked, QUERY, ADMIN)
         is_welcome = partial(callers.is_welcome, house, asked, namespace, QUERY, ADMIN)
+        wanting.words_of(asked.query, *wanting.OF_STREAMS)
         wanted = wanting.read(asked.query)
-        last = _last_event(scope)
         parent_id = await sync_to_async(homes.find)(namespace)
-        after = 0 if parent_id is None else await sync_to_async(waiting.last_batch)(parent_id)
+        start = await sync_to_async(_start)(parent_id, _last_event(scope))
         seat = streams_of(house).enter(house.settings.events_streams_max)
     except EventsRefused as exc:
         return answers.refused(exc, correlation_id)
-    stream = _counted(seat, _tail(house, namespace, wanted, after if last is None else min(last, after), is_welcome))
+    stream = _counted(seat, _tail(house, namespace, wanted, start, is_welcome))
     weakref.finalize(stream, seat.leave).atexit = False  # who hung up at once never reads it
     return stream
 
@@ -158,10 +174,13 @@ async def _counted(seat: Seat, tail: AsyncGenerator[bytes]) -> AsyncIterator[byt
 
 
 async def _tail(
-    house: House, namespace: str, wanted: Wanted, after: int, is_welcome: Callable[[], bool]
+    house: House, namespace: str, wanted: Wanted, start: Start, is_welcome: Callable[[], bool]
 ) -> AsyncGenerator[bytes]:
     """Until the process stops, or the key that opened it is good no more."""
     yield b"retry: 1000\n\n"
+    after, is_known = start
+    if not is_known:
+        yield GAP % (after, b"what came behind this may be forgotten here; GET /events has it")
     silent, checked_ms = 0, house.now_ms()
     while not house.is_closing:
         if abs(house.now_ms() - checked_ms) >= callers.CHECKED_MS:
@@ -186,10 +205,7 @@ async def _tail(
 def _told(step: waiting.Step) -> bytes:
     """As server-sent events; their id is the batch, from which a client that comes back goes on."""
     if step.is_gone:
-        return (
-            b'event: gap\nid: %d\ndata: {"text":"events of a batch went into the table; GET /events has them"}\n\n'
-            % (step.batch_id)
-        )
+        return GAP % (step.batch_id, b"events of a batch went into the table; GET /events has them")
     lines = [b"event: event\ndata: %b\n" % event.line(one.body) for one in step.events]
     if not lines:
         return b""
@@ -213,7 +229,7 @@ def _has_table(namespace: str) -> bool:
 
 
 async def _find(grant: Grant, names: list[Name]) -> list[Place]:
-    places = partial(lake_tables.places, names, allows=lambda namespace: fits(namespace, grant.namespaces))
+    places = partial(lake_tables.places, names, allows=lambda namespace: grant.reaches(namespace=namespace))
     return await sync_to_async(places)()
 
 

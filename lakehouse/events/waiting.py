@@ -62,6 +62,11 @@ def last_batch(parent_id: int) -> int:
     return found or 0
 
 
+def is_known(parent_id: int | None, batch_id: int) -> bool:
+    """Whether this batch is remembered, and so all behind it."""
+    return Batch.objects.filter(parent=parent_id, pk=batch_id).exists()
+
+
 def steps(parent_id: int, wanted: Wanted, *, after: int) -> list[Step]:
     """The batches behind this one, the oldest first."""
     behind = Batch.objects.filter(parent=parent_id, pk__gt=after).order_by("pk")

@@ -22,7 +22,8 @@ WORD_CHARS_MAX = 500
 MOMENT_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
 PAGE = ("cursor", "limit")
-FILTERS = ("type", "provider", "source", "before", "after", "from", "to")
+OF_STREAMS = ("type", "provider", "source")
+FILTERS = (*OF_STREAMS, "before", "after", "from", "to")
 OF_THE_CALLER = ("namespace", "token")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -90,8 +91,10 @@ class Wanted:
 
     @property
     def prefix(self) -> str | None:
-        if self.type.endswith("*"):
-            return self.type[:-1]
+        return self.type[:-1] if self.type.endswith("*") else None
+
+    @property
+    def of_provider(self) -> str | None:
         return f"webhook.{self.provider}." if self.provider else None
 
     def sql(self, namespace: str) -> tuple[str, dict[str, Any]]:
@@ -100,6 +103,7 @@ class Wanted:
         for condition, name, value in (
             ("type = $type", "type", None if self.type.endswith("*") else self.type or None),
             ("starts_with(type, $prefix)", "prefix", self.prefix),
+            ("starts_with(type, $of_provider)", "of_provider", self.of_provider),
             ("(json_extract_string(\"do\", '$.id') = $source OR source = $source)", "source", self.source or None),
             ("_ts >= CAST($first AS TIMESTAMPTZ)", "first", _moment_text(self.first_ms)),
             ("_ts <= CAST($last AS TIMESTAMPTZ)", "last", _moment_text(self.last_ms)),
@@ -135,7 +139,7 @@ class Wanted:
         kind = _text.decode(members["type"])
         if self.type and not self.type.endswith("*") and kind != self.type:
             return False
-        if self.prefix is not None and not kind.startswith(self.prefix):
+        if not all(kind.startswith(begins) for begins in (self.prefix, self.of_provider) if begins is not None):
             return False
         return not self.source or self.source in (id_of(members.get("do")), word(members.get("source")))
 

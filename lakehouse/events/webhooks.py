@@ -80,8 +80,9 @@ async def _take(house: House, scope: dict[str, Any], read_body: ingest.ReadBody,
     sequence = batch.sequence_of(None, number=cdc.unused_number())
     frame = batch.frame([event], namespace=namespace, sequence=sequence, now_ms=now_ms)
     is_repeat = await ingest.store(house, caller, [event], frame)
-    said = {"success": True, "ok": True, "received": 1, "namespace": namespace}
-    return answers.answer(200, said | ({"deduplicated": True} if is_repeat else {}), correlation_id)
+    said: dict[str, Any] = {"ok": True, "received": 1, "namespace": namespace}
+    document = {"success": True, **said, "data": said, **({"deduplicated": True} if is_repeat else {})}
+    return answers.answer(200, document, correlation_id)
 
 
 def event_of(provider: str, hook: Hook, payload: dict[str, Any], *, now_ms: int) -> Event:

@@ -20,7 +20,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.conf import Settings
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, StoreUnavailable
 from lakehouse.flush import fuse_box
 from lakehouse.models import IcebergTable, Parent
 from lakehouse.moving import seal
@@ -28,6 +28,12 @@ from lakehouse.storing import AZURE, SCHEMES
 
 Check = Callable[[], None]
 CONNECT_S = 1
+WHY_NOT = {
+    301: "it is in another region; say which in EVODB_S3_REGION",
+    403: "it is not for these keys; look at EVODB_S3_ACCESS_KEY_ID and its secret",
+    404: "it is not there; make it, or name another in EVODB_WAREHOUSE",
+}
+"""What S3 means by its answers to who asks for a bucket."""
 
 
 def checks_of(settings: Settings) -> dict[str, Check]:
@@ -123,7 +129,7 @@ def object_store(settings: Settings) -> None:
     if not found:
         _write_into(next(folder for folder in (Path(warehouse), *Path(warehouse).parents) if folder.exists()))
     elif scheme == "s3":
-        _s3(settings).head_bucket(Bucket=rest.partition("/")[0])
+        _find_bucket(settings, rest.partition("/")[0])
     else:
         _answers(_address(settings, scheme, rest))
 
@@ -138,6 +144,18 @@ def _address(settings: Settings, scheme: str, rest: str) -> str:
     if settings.azure_endpoint:
         return f"{settings.azure_endpoint.rstrip('/')}/{account}/{bucket}?restype=container"
     return f"https://{account}.blob.core.windows.net/{bucket}?restype=container"
+
+
+def _find_bucket(settings: Settings, bucket: str) -> None:
+    from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+    try:
+        _s3(settings).head_bucket(Bucket=bucket)
+    except ClientError as exc:
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status not in WHY_NOT:
+            raise
+        raise StoreUnavailable(f"bucket {bucket}: HTTP {status}, {WHY_NOT[status]}") from exc
 
 
 @cache

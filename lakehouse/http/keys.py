@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from django.http import HttpRequest
 
+from lakehouse.events import namespaces
 from lakehouse.http import answers
 from lakehouse.http.visits import at_the_door
 from lakehouse.limits.refusal import Response
@@ -63,10 +64,13 @@ class AccessKeyAuth:
 def permit(token: str, scopes: Sequence[str], *, parent: str | None, is_open: bool, now_ms: int) -> Grant | Refused:
     """What the holder may do, if one of the scopes is his, or the refusal; the log has the reason.
 
-    An open house asks nobody for a key, unless only the scope `admin` would do.
+    An open house asks nobody for a key, unless only the scope `admin` would do. Who shows one with that scope has it.
     """
     if is_open and any(scope != ADMIN for scope in scopes):
-        return EVERYBODY
+        shown = access.recognize(token, now_ms=now_ms) if token else None
+        if not isinstance(shown, AccessKey) or ADMIN not in shown.scopes:
+            return EVERYBODY
+        return weigh(shown, scopes, parent=parent, now_ms=now_ms)
     return weigh(access.recognize(token, now_ms=now_ms), scopes, parent=parent, now_ms=now_ms)
 
 
@@ -90,4 +94,4 @@ def _namespace_of(parent: str) -> str:
     """Where its tables live; of one that does not exist, where they would."""
     rows = Parent.objects.filter(name=parent.replace("\0", ""))
     found: str | None = rows.values_list("namespace", flat=True).first()
-    return found or Parent().namespace
+    return found or namespaces.home_of(parent) or Parent().namespace

@@ -20,7 +20,7 @@ from lakehouse.http import answers, structured
 from lakehouse.http.named_queries import NamedQueries
 from lakehouse.journal.intake import Intake
 from lakehouse.limits.refusal import Headers, Response
-from lakehouse.parent.grants import Grant, fits
+from lakehouse.parent.grants import Grant
 from lakehouse.parent.house import House
 from lakehouse.query import json_lines, lake_tables
 from lakehouse.query.engine import DEFAULT_NAMESPACE, Engine, Query
@@ -148,7 +148,7 @@ def _namespace(grant: Grant, otherwise: str) -> str:
 
 
 async def _find(grant: Grant, names: Sequence[Name]) -> list[Place]:
-    places = partial(lake_tables.places, names, allows=lambda namespace: fits(namespace, grant.namespaces))
+    places = partial(lake_tables.places, names, allows=lambda namespace: grant.reaches(namespace=namespace))
     return await sync_to_async(places)()
 
 

@@ -28,6 +28,7 @@ from rpc.messages import NackReason
 log = logging.getLogger(__name__)
 
 STOPPED = "this process stops; another one takes over"
+SAY_EVERY_S = 10
 
 
 class Offer(NamedTuple):
@@ -69,6 +70,9 @@ class Intake:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._unsaid = 0
+        """Batches refused since it was logged last that the journal is not available."""
+        self._said_s: float | None = None
 
     @property
     def waiting_bytes(self) -> int:
@@ -161,7 +165,7 @@ class Intake:
         try:
             verdicts, buffers = accept([(offer.source, offer.frame) for offer in group], now_ms=self._now_ms())
         except (OperationalError, InterfaceError) as exc:
-            log.error("journal is not available, %d batches refused for now: %s", len(group), exc)
+            self._say(len(group), exc, now_s=began_s)
             connection.close()
             self._refuse(group, "the journal is not available")
         except Exception as exc:
@@ -178,6 +182,13 @@ class Intake:
             self.commits.add(self._clock_s() - began_s)
             reach(Failpoint.JOURNALLED)
             self._answer(group, verdicts, buffers)
+
+    def _say(self, batches: int, exc: Exception, *, now_s: float) -> None:
+        """Children try again each second, and a disk that is full needs no line for each of them."""
+        self._unsaid += batches
+        if self._said_s is None or now_s - self._said_s >= SAY_EVERY_S:
+            log.error("journal is not available, %d batches refused for now: %s", self._unsaid, exc)
+            self._said_s, self._unsaid = now_s, 0
 
     def _refuse(self, group: list[Offer], message: str) -> None:
         refusal = Refused(NackReason.INTERNAL_ERROR, message)

@@ -3,10 +3,13 @@
 daphne asks nobody before the whole body is here, so everything is decided when the head is: a body that is too large,
 or comes with a handshake, is refused before a byte of it is kept, a key or not. One that does not say how large it is
 is counted as it comes. No byte that arrives buys more time: a head has `HEAD_S`, a body `BODY_S_PER_MIB` more.
+
+An answer that goes on waits for its reader, too: what he does not read fills no memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +28,8 @@ BODY_S_PER_MIB = 8
 LINGER_S = 2
 """What still comes after a refusal is thrown away for so long: to close at once would reset the line, and who is in
 the middle of sending would never read why."""
+UNREAD_S = 60
+"""Who reads nothing of an answer for so long, while 64 KiB wait for him, is not there any more."""
 AROUND_A_FRAME_BYTES = 64 * 1024
 """What a proxy writes around the largest frame, and JSON around the largest batch."""
 MIB = 1024 * 1024
@@ -46,6 +51,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # Twisted has no types for it
         super().__init__()
         self._desk = desk
         self._is_refused = False
+        self._read: asyncio.Event | None = None
+        """While the other side has to read before more is written."""
 
     def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
         self.timeOut = HEAD_S
@@ -62,6 +69,30 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # Twisted has no types for it
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's name
         self._desk.lobby.leave(self)
         super().connectionLost(reason)
+        self._go_on()
+
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+        self._read = self._read or asyncio.Event()
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
+        super().resumeProducing()
+        self._go_on()
+
+    async def read(self) -> None:
+        """Wait until there is room for more of an answer, or nobody is there who would read it."""
+        if self._read is None:
+            return
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await self._read.wait()
+        except TimeoutError:
+            self.transport.abortConnection()
+
+    def _go_on(self) -> None:
+        if self._read is not None:
+            self._read.set()
+            self._read = None
 
     def resetTimeout(self) -> None:  # noqa: N802 - Twisted's name
         """Something arrived, which is no reason to wait longer."""
@@ -72,6 +103,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # Twisted has no types for it
 
     def allHeadersReceived(self) -> None:  # noqa: N802 - Twisted's name
         bytes_max = self._desk.body_bytes_max
+        # Nobody here asks for the fields of a form, and 16 MiB of `a&` kept everybody else waiting for 8 s.
+        self.requests[-1]._parsePOSTFormSubmission = False
         if self.length != 0 and _is_handshake(self.requests[-1]):
             self._refuse(400, {"error": "a handshake has no body; send what is to be said as frames"})
         elif self.length is not None and self.length > bytes_max:

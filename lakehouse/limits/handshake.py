@@ -3,7 +3,7 @@
 daphne 4.2 knows neither the headers of `websocket.accept` nor the ASGI extension `websocket.http.response`: it drops
 both without a word, and all it can refuse with is a bare 403. autobahn below it takes headers for a 101, and the bytes
 of any other answer. What comes before a handshake, and every request that is none, goes through `channel`, which bounds
-it. Nothing else of daphne is touched, and uvicorn is not affected.
+it and waits for whoever reads its answer. Nothing else of daphne is touched, and uvicorn is not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ def mend(settings: Settings | None = None) -> None:
     desk = Desk(settings or load(os.environ))
     HTTPFactory.protocol = staticmethod(lambda: _GenericHTTPChannelProtocol(Channel(desk)))
     Server.create_application = _create_application
+    Server.handle_reply = _send
     WebSocketProtocol.handle_reply = _handle_reply
+
+
+async def _send(server: Any, protocol: Any, message: dict[str, Any]) -> None:
+    """daphne takes an answer without end, whether anybody reads it or not."""
+    await _tell(server, protocol, message)
+    channel = getattr(protocol, "channel", None)
+    if message["type"] == "http.response.body" and message.get("more_body") and isinstance(channel, Channel):
+        await channel.read()
 
 
 def _create_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -77,4 +86,5 @@ def _refuse(protocol: Any) -> None:
 
 
 _create = Server.create_application
+_tell = Server.handle_reply
 _reply = WebSocketProtocol.handle_reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,8 +25,15 @@ CELL_CHARS_MAX = 60
 FORMATS = ("table", "json", "csv")
 
 
+def name(text: str) -> str:
+    """Of a table, a namespace or a child."""
+    if not text.strip():
+        raise ArgumentTypeError(f"is {text!r}, wanted a name")
+    return text
+
+
 def with_answer(parser: ArgumentParser) -> None:
-    parser.add_argument("--namespace", default=DEFAULT_NAMESPACE, help="of tables without one; default lake")
+    parser.add_argument("--namespace", type=name, default=DEFAULT_NAMESPACE, help="of tables without one; default lake")
     parser.add_argument("--limit", type=int, help="rows at most; default and largest EVODB_QUERY_ROWS_MAX")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default table")
 

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 
+from lakehouse.storing import can_be_a_folder
 from rpc.config import ParentConfig
 
 PARENT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -53,6 +54,19 @@ class Parent(models.Model):
     def clean(self) -> None:
         """An emptied form field is None; it means the defaults."""
         self.config = self.config or {}
+        if complaint := self._of_namespace():
+            raise ValidationError({"namespace": complaint})
+
+    def _of_namespace(self) -> str:
+        """What is wrong with it, or nothing. Sums, marks and bookmarks of a parent are all of one namespace."""
+        if self.namespace and not all(can_be_a_folder(level) for level in self.namespace.split(".")):
+            return f"found {self.namespace!r}, wanted names that folders can have, with '.' between levels"
+        before = Parent.objects.filter(pk=self.pk, commit_number__gt=0).exclude(namespace=self.namespace).first()
+        if before is None:
+            return ""
+        return (
+            f"its rows are in {before.namespace} and stay there; make another parent that writes into {self.namespace}"
+        )
 
     @property
     def settings(self) -> ParentConfig:

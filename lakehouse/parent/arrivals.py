@@ -11,6 +11,7 @@ from django.conf import settings as django_settings
 from django.db.models import Max, Min
 
 from lakehouse import clock
+from lakehouse.events import namespaces
 from lakehouse.journal.accept import Source
 from lakehouse.key_limits import HOUSE_LIMITS, KeyLimits
 from lakehouse.models import AccessKey, Batch, BatchState, Child, ConnectionState, Parent
@@ -222,7 +223,7 @@ def _parent(name: str, grant: Grant, now_ms: int, parents_max: int) -> Parent | 
     Processes that count in the same moment may exceed the bound, by one each.
     """
     found = next(iter(Parent.objects.filter(name=name)), None)
-    parent = found or Parent(name=name, created_ms=now_ms)
+    parent = found or Parent(name=name, namespace=namespaces.home_of(name) or Parent().namespace)
     if refused := grant.refusal(scope=INGEST, namespace=parent.namespace):
         return refused
     if found is None:
@@ -232,7 +233,9 @@ def _parent(name: str, grant: Grant, now_ms: int, parents_max: int) -> Parent | 
                 f"it does not exist, there are {there_are} parents, and only up to EVODB_PARENTS_MAX ({parents_max}) "
                 "begin by being named; make it in the admin, or raise the setting",
             )
-        parent, _ = Parent.objects.get_or_create(name=name, defaults={"created_ms": now_ms})
+        parent, _ = Parent.objects.get_or_create(
+            name=name, defaults={"namespace": parent.namespace, "created_ms": now_ms}
+        )
     return parent
 
 

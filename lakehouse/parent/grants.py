@@ -16,6 +16,12 @@ from lakehouse.key_limits import HOUSE_LIMITS, KeyLimits
 INGEST, QUERY, SUBSCRIBE, ADMIN = SCOPES = ("ingest", "query", "subscribe", "admin")
 ANY = ("*",)
 NAME_CHARS_SHOWN = 100
+HOUSE = "system"
+"""The namespace of what the house tells of itself, and of children of all tenants: for the scope `admin` alone."""
+OF_THE_HOUSE = frozenset({HOUSE, f"current.{HOUSE}"})
+RESERVED = frozenset({"admin", HOUSE, "internal", "public", "global"})
+EVENTS_OF_RESERVED = frozenset(f"events.{namespace}" for namespace in RESERVED)
+"""Parents whose events only the scope `admin` writes and reads."""
 
 
 class Refusal(StrEnum):
@@ -87,7 +93,17 @@ class Grant:
         for reason, what, name, patterns in wanted:
             if name is not None and not fits(name, patterns):
                 return Refused(reason, f"{self.name} is for {_listed(patterns)}, not {what} {shown(name)}")
+        if not self.reaches(parent=parent, namespace=namespace):
+            why = f"{self.name} is for {_listed(self.scopes)}, and parent {parent}, namespace {namespace} for {ADMIN}"
+            return Refused(Refusal.NAMESPACE, why)
         return None
+
+    def reaches(self, *, parent: str | None = None, namespace: str | None = None) -> bool:
+        """Whether it is for these, whatever it is that is asked of them. What is None is not asked about."""
+        if ADMIN not in self.scopes and (namespace in OF_THE_HOUSE or parent in EVENTS_OF_RESERVED):
+            return False
+        wanted = ((parent, self.parents), (namespace, self.namespaces))
+        return all(name is None or fits(name, patterns) for name, patterns in wanted)
 
     def allows(
         self, *, scope: str, source: str | None = None, parent: str | None = None, namespace: str | None = None

@@ -15,9 +15,11 @@ import pyarrow as pa
 from lakehouse.flush import digests
 from lakehouse.query import duck, unreadable
 from lakehouse.query.quoting import identifier, quoted
+from lakehouse.storing import scheme_of
 from rpc.entry_digest import Sum
 
 ROWS_AT_ONCE = 20_000
+NOT_FOUND = 404
 OURS = dict.fromkeys(("_source", "_op", "_row_id", "_before", "_after"), "VARCHAR") | {
     **dict.fromkeys(("_epoch", "_seq", "_batch_seq"), "BIGINT"),
     "_ts": "TIMESTAMP WITH TIME ZONE",
@@ -51,14 +53,14 @@ class Accounted(NamedTuple):
 def complaint(connection: duckdb.DuckDBPyConnection, location: str) -> str:
     """Why the rows of flushes cannot be compared with those in this table; nothing when they can.
 
-    Raises duckdb.HTTPException when the store is away.
+    Raises duckdb.IOException when the store is away, for then nothing can be said of the table.
     """
     try:
         if why := unreadable.complaint(connection, unreadable.metadata_of(connection, location)):
             return why
         found = connection.execute(f"DESCRIBE SELECT * FROM {duck.scan(location)}").fetchall()  # noqa: S608 - quoted
     except (duckdb.Error, OSError, ValueError) as exc:
-        return _damage(exc)
+        return _damage(exc, location)
     types = {row[0]: row[1] for row in found}
     wrong = [
         f"{name!r} ({types.get(name, 'gone')}, wanted {kind})" for name, kind in OURS.items() if types.get(name) != kind
@@ -66,8 +68,10 @@ def complaint(connection: duckdb.DuckDBPyConnection, location: str) -> str:
     return f"the columns by which rows are compared are not what flushes write: {', '.join(wrong)}" if wrong else ""
 
 
-def _damage(error: Exception) -> str:
-    if isinstance(error, duckdb.HTTPException):
+def _damage(error: Exception, location: str) -> str:
+    is_in_a_folder = scheme_of(location) in ("", "file")
+    is_gone = getattr(error, "status_code", None) == NOT_FOUND or "No files found" in str(error)
+    if isinstance(error, duckdb.IOException) and not is_in_a_folder and not is_gone:
         raise error
     return f"it cannot be read: {str(error).strip().partition(chr(10))[0]}"
 
@@ -81,7 +85,7 @@ def sums(
     try:
         return _sums(connection, location, table, source), ""
     except duckdb.Error as exc:
-        return {}, _damage(exc)
+        return {}, _damage(exc, location)
 
 
 def _sums(connection: duckdb.DuckDBPyConnection, location: str, table: str, source: str | None) -> dict[str, Sum]:

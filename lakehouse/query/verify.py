@@ -14,6 +14,7 @@ from enum import StrEnum
 import duckdb
 
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 from lakehouse.journal import child_tables
 from lakehouse.models import (
     Batch,
@@ -131,12 +132,15 @@ class _Moment:
 
 
 def verify(settings: Settings, wanted: Wanted) -> Iterator[ChildReport]:
-    """A report for each child, by namespace and name."""
+    """A report for each child, by namespace and name. Raises StoreUnavailable."""
     moment = _foreign_moment(settings, wanted) if settings.catalog else _own_moment(wanted)
-    with duck.connect(settings) as connection:
-        connection.execute("SET preserve_insertion_order = false")
-        for namespace, children in sorted(moment.children.items()):
-            yield from _namespace(connection, namespace, children, moment, wanted)
+    try:
+        with duck.connect(settings) as connection:
+            connection.execute("SET preserve_insertion_order = false")
+            for namespace, children in sorted(moment.children.items()):
+                yield from _namespace(connection, namespace, children, moment, wanted)
+    except duckdb.IOException as exc:
+        raise StoreUnavailable(str(exc).strip().partition("\n")[0]) from exc
 
 
 def _namespace(
@@ -153,8 +157,7 @@ def _namespace(
     found: dict[str, dict[str, Sum]] = {}
     for table in sorted(named | ours.keys()):
         if wanted.table in (None, table):
-            sums, why = lake_sums.sums(connection, ours.get(table), table=table, source=wanted.child)
-            found[table] = sums
+            found[table], why = lake_sums.sums(connection, ours.get(table), table=table, source=wanted.child)
             if why:
                 complaints[table] = why
                 del ours[table]
@@ -288,9 +291,8 @@ def _batches(child_ids: list[int]) -> Iterator[JournalBatch]:
 def _letters(child_ids: list[int]) -> Iterable[Accounted]:
     """The entries that are dead letters."""
     letters = DeadLetter.objects.filter(child_id__in=child_ids).exclude(state=DeadLetterState.COMMITTED)
-    for epoch, sequence, payload in letters.exclude(entry_index=None).values_list(
-        "batch__epoch", "batch__sequence", "payload"
-    ):
+    fields = ("batch__epoch", "batch__sequence", "payload")
+    for epoch, sequence, payload in letters.exclude(entry_index=None).values_list(*fields):
         try:
             for entry in columns.decode(bytes(payload)).sequences:
                 yield Accounted(epoch, sequence, min(entry, 2**63 - 1))

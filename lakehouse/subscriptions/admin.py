@@ -79,7 +79,10 @@ class SubscriptionAdmin(EditableAdmin):
 
     @admin.action(description="Resume: go on from the place, or from now where there is none", permissions=["change"])
     def resume(self, request: HttpRequest, queryset: QuerySet[Subscription]) -> None:
-        self._say(request, desk.resume(queryset), "resumed")
+        try:
+            self._say(request, desk.resume(queryset), "resumed")
+        except desk.TooMany as exc:
+            self.message_user(request, f"None was resumed: {exc}.", messages.ERROR)
 
     @admin.action(description="Test: send an event of type subscription.test", permissions=["change"])
     def test_fire(self, request: HttpRequest, queryset: QuerySet[Subscription]) -> None:

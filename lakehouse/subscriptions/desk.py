@@ -5,13 +5,13 @@ A delivering process reads these rows before it acts and compares them when it w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import QuerySet
 
 from lakehouse.models import Parent
 from lakehouse.setting import listed
@@ -48,20 +48,25 @@ def subscribe(
     parent: Parent, fields: Mapping[str, Any], *, now_ms: int, start: places.Start | None = None
 ) -> Subscription:
     """A new one, which starts now or there. The fields are without a complaint. Raises TooMany."""
-    most = settings.EVODB.subscriptions_max
     with transaction.atomic():
         locked = Parent.objects.select_for_update().get(pk=parent.pk)
-        living = Subscription.objects.filter(parent=locked).exclude(state=SubscriptionState.DISABLED).count()
-        if living >= most:
-            raise TooMany(f"parent {parent.name!r} has {living} of {most} subscriptions (EVODB_SUBSCRIPTIONS_MAX)")
-        if (full := crowded(locked, fields.get("pattern", ""))) is not None:
-            raise TooMany(full)
+        _check_room(locked, fields.get("pattern", ""))
         made = Subscription(parent=locked, created_ms=now_ms, **fields)
         place_now(made)
         if start is not None:
             made.commit_number, made.from_ms = start.place.commit_number, start.from_ms
         made.save()
     return made
+
+
+def _check_room(parent: Parent, pattern: str, *, but: int = 0) -> None:
+    """For one more that is not disabled. Raises TooMany."""
+    most = settings.EVODB.subscriptions_max
+    living = Subscription.objects.filter(parent=parent).exclude(state=SubscriptionState.DISABLED).count()
+    if living >= most:
+        raise TooMany(f"parent {parent.name!r} has {living} of {most} subscriptions (EVODB_SUBSCRIPTIONS_MAX)")
+    if (full := crowded(parent, pattern, but=but)) is not None:
+        raise TooMany(full)
 
 
 def crowded(parent: Parent, pattern: str, *, but: int = 0) -> str | None:
@@ -94,8 +99,12 @@ def place_now(one: Subscription) -> None:
 
 
 def put_at(which: Subscriptions, start: places.Start) -> int:
-    """Tell them again from there on; a disabled one is active again."""
-    return which.update(**start.place._asdict(), from_ms=start.from_ms, state=SubscriptionState.ACTIVE, state_reason="")
+    """Tell them again from there on; a disabled one is active again. Raises TooMany where there is no room for it."""
+    place = start.place._asdict() | {"from_ms": start.from_ms}
+    with transaction.atomic():
+        _revive(which, lambda parent: place)
+        living = which.exclude(state=SubscriptionState.DISABLED)
+        return living.update(**place, state=SubscriptionState.ACTIVE, state_reason="")
 
 
 def history_days() -> int:
@@ -108,12 +117,24 @@ def pause(which: Subscriptions) -> int:
 
 
 def resume(which: Subscriptions) -> int:
-    """From its place when it was paused, from now when it had lost it."""
-    paused = which.filter(state=SubscriptionState.PAUSED).update(state=SubscriptionState.ACTIVE, state_reason="")
-    newest = Subquery(Parent.objects.filter(pk=OuterRef("parent_id")).values("commit_number"))
-    return paused + which.filter(state=SubscriptionState.DISABLED).update(
-        state=SubscriptionState.ACTIVE, state_reason="", commit_number=newest, batch_id=0, batch_entries=0, from_ms=0
-    )
+    """From its place when it was paused, from now when it had lost it. Raises TooMany where there is no room for it."""
+    with transaction.atomic():
+        paused = which.filter(state=SubscriptionState.PAUSED).update(state=SubscriptionState.ACTIVE, state_reason="")
+        return paused + _revive(
+            which,
+            lambda parent: {"commit_number": parent.commit_number, "batch_id": 0, "batch_entries": 0, "from_ms": 0},
+        )
+
+
+def _revive(which: Subscriptions, place: Callable[[Parent], dict[str, int]]) -> int:
+    """Those that are disabled, in the caller's transaction: they count again, and so do their patterns."""
+    revived = 0
+    for one in which.filter(state=SubscriptionState.DISABLED).order_by("pk"):
+        parent = Parent.objects.select_for_update().get(pk=one.parent_id)
+        _check_room(parent, one.pattern, but=one.pk)
+        disabled = Subscription.objects.filter(pk=one.pk, state=SubscriptionState.DISABLED)
+        revived += disabled.update(state=SubscriptionState.ACTIVE, state_reason="", **place(parent))
+    return revived
 
 
 def unsubscribe(which: Subscriptions) -> int:

@@ -48,6 +48,7 @@ from lakehouse.subscriptions.visitors import (
     problem,
     reached,
     refuse_others,
+    room,
     subscription_of,
 )
 
@@ -99,10 +100,8 @@ def subscribe(request: HttpRequest, body: NewSubscription) -> Status[Done]:
     parent = meant(request, body.parent)
     fields = body.model_dump(exclude={"parent", "start_at", "start_snapshot"})
     _check(fields)
-    try:
+    with room():
         made = desk.subscribe(parent, fields, now_ms=now_ms(), start=_start(parent, body))
-    except desk.TooMany as exc:
-        raise problem(409, str(exc)) from None
     return Status(201, Done(subscription=documents.shown(made, secret=True)))
 
 
@@ -227,7 +226,8 @@ def replay(request: HttpRequest, pk: int, body: Start) -> Done:
     start = _start(one.parent, body)
     if start is None:
         raise problem(400, "startAt or startSnapshot is required")
-    desk.put_at(Subscription.objects.filter(pk=pk), start)
+    with room():
+        desk.put_at(Subscription.objects.filter(pk=pk), start)
     return Done(subscription=documents.shown(subscription_of(request, pk)))
 
 
@@ -266,7 +266,8 @@ def _next(found: list[Any], limit: int) -> int | None:
 
 def _do(request: HttpRequest, pk: int, act: Callable[[QuerySet[Subscription]], int]) -> Done:
     one = subscription_of(request, pk)
-    act(Subscription.objects.filter(pk=one.pk))
+    with room():
+        act(Subscription.objects.filter(pk=one.pk))
     return Done(subscription=documents.shown(subscription_of(request, pk)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +88,8 @@ async def _to_celery(message: Message) -> None:
     """Asked again whether it is allowed: what an operator takes back holds for subscriptions that are there already."""
     if (complaint := desk.complaints({"target_kind": "celery", "target": message.to.target})) != {}:
         raise webhook.NotAllowed(complaint["target"])
-    await asyncio.to_thread(current_app.signature(message.to.target, kwargs=_told(message)).apply_async)
+    told = _told(message) | {"events": json.loads(message.events)}  # numbers of any length
+    await asyncio.to_thread(current_app.signature(message.to.target, kwargs=told).apply_async)
 
 
 async def _to_channels(message: Message) -> None:

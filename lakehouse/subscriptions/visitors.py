@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -18,9 +19,9 @@ from lakehouse.http import answers, pages
 from lakehouse.http.keys import AccessKeyAuth, SentAway
 from lakehouse.limits.refusal import Response
 from lakehouse.models import Parent
-from lakehouse.parent.grants import Grant, fits, token_of
+from lakehouse.parent.grants import Grant, token_of
 from lakehouse.parent.greeting import DEFAULT_PARENT
-from lakehouse.subscriptions import terms
+from lakehouse.subscriptions import desk, terms
 from lakehouse.subscriptions.documents import ID_MAX
 from lakehouse.subscriptions.models import Delivery, Subscription
 
@@ -57,6 +58,15 @@ def problem(status: int, text: str, details: dict[str, Any] | None = None, heade
     return SentAway(refusal(status, text, CODES[status], details, headers))
 
 
+@contextmanager
+def room() -> Iterator[None]:
+    """Who finds none is told so."""
+    try:
+        yield
+    except desk.TooMany as exc:
+        raise problem(409, str(exc)) from None
+
+
 def refusal(
     status: int, text: str, code: str, details: dict[str, Any] | None = None, headers: Iterable[Header] = ()
 ) -> Response:
@@ -72,8 +82,7 @@ def _grant(request: HttpRequest) -> Grant:
 
 
 def reaches(request: HttpRequest, parent: Parent) -> bool:
-    grant = _grant(request)
-    return fits(parent.name, grant.parents) and fits(parent.namespace, grant.namespaces)
+    return _grant(request).reaches(parent=parent.name, namespace=parent.namespace)
 
 
 def meant(request: HttpRequest, name: str | None) -> Parent:

@@ -126,7 +126,8 @@ def _model(named: Model | str) -> Model:
     try:
         return apps.get_model(named)
     except (LookupError, ValueError) as exc:
-        raise CaptureError(f"there is no model {named!r}: {exc}; name it as 'app_label.Model'") from None
+        why = str(exc).rstrip(".")
+        raise CaptureError(f"there is no model {named!r}: {why}; name it as 'app_label.Model'") from None
 
 
 def _parts(model: Model) -> Iterator[Model]:

@@ -115,6 +115,23 @@ def test_a_wrong_token_is_refused_at_the_handshake(running: tuple[House, Process
     assert refused.value.response.status_code == 401
 
 
+def test_a_port_that_cannot_be_is_told_as_it_was_typed(tmp_path: Path) -> None:
+    up = House(tmp_path).up()
+    done = subprocess.run([*up.argv, "--port", "99999"], env=up.env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "evodb up: --port is '99999', wanted a whole number from 1 to 65535 (port)\n",
+    )
+
+
+def test_a_token_that_this_user_may_not_read_is_a_sentence(tmp_path: Path) -> None:
+    up = House(tmp_path).up()
+    (Path(up.env["EVODB_DATA_DIR"]) / "access-token").mkdir(parents=True)
+    done = subprocess.run(up.argv, env=up.env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "access-token cannot be used: Is a directory; give the folder to this user" in done.stderr
+
+
 def test_a_port_that_is_taken_is_said_and_nothing_is_started(running: tuple[House, Process]) -> None:
     house, _ = running
     second = house.up()
@@ -245,6 +262,16 @@ def test_a_drill_beside_a_child_that_streams_says_what_it_kept_and_drains_all_of
     until_flushed(house, up)
     assert assert_exactly_once(house, child) > 100
     assert "green: " in house.manage("verify")
+
+
+def test_the_example_of_the_readme_with_a_wrong_token_ends_with_a_sentence(
+    running: tuple[House, Process], tmp_path: Path
+) -> None:
+    program = (ROOT / "examples" / "child.py").read_text().replace("ws://127.0.0.1:8800/ws", running[0].url)
+    argv = [sys.executable, "-c", program, "evodb_wrong"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "HTTP 401: the access key is missing, wrong or not meant for child 'shop-1'" in done.stderr
 
 
 def test_the_example_of_the_readme_runs_and_its_rows_are_in_the_lake(running: tuple[House, Process]) -> None:

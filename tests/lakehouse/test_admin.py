@@ -309,6 +309,35 @@ def test_a_parent_name_that_cannot_be_an_address_is_refused(admin_client: Client
     assert not Parent.objects.exists()
 
 
+def test_a_parent_of_events_is_in_the_namespace_of_its_name(admin_client: Client) -> None:
+    form = {"name": "events.acme", "namespace": "lake", "config": "{}"}
+    said = admin_client.post(url(Parent, "add"), form).content.decode()
+    assert "parent events.acme takes events, and is in the namespace acme" in said
+    assert admin_client.post(url(Parent, "add"), form | {"namespace": "acme"}).status_code == 302
+
+
+@pytest.mark.parametrize("namespace", ["a/b", "eu..north", "..", "a\\b", "eu. "])
+def test_a_namespace_that_no_flush_could_write_into_is_refused_when_it_is_typed(
+    admin_client: Client, namespace: str
+) -> None:
+    form = {"name": "shop", "namespace": namespace, "config": "{}"}
+    said = admin_client.post(url(Parent, "add"), form).content.decode()
+    assert "wanted names that folders can have" in said
+    assert not Parent.objects.exists()
+
+
+@pytest.mark.parametrize(("commits", "status"), [(0, 302), (1, 200)])
+def test_a_parent_that_has_rows_in_a_namespace_keeps_it_for_they_would_be_missing_in_the_other(
+    admin_client: Client, commits: int, status: int
+) -> None:
+    parent = Parent.objects.create(name="shop", namespace="eu", commit_number=commits)
+    form = {"name": "shop", "namespace": "us", "config": '{"flush_threshold_ms": 5000}'}
+    response = admin_client.post(url(Parent, "change", parent.pk), form)
+    assert response.status_code == status
+    assert (b"its rows are in eu and stay there; make another parent" in response.content) == bool(commits)
+    assert admin_client.post(url(Parent, "change", parent.pk), form | {"namespace": "eu"}).status_code == 302
+
+
 def test_an_emptied_config_means_the_defaults(admin_client: Client) -> None:
     parent = Parent.objects.create(name="shop", config={"flush_threshold_ms": 5000})
     form = {"name": "shop", "namespace": "lake", "config": ""}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.core.management import CommandError, call_command
 from django.test import Client
 
+from lakehouse.clock import now_ms
+from lakehouse.events.event import shown
 from lakehouse.models import Parent
 from lakehouse.subscriptions.models import Attempt, Delivery, DeliveryTotal, Subscription
 from tests.lakehouse.test_admin import text_of, url
@@ -94,6 +98,20 @@ def test_pause_resume_and_test_are_one_click_each(admin_client: Client) -> None:
     assert "Save and send a test event" in text_of(admin_client, url(Subscription, "change", one.pk))
     admin_client.post(url(Subscription, "change", one.pk), form(one.parent, _test_fire="1"))
     assert [b"subscription.test" in bytes(row.events) for row in Delivery.objects.all()] == [True, True]
+
+
+def test_one_for_which_there_is_no_room_any_more_stays_as_it_was_and_that_is_said(
+    admin_client: Client, settings: Any
+) -> None:
+    settings.EVODB = dataclasses.replace(settings.EVODB, subscriptions_max=0)
+    one = made(target="https://example.com/", state="disabled")
+    act(admin_client, Subscription, "resume", one)
+    assert "None was resumed: parent" in text_of(admin_client, url(Subscription, "changelist"))
+    for action, *start in (("resume",), ("replay", "--since", shown(now_ms()))):
+        with pytest.raises(CommandError, match="has 0 of 0 subscriptions"):
+            call_command("subscriptions", action, str(one.pk), *start)
+    one.refresh_from_db()
+    assert one.state == "disabled"
 
 
 def test_dead_letters_are_found_and_tried_again(admin_client: Client) -> None:

@@ -98,6 +98,7 @@ def test_a_number_that_is_none_names_the_variable_and_what_was_found_and_wanted(
     [
         ("EVODB_DEBUG", "maybe", "wanted yes or no"),
         ("EVODB_LEASE_MS", "999", "wanted a whole number of at least 1000 (ms)"),
+        ("EVODB_BROKER_URL", "127.0.0.1:6379", "wanted nothing, or a URL such as redis://host/0 or amqp://host (URL)"),
         ("EVODB_UP_PORT", "65536", "wanted a whole number from 1 to 65535 (port)"),
         ("EVODB_FRAME_BYTES_MAX", str(16 * conf.MIB + 1), "wanted a whole number from 65536 to 16777216 (bytes)"),
         ("EVODB_DATABASE_URL", "mysql://host/db", "wanted nothing, or a URL beginning with postgresql://"),

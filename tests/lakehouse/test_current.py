@@ -16,6 +16,7 @@ from django.conf import settings as site
 from django.core.management import call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyiceberg.schema import Schema
 from pyiceberg.types import LongType, MapType, NestedField, StringType, StructType
 
 from lakehouse import tasks
@@ -24,7 +25,7 @@ from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import compaction, expiry, lease, orphans, rounds
 from lakehouse.clock import now_ms
 from lakehouse.conf import Settings
-from lakehouse.current import pulling
+from lakehouse.current import columns, pulling
 from lakehouse.current import refresh as refreshing
 from lakehouse.current.names import changes_of, current_of
 from lakehouse.errors import CommitConflict, DamagedTable, ForbiddenQuery, TableRefused
@@ -553,16 +554,82 @@ def test_a_struct_of_others_with_a_field_that_is_required_is_in_a_table_of_now(s
     assert street.now() == {("a", "x"): 1, ("a", "y"): 2}
 
 
-def test_a_column_that_changed_its_type_for_good_says_which_table_to_drop(street):
+def test_a_column_that_somebody_made_anew_in_another_type_is_so_in_the_table_of_now(street):
     street.write("a", (1, INSERT, "x", 1))
     street.refresh()
     taken_away(street, "v", StringType())
     street.write("a", (2, INSERT, "y", "text"))
-    with pytest.raises(TableRefused, match=r"'v' is string, its table has long; drop the table current\.orders"):
-        street.refresh()
-    street.catalog.drop_table(("current", "orders"))
     street.refresh()
     assert street.now() == {("a", "x"): None, ("a", "y"): "text"}
+
+
+def test_a_table_of_now_that_never_said_its_columns_is_made_anew_when_they_do_not_fit(street):
+    street.write("a", (1, INSERT, "x", 1))
+    street.refresh()
+    with others.table(street.settings, namespace="current").transaction() as change:
+        change.remove_properties(columns.COLUMNS)
+    taken_away(street, "v", StringType())
+    street.write("a", (2, INSERT, "y", "text"))
+    street.refresh()
+    assert street.now() == {("a", "x"): None, ("a", "y"): "text"}
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_column_that_somebody_renamed_has_its_old_values_under_the_new_name_only(street, is_written):
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2))
+    street.refresh()
+    others.schema(street.settings, lambda update: update.rename_column("v", "was"))
+    if is_written:
+        street.write("a", (3, UPDATE, "y", 3))
+    street.refresh()
+    assert street.now("_source, _row_id, was") == {("a", "x"): 1, ("a", "y"): None if is_written else 2}
+    assert ("v" in others.table(street.settings, namespace="current").schema().column_names) == is_written
+    if is_written:
+        assert street.now() == {("a", "x"): None, ("a", "y"): 3}
+
+
+def test_columns_of_which_two_changed_their_names_with_each_other_do_so_in_the_table_of_now(street):
+    others_name = {"v": "other", "other": "v"}
+    street.write("a", (1, INSERT, "x", 1))
+    others.schema(street.settings, lambda update: update.add_column("other", LongType()))
+    street.refresh()
+    for one in ("v", "other"):
+        others.schema(street.settings, lambda update, one=one: update.rename_column(one, f"{one}_"))
+    for one in ("v", "other"):
+        others.schema(street.settings, lambda update, one=one: update.rename_column(f"{one}_", others_name[one]))
+    street.refresh()
+    assert street.now("_source, _row_id, other") == {("a", "x"): 1}
+    assert street.now() == {("a", "x"): None}
+
+
+def test_new_columns_and_merged_files_make_no_table_of_now_anew(street):
+    street.write("a", (1, INSERT, "x", 1), (2, INSERT, "y", 2), (3, INSERT, "z", 3))
+    street.refresh()
+    others.schema(street.settings, lambda update: update.add_column("other", LongType()))
+    assert street.refresh() == refreshing.Refreshed(0, 0, 0)
+    street.write("a", (4, UPDATE, "x", 4))
+    assert street.refresh().buckets == 1
+
+
+def test_a_table_that_was_dropped_for_the_type_of_a_column_has_a_table_of_now_with_the_new_one(street):
+    street.write("a", (1, INSERT, "x", 1))
+    street.refresh()
+    street.catalog.drop_table(("lake", "orders"))
+    street.write("a", (2, INSERT, "y", "text"))
+    street.refresh()
+    assert street.now() == {("a", "y"): "text"}
+
+
+def test_a_table_that_somebody_made_for_himself_beside_those_of_children_is_none_of_now_and_warns_of_nothing(
+    street, worker, caplog
+):
+    worker(current_buckets=3)
+    street.write("a", (1, INSERT, "x", 1))
+    street.catalog.create_table(("lake", "mine"), Schema(NestedField(1, "who", StringType(), required=False)))
+    assert tasks.refresh_current() == 2
+    assert refreshing.wanted(now_ms()) == []
+    assert [one.name for one in IcebergTable.objects.filter(namespace__name="current")] == ["orders"]
+    assert "mine is left" not in caplog.text
 
 
 def test_a_table_that_duckdb_does_not_survive_is_told_of_and_ends_no_worker(street):

@@ -472,6 +472,15 @@ async def test_a_subscription_is_paused_and_resumed_with_a_click() -> None:
         assert re.search(rf"webhook .* {state} 2 0 0 0", text), text
 
 
+async def test_a_subscription_for_which_there_is_no_room_any_more_stays_as_it_was(settings: Any) -> None:
+    settings.EVODB = dataclasses.replace(settings.EVODB, subscriptions_max=0)
+    one = await in_thread(subscription)
+    await in_thread(lambda: Subscription.objects.update(state="disabled"))
+    client = await operator()
+    await client.post(address("resume", one.pk), {"namespace": "lake"})
+    assert "stays as it was: parent" in shown(await text_of(client, "subscriptions", namespace="lake"))
+
+
 async def test_the_log_of_a_subscription_has_its_messages_and_attempts_in_pages() -> None:
     def fill() -> Subscription:
         one = subscription()

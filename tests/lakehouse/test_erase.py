@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from django.conf import settings as site
 from django.core.management import CommandError, call_command
+from pyiceberg.schema import Schema
 from pyiceberg.transforms import BucketTransform, IdentityTransform
+from pyiceberg.types import NestedField, StringType
 
 from lakehouse.catalog import pointers
 from lakehouse.catalog.upkeep import expiry
@@ -252,12 +254,40 @@ def test_erasing_what_is_not_there_changes_nothing(street):
         (["--row-id", "x"], "type --table NAME"),
         (["--table", "ordrs", "--row-id", "x"], r"there is no table lake\.ordrs; there are orders"),
         (["--child", "a", "--namespace", "lakes"], "there are no tables in lakes; there are some in lake"),
+        (["--child", "a", "--namespace", "a/b"], "there are no tables in a/b; there are some in lake"),
+        (["--child", "a", "--namespace", ""], "argument --namespace: is '', wanted a name"),
+        (["--child", ""], "argument --child: is '', wanted a name"),
         (["--child", "a", "--namespace", "current"], "current has the tables of now of lake; type --namespace lake"),
     ],
 )
 def test_what_cannot_be_meant_says_what_to_type(street, args, said):
     with pytest.raises(CommandError, match=said):
         erase(*args)
+
+
+def test_a_child_whose_name_is_misspelt_costs_no_table_its_way_back(street):
+    files = set((street.settings.data_dir / "lake").rglob("*"))
+    with pytest.raises(CommandError, match="no child 'aa' ever came here; is its name spelled so"):
+        erase("--child", "aa")
+    assert set((street.settings.data_dir / "lake").rglob("*")) == files
+
+
+def test_a_child_is_erased_from_every_table_but_those_that_cannot_let_go_of_it(street):
+    items = RawEntry(5, NOW_MS, INSERT, b"archive", b"i", b"", b'{"v": "secret-of-a"}')
+    send(street, 3, items, RawEntry(6, NOW_MS, INSERT, b"things", b"j", b"", b'{"v": "thing-of-a-"}'))
+    with street.catalog.load_table(("lake", "archive")).transaction() as change:
+        change.set_properties({"gc.enabled": "false"})
+    street.catalog.create_table(("lake", "mine"), Schema(NestedField(1, "who", StringType(), required=False)))
+    err = io.StringIO()
+    with pytest.raises(CommandError, match="1 tables are not done, see above"):
+        call_command("erase", "--child", "a", stdout=io.StringIO(), stderr=err)
+    assert "files of lake.archive are not ours to delete (gc.enabled" in err.getvalue()
+    assert "lake.mine is somebody's own" in err.getvalue()
+    assert (changes(street), holding(street, b"thing-of-a-")) == ([("b", 1), ("b", 2), ("b", 3)], [])
+    with street.catalog.load_table(("lake", "archive")).transaction() as change:
+        change.remove_properties("gc.enabled")
+    assert erase("--child", "a")[0][-1].startswith("1 rows erased")
+    assert holding(street, b"of-a-") == []
 
 
 @pytest.mark.both

@@ -13,7 +13,7 @@ from lakehouse.conf import Settings
 from lakehouse.events import jsonl
 from lakehouse.models import Batch, Parent
 from lakehouse.parent import access
-from tests.lakehouse.events_site import event, events, ingest, key_of
+from tests.lakehouse.events_site import admin_key, event, events, ingest, key_of
 from tests.lakehouse.http_site import ask, home
 from tests.lakehouse.test_consumer import Socket
 from tests.lakehouse.test_events_reading import flush
@@ -87,6 +87,77 @@ async def test_no_socket_crosses_either(tenants):
     for path in ("/ws/events.globex", "/ws", "/ws/events.new"):
         child = Socket(path, token=tenants)
         assert not await child.open()
+
+
+CHANGE = {"sequence": 1, "timestamp": 1, "operation": "INSERT", "table": "t", "rowId": "1", "after": {}}
+ABOUT_A_PARENT = ("/iceberg", "/status", "/flush", "/verify")
+ROADS = [
+    ("POST", "/cdc?parent=events.system", {"sourceDoId": "shop-1", "events": [CHANGE]}),
+    ("POST", "/ingest?namespace=system", {"events": events(1)}),
+    ("GET", "/events?namespace=system", b""),
+    ("GET", "/events/stream?namespace=system", b""),
+    ("GET", "/documents/users/user-1?namespace=system", b""),
+    ("GET", "/schemas?namespace=system", b""),
+    ("POST", "/query", {"sql": "SELECT * FROM system.events"}),
+    ("POST", "/query", {"sql": "SELECT * FROM current.system.events"}),
+    ("POST", "/query", {"eventTypes": ["do.*"], "namespace": "system"}),
+    ("GET", "/status?parent=events.system", b""),
+    ("POST", "/flush?parent=events.system", b""),
+    ("GET", "/verify?parent=events.system&child=events", b""),
+    ("POST", "/subscriptions/subscribe", HOOK | {"parent": "events.system"}),
+    ("GET", "/subscriptions/match?parent=events.system&eventType=do.create", b""),
+    ("GET", "/iceberg/v1/namespaces/system/tables/events", b""),
+]
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["a key for everything but admin", "an open house"])
+async def test_what_the_house_tells_of_itself_is_for_admins_by_whatever_road(tmp_path, is_open):
+    settings = Settings(data_dir=tmp_path / "data")
+    token = None if is_open else await in_thread(plain_key)
+    async with home(open=is_open, data_dir=settings.data_dir):
+        admin = await admin_key()
+        one = {"events": [event(doc={"said": SAID})]}
+        assert (await ingest(one, "/ingest?namespace=system", token=admin)).status == 200
+        await flush(settings)
+        for method, path, body in ROADS:
+            if is_open and path.startswith(ABOUT_A_PARENT):
+                continue  # an open house tells everybody its numbers, and its catalog asks for nothing
+            heard = await ask(method, path, body, token=token)
+            assert heard.status in (400, 403, 404), (method, path, heard.body)
+            assert SAID not in heard.body.decode()
+        found = await ask("GET", "/events?namespace=system", token=admin)
+        assert [one["doc"]["said"] for one in found.json["events"]] == [SAID]
+        asked = await ask("POST", "/query", {"sql": "SELECT doc FROM system.events"}, token=admin)
+        assert SAID in asked.body.decode()
+
+
+async def test_a_child_that_names_the_parent_of_a_tenant_first_takes_none_of_its_events_elsewhere(tmp_path):
+    settings = Settings(data_dir=tmp_path / "data")
+    async with home(open=False, data_dir=settings.data_dir):
+        squatter = await in_thread(lambda: plain_key(namespaces="lake"))
+        acme, child = await key_of("acme"), {"sourceDoId": "shop-1", "events": [CHANGE]}
+        assert (await ask("POST", "/cdc?parent=events.acme", child, token=squatter)).status == 403
+        assert (await ask("POST", "/cdc?parent=events.acme", child, token=await in_thread(plain_key))).status == 200
+        assert (await in_thread(lambda: Parent.objects.get(name="events.acme").namespace)) == "acme"
+        assert (await ingest({"events": [event(doc={"said": SAID})]}, token=acme)).status == 200
+        await flush(settings)
+        assert SAID in (await ask("GET", "/events", token=acme)).body.decode()
+        for table in ("lake.events", "acme.events"):
+            heard = await ask("POST", "/query", {"sql": f"SELECT * FROM {table}"}, token=squatter)
+            assert SAID not in heard.body.decode()
+
+
+async def test_events_whose_parent_is_in_another_namespace_are_not_taken_rather_than_lost_from_sight(caplog):
+    await in_thread(lambda: Parent.objects.create(name="events.acme", namespace="lake"))
+    async with home(open=False):
+        heard = await ingest({"events": events(1)}, token=await key_of("acme"))
+    assert (heard.status, heard.json["code"], heard.headers["retry-after"]) == (503, "SERVICE_UNAVAILABLE", "60")
+    assert "parent events.acme is in the namespace lake, and its rows stay there; give it another name" in caplog.text
+
+
+def plain_key(**bindings: str) -> str:
+    scopes = ["ingest", "query", "subscribe"]
+    return access.new_key("plain", scopes=scopes, now_ms=now_ms(), **bindings)[1]
 
 
 async def test_a_delivery_signed_for_one_tenant_is_nothing_for_another():

@@ -18,7 +18,7 @@ from lakehouse.events.event import shown
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.limits.refusal import Response
-from lakehouse.models import Parent
+from lakehouse.models import Batch, Parent
 from tests.lakehouse.events_site import admin_key, event, events, ingest, key_of
 from tests.lakehouse.http_site import ask, home, scope_of
 from tests.lakehouse.test_intake import in_thread
@@ -98,6 +98,9 @@ FILTERS = [
     ("type=custom.a", ["a"]),
     ("type=custom.*", ["b", "a"]),
     ("provider=github", ["hook"]),
+    ("type=*&provider=github", ["hook"]),
+    ("type=custom.*&provider=github", []),
+    ("type=webhook.*&provider=stripe", []),
     ("source=shop-2", ["b"]),
     ("source=pos", ["a"]),
     ("type=nothing", []),
@@ -403,6 +406,39 @@ async def test_a_tail_that_comes_back_goes_on_where_it_was():
         assert reading.streams_of(opened).count == 1
         await tail.aclose()
         assert reading.streams_of(opened).count == 0
+
+
+async def test_a_tail_that_comes_back_when_its_place_is_forgotten_hears_that_something_may_be_missing():
+    async with home() as (opened, _):
+        await ingest({"events": events(1)})
+        forgotten = await in_thread(lambda: Batch.objects.latest("pk").pk)
+        await in_thread(lambda: Batch.objects.all().delete())
+        await ingest({"events": [event(2)]})
+        scope = scope_of("GET", "/events/stream", {"last-event-id": str(forgotten)})
+        tail = await reading.open_stream(scope, opened)
+        await anext(tail)
+        assert (await anext(tail)).startswith(b"event: gap\nid: %d\n" % forgotten)
+        assert b"user-2" in await anext(tail)
+        await tail.aclose()
+
+
+@pytest.mark.parametrize("query", ["limit=5", "cursor=bjE", "before=1", "typ=a"])
+async def test_what_means_nothing_to_a_tail_is_refused_and_not_forgotten(query):
+    async with home():
+        heard = await ask("GET", f"/events/stream?{query}")
+    assert (heard.status, heard.json["code"]) == (400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("path", ["/events", "/recent", "/events/stream?x=1", "/documents/a/b", "/schemas"])
+async def test_a_page_of_another_site_reads_nothing_in_an_open_house(path):
+    """Nobody shows a key there, so any page could read what its visitor may."""
+    for method in ("GET", "OPTIONS"):
+        for is_open in (True, False):
+            async with home(open=is_open):
+                heard = await ask(method, path)
+            assert ("access-control-allow-origin" in heard.headers) is not is_open
+    async with home(open=True):
+        assert (await ask("OPTIONS", "/ingest")).headers["access-control-allow-origin"] == "*"
 
 
 async def test_more_streams_than_a_process_may_have_are_503():

@@ -10,6 +10,8 @@ import json
 import pytest
 
 from lakehouse.clock import now_ms
+from lakehouse.events import signatures
+from lakehouse.events.refusals import EventsRefused
 from lakehouse.models import BatchPayload, Parent
 from rpc import columns
 from tests.lakehouse.http_site import ask, home
@@ -201,3 +203,19 @@ async def test_a_preflight_of_a_webhook_is_answered_as_that_of_all_events():
         heard = await ask("OPTIONS", "/webhooks/github", headers={"x-correlation-id": "mine"})
         assert (heard.status, heard.headers["access-control-allow-methods"]) == (200, "POST, OPTIONS")
         assert (heard.headers["access-control-allow-origin"], heard.headers["x-correlation-id"]) == ("*", "mine")
+
+
+def test_the_examples_that_github_and_svix_publish_are_good():
+    secret, signature = "It's a Secret to Everybody", "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    signatures.github({"x-hub-signature-256": f"sha256={signature}"}, b"Hello, World!", secret, 0)
+    signed_by_svix = {
+        "svix-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "svix-timestamp": "1614265330",
+        "svix-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b'{"test": 2432232314}'
+    for seconds in (-300, 300):
+        assert signatures.standard(signed_by_svix, body, secret, 1614265330 + seconds).delivery_id
+    for seconds in (-301, 301):
+        with pytest.raises(EventsRefused):
+            signatures.standard(signed_by_svix, body, secret, 1614265330 + seconds)

@@ -64,6 +64,10 @@ async def test_an_old_clients_ack_says_fallback_and_the_real_state_of_the_breake
     assert heard["details"]["circuitBreakerState"] == "open"
 
 
+def test_the_command_is_not_silent_when_there_is_nothing_to_recover():
+    assert command() == ["nothing is kept; every row that was flushed is in its table"]
+
+
 def test_the_beats_task_waits_for_the_breaker_and_then_recovers_every_parent(worker):
     keep("north"), keep("south")
     assert tasks.recover_fallback() == 0

@@ -77,6 +77,13 @@ def test_a_parent_nobody_knows_is_refused_with_the_names_that_are_known():
     assert pending() == {"north": 3, "south": 0}
 
 
+def test_a_table_of_which_nothing_waits_is_said_so():
+    put("north", frame(1, run(1, 3)))
+    (said,) = command("--table", "ordrs")
+    assert said.startswith("no change of a table 'ordrs' waits")
+    assert pending() == {"north": 3}
+
+
 def test_without_any_parent_an_unknown_one_is_refused_as_well():
     with pytest.raises(CommandError, match="there is no parent 'west'; known are: none yet"):
         command("--parent", "west")
@@ -95,18 +102,18 @@ def test_only_parents_that_hold_a_change_of_the_table_are_flushed(encoding):
 
 def test_a_table_is_meant_by_its_whole_name():
     put("north", frame(1, [entry(1, table="orders_archive")]))
-    assert command("--table", "orders") == []
+    assert command("--table", "orders")[0].startswith("no change of a table 'orders' waits")
 
 
 def test_a_table_that_is_only_mentioned_in_a_row_is_not_one_that_waits():
     put("north", frame(1, [RawEntry(1, NOW_MS, 0, b"orders", b"items", b"", b'{"items": "items"}')]))
-    assert command("--table", "items") == []
+    assert command("--table", "items")[0].startswith("no change of a table 'items' waits")
 
 
 def test_a_table_that_is_in_the_lake_already_waits_nowhere():
     put("north", frame(1, [entry(1, table="items")]))
     command()
-    assert command("--table", "items") == []
+    assert command("--table", "items")[0].startswith("no change of a table 'items' waits")
 
 
 def terms(lake, owner="worker-2"):
@@ -194,3 +201,17 @@ def test_who_waits_for_tables_while_the_object_store_is_away_hears_where_the_row
     Batch.objects.update(state=BatchState.FALLBACK)
     with pytest.raises(CommandError, match=f"{home.name}: the object store is away; .*recover_fallback"):
         call_command("flush_buffers", "--wait", stdout=io.StringIO())
+
+
+def test_a_warehouse_that_cannot_be_written_is_said_in_a_line_and_keeps_no_other_parent_waiting(lake):
+    put("north", frame(1, run(1, 3)))
+    put("south", frame(1, run(1, 5)))
+    Parent.objects.filter(name="north").update(namespace="north")
+    (lake.data_dir / "lake").mkdir()
+    (lake.data_dir / "lake" / "north").write_text("no folder")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(CommandError, match="1 of 2 parents are not flushed; what waits is durable"):
+        call_command("flush_buffers", stdout=out, stderr=err)
+    assert err.getvalue().startswith("north: the warehouse cannot be read or written: ")
+    assert out.getvalue() == "south: 5 entries flushed\n"
+    assert pending() == {"north": 3, "south": 0}

@@ -92,6 +92,13 @@ async def test_an_unknown_path_is_404_in_json_for_a_program(path):
             }
 
 
+@pytest.mark.parametrize("path", ["/ws", "/ws/", "/ws/north"])
+async def test_the_address_of_the_children_in_a_browser_says_what_it_is_for(path):
+    async with home():
+        heard = await ask("GET", path, headers=BROWSER)
+        assert (heard.status, heard.json["error"].partition("; ")[0]) == (404, f"{path} is for WebSockets of children")
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/query", "/subscriptions", "/flush"])
 async def test_a_content_type_nobody_can_read_is_400_in_json(path):
     async with home():
@@ -248,7 +255,8 @@ def example_of(answer, whole):
     (content,) = answer["content"].values()
     if "example" in content:
         return content["example"]
-    kind = content["schema"]["$ref"].rpartition("/")[2]
+    schema = content["schema"]
+    kind = schema.get("anyOf", [schema])[0]["$ref"].rpartition("/")[2]
     return whole["components"]["schemas"][kind]["examples"]
 
 

@@ -7,6 +7,7 @@ from django.db import OperationalError
 from django.db.migrations.recorder import MigrationRecorder
 
 from lakehouse.conf import Settings
+from lakehouse.errors import StoreUnavailable
 from lakehouse.http import checks
 from lakehouse.http.readiness import Readiness, readiness_of
 from tests.builders import NOW_MS
@@ -149,8 +150,11 @@ def test_a_lake_in_a_folder_has_to_take_files_also_before_its_first_flush(tmp_pa
 
 def test_a_bucket_has_to_be_there_for_our_keys(rclone_store):
     checks.object_store(Settings(warehouse=f"s3://{rclone_store.bucket}/lake", **rclone_store.settings))
-    with pytest.raises(Exception, match="404"):
+    with pytest.raises(StoreUnavailable, match="bucket nobodys: HTTP 404, it is not there; make it, or name another"):
         checks.object_store(Settings(warehouse="s3://nobodys/lake", **rclone_store.settings))
+    stranger = rclone_store.settings | {"s3_secret_access_key": "mistyped"}
+    with pytest.raises(StoreUnavailable, match="HTTP 403, it is not for these keys; look at EVODB_S3_ACCESS_KEY_ID"):
+        checks.object_store(Settings(warehouse=f"s3://{rclone_store.bucket}/lake", **stranger))
 
 
 def test_an_object_store_that_does_not_listen_is_an_error():

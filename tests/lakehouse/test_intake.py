@@ -1,10 +1,11 @@
 import asyncio
 import contextlib
+import itertools
 import sqlite3
 import threading
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from lakehouse.conf import Settings
 from lakehouse.journal.accept import FORGOTTEN, Accepted, Refused
@@ -86,6 +87,24 @@ async def test_a_locked_database_is_answered_with_a_time_to_come_back_and_nothin
         opened.offer(shop, frame(1, run(1, 2)))
         await opened.intake.drained()
         assert opened.answers["shop-1", 1].status is AckStatus.OK
+
+
+@pytest.mark.parametrize(("apart_s", "lines"), [(0.1, ["1"]), (10.0, ["1", "1", "1"]), (5.0, ["1", "2"])])
+async def test_a_disk_that_stays_full_is_not_filled_with_lines_that_say_so(monkeypatch, caplog, apart_s, lines):
+    def full(*_, **__):
+        raise OperationalError("database or disk is full")
+
+    monkeypatch.setattr("lakehouse.journal.intake.accept", full)
+    shop = await in_thread(lambda: source(parent()))
+    async with desk() as opened:
+        clock = itertools.count(0, apart_s)
+        opened.intake._clock_s = lambda: next(clock)
+        for number in (1, 2, 3):
+            opened.offer(shop, frame(number, run(number, number)))
+            await opened.intake.drained()
+        assert {verdict.reason for verdict in opened.answers.values()} == {NackReason.INTERNAL_ERROR}
+    said = [record.message for record in caplog.records if record.name == "lakehouse.journal.intake"]
+    assert said == [f"journal is not available, {n} batches refused for now: database or disk is full" for n in lines]
 
 
 def impatient():

@@ -16,6 +16,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType
 
 from lakehouse.catalog.upkeep import backfill
@@ -28,6 +29,7 @@ from lakehouse.promotion import Promoter
 from lakehouse.query import verify
 from lakehouse.query.verify import Verdict, Wanted
 from tests.builders import NOW_MS
+from tests.lakehouse import others_site as others
 from tests.lakehouse.schema_site import Street
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -111,6 +113,33 @@ def test_a_key_becomes_a_column_with_what_was_stored_already(lake_settings: Sett
     street.flush({"id": 1, "new": 7})
     assert street.rows("new")[-1] == (7.0,)
     assert_green(street)
+
+
+def test_a_key_becomes_a_column_in_files_of_every_partitioning_its_table_ever_had(street: Street) -> None:
+    street.schema(mode="inbox", fields={"id": "long", "gone": "string"})
+    street.flush({"id": 1, "new": "a"}, {"id": 2})
+    others.partitions(street.settings, lambda update: update.add_field("id", IdentityTransform(), "by_id"))
+    street.flush({"id": 3, "new": "b"}, {"id": 4, "gone": "x", "new": "c"})
+    others.partitions(street.settings, lambda update: update.add_field("gone", IdentityTransform(), "by_gone"))
+    street.flush({"id": 5, "gone": "y", "new": "d"})
+    others.partitions(street.settings, lambda update: update.remove_field("by_gone"))
+    street.flush({"id": 6, "new": "e"})
+    assert str(promoter(street).promote(street.home, "orders", "new")) == "5 values moved from _rest in 5 files"
+    assert street.rows("id", "new") == [(1, "a"), (2, None), (3, "b"), (4, "c"), (5, "d"), (6, "e")]
+    assert inbox() == {}
+    assert_green(street)
+
+
+def test_files_in_partitions_by_a_column_that_somebody_dropped_keep_what_they_have_in_rest(street: Street) -> None:
+    street.schema(mode="inbox", fields={"id": "long", "gone": "string"})
+    street.flush({"id": 1, "gone": "x", "new": "a"})
+    others.partitions(street.settings, lambda update: update.add_field("gone", IdentityTransform(), "by_gone"))
+    street.flush({"id": 2, "gone": "y", "new": "b"})
+    others.partitions(street.settings, lambda update: update.remove_field("by_gone"))
+    others.schema(street.settings, lambda update: update.delete_column("gone"))
+    assert str(promoter(street).promote(street.home, "orders", "new")) == "1 values moved from _rest in 1 files"
+    found = street.table.scan().to_arrow().sort_by("id").select(["new", "_rest"]).to_pylist()
+    assert found == [{"new": "a", "_rest": None}, {"new": None, "_rest": '{"new":"b"}'}]
 
 
 def test_a_promotion_with_nothing_left_empties_its_row_of_the_inbox(street: Street) -> None:

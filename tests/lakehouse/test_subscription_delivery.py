@@ -525,6 +525,16 @@ async def test_a_celery_task_and_a_group_of_channels_hear_as_webhooks_do(street:
     assert await every(Delivery, "state") == ["delivered", "delivered"]
 
 
+async def test_a_celery_task_hears_every_digit_of_a_number(street: Street, at_once: None) -> None:
+    HEARD.clear()
+    shop = await a_shop()
+    await subscribe(street, shop, "tests.on_event", target_kind="celery")
+    doc = {"total": 12345678901234567890123}
+    await commit(street, shop, [entry(1, after=doc)])
+    await street.deliver()
+    assert [one["events"][0]["doc"] for one in HEARD] == [doc]
+
+
 async def test_a_task_that_is_not_allowed_any_more_is_not_called(street: Street, settings: Any) -> None:
     shop = await a_shop()
     await subscribe(street, shop, "tests.on_event", target_kind="celery")

@@ -10,6 +10,8 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
+from lakehouse.clock import now_ms
+from lakehouse.events.event import shown
 from lakehouse.models import Flush, FlushTable, Parent
 from lakehouse.parent import access
 from lakehouse.parent.house import house as opened
@@ -257,6 +259,29 @@ async def test_a_parent_has_only_so_many(settings: Any) -> None:
     token = await a_key()
     await subscribed(token)
     assert problem(await ask("POST", "/subscriptions/subscribe", HOOK, token=token)) == (409, "CONFLICT")
+
+
+async def test_who_unsubscribes_and_comes_back_is_one_more_and_there_may_be_no_room(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.EVODB = dataclasses.replace(settings.EVODB, subscriptions_max=2)
+    monkeypatch.setattr("lakehouse.subscriptions.patterns.WIDE_CHARS_MAX", 12)
+    await a_parent("default")
+    token = await a_key()
+    gone = (await subscribed(token, pattern="**.abc.**"))["id"]
+    await ask("POST", "/subscriptions/unsubscribe", {"subscriptionId": gone}, token=token)
+    wide, other = (await subscribed(token, pattern="*abcd*"))["id"], (await subscribed(token))["id"]
+    back = ("POST", "/subscriptions/reactivate", {"subscriptionId": gone})
+    again = ("POST", f"/subscriptions/{gone}/replay", {"startAt": shown(now_ms())})
+    for method, path, body in (back, again):
+        heard = await ask(method, path, body, token=token)
+        assert problem(heard) == (409, "CONFLICT")
+        assert "has 2 of 2 subscriptions" in heard.json["error"]
+    await ask("POST", "/subscriptions/unsubscribe", {"subscriptionId": other}, token=token)
+    heard = await ask(*back, token=token)
+    assert (problem(heard), "characters" in heard.json["error"]) == ((409, "CONFLICT"), True)
+    await ask("POST", "/subscriptions/unsubscribe", {"subscriptionId": wide}, token=token)
+    assert (await ask(*again, token=token)).json["subscription"]["state"] == "active"
 
 
 async def test_a_parent_has_no_room_for_ever_more_patterns_of_many_stars(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -17,7 +19,7 @@ from lakehouse.flush import letters
 from lakehouse.flush.flow import Flusher
 from lakehouse.flush.policy import FlushTrigger
 from lakehouse.journal.accept import accept
-from lakehouse.models import Batch, Child, ChildTable, DeadLetter
+from lakehouse.models import Batch, Child, ChildTable, DeadLetter, IcebergTable
 from lakehouse.query import verify as verifying
 from lakehouse.query.ranges import Kind, Range
 from lakehouse.query.verify import Verdict, Wanted
@@ -29,6 +31,7 @@ from rpc.negotiation import PayloadEncoding
 from rpc.shapes import shape_of
 from tests.builders import NOW_MS, entry, frame, parent, run, source
 from tests.lakehouse.outage_site import come_back, go_away
+from tests.services import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -337,16 +340,17 @@ def test_a_dead_letter_that_is_tried_again_is_counted_by_what_it_becomes(flush, 
 @pytest.fixture
 def command(lake_settings, settings):
     settings.EVODB = lake_settings
+    return verified
 
-    def call(*arguments):
-        out = io.StringIO()
-        try:
-            call_command("verify", *arguments, stdout=out)
-        except CommandError as exc:
-            return exc.returncode, out.getvalue(), str(exc)
-        return 0, out.getvalue(), ""
 
-    return call
+def verified(*arguments):
+    """The exit code of the command, what it said, and its error."""
+    out = io.StringIO()
+    try:
+        call_command("verify", *arguments, stdout=out)
+    except CommandError as exc:
+        return exc.returncode, out.getvalue(), str(exc)
+    return 0, out.getvalue(), ""
 
 
 def test_the_command_says_green_and_ends_with_0(flush, command):
@@ -394,13 +398,47 @@ def test_the_command_tells_programs_in_json(flush, command, lake_settings):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(("--parent", "eu"), "no parent 'eu'"), (("--child", "x"), "child 'x'")]
+    ("arguments", "said"),
+    [
+        (("--parent", "eu"), "no parent 'eu'"),
+        (("--child", "x"), "child 'x'"),
+        (("--table", "ordrs"), "nothing of table 'ordrs' is committed"),
+        (("--child", "shop-1", "--table", "ordrs"), "nothing of child 'shop-1' in table 'ordrs'"),
+    ],
 )
 def test_a_name_nobody_has_is_said_so_and_not_green(flush, command, arguments, said):
     flush(source(parent()), frame(1, run(1, 3)))
     code, _, error = command(*arguments)
     assert code == 1
     assert said in error
+
+
+@pytest.fixture
+def in_s3(rclone_store, settings, tmp_path):
+    """A house whose lake is in a bucket, with one flush; gives what its settings are."""
+    place = f"s3://{rclone_store.bucket}/{uuid.uuid4().hex}"
+    settings.EVODB = Settings(data_dir=tmp_path, warehouse=place, **rclone_store.settings)
+    shop = source(parent())
+    accept([(shop, frame(1, run(1, 3)))], now_ms=NOW_MS)
+    Flusher("worker-1", settings.EVODB, chosen(settings.EVODB), lambda: NOW_MS).run(
+        shop.parent_id, trigger=FlushTrigger.MANUAL
+    )
+    return settings.EVODB
+
+
+def test_while_the_object_store_is_away_nothing_is_called_missing(in_s3, settings):
+    settings.EVODB = replace(in_s3, s3_endpoint=f"http://127.0.0.1:{free_port()}")
+    code, out, error = verified()
+    assert (code, out) == (1, "")
+    assert error.startswith("the object store is away, so nothing more can be said of the lake")
+
+
+def test_a_table_whose_file_is_gone_from_the_bucket_is_red_and_no_traceback(in_s3):
+    from_settings(in_s3).load_table("lake.orders").io.delete(IcebergTable.objects.get().metadata_location)
+    code, out, error = verified()
+    assert (code, "red: 1 of the children" in error) == (1, True)
+    assert "  it cannot be read: " in out
+    assert "404" in out
 
 
 def test_nothing_was_flushed_and_nothing_is_wrong(command):

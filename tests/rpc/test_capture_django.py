@@ -186,7 +186,7 @@ def test_the_mixin_marks_a_model_and_brings_its_parents(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"models": ["auth.Nobody"]}, "name it as 'app_label.Model'"),
+        ({"models": ["auth.Nobody"]}, "'Nobody' model; name it as 'app_label.Model'"),
         ({"models": ["nonsense"]}, "name it as 'app_label.Model'"),
         ({"model": ["auth.Group"]}, "wanted {'models'"),
         (["auth.Group"], "wanted {'models'"),

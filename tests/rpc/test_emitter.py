@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import socket
@@ -374,6 +375,80 @@ def test_an_answer_that_is_no_http_is_no_answer_and_keeps_the_events(tmp_path, c
         thread.join()
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: "])
+def test_who_dribbles_an_answer_has_the_time_of_one_answer_for_all_of_it(tmp_path, clock, head):
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(head)
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    done.wait(0.1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        options = {"storage": tmp_path / "events.db", "background": False, "now_ms": clock, "fetch_timeout_ms": 300}
+        emitter = EventEmitter("shop-1", endpoint=f"http://127.0.0.1:{server.getsockname()[1]}/ingest", **options)
+        emitter.emit("a")
+        assert emitter.flush() == 0
+        assert thread.is_alive(), "it was waited for, until all of it was there"
+        done.set()
+        emitter.close(flush=False)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "wait_ms"),
+    [
+        ("30", 30_000),
+        ("Tue, 14 Nov 2023 22:13:50 GMT", 30_000),
+        ("Tue, 14 Nov 2023 22:13:10 GMT", 0),
+        ("999999999999", 3_600_000),
+        *(("soon", 0), ("-1", 0), ("", 0), ("\u0663", 0)),
+    ],
+)
+def test_a_time_to_come_back_is_seconds_or_a_moment_and_an_hour_at_most(said, wait_ms):
+    assert Answer(503, {"retry-after": said}).retry_after_ms(now_ms=NOW_MS) == wait_ms
+
+
+def test_nobody_waits_for_a_clock_that_was_a_year_ahead(tmp_path, ingest, clock):
+    emitter = made(tmp_path, ingest, clock, max_consecutive_failures=1)
+    clock.now += 365 * 86_400_000
+    ingest.answers = [503]
+    emitter.emit("a")
+    assert (emitter.flush(), emitter.is_circuit_open) == (0, True)
+    clock.now = NOW_MS
+    assert (emitter.is_circuit_open, emitter.handle_alarm()) == (False, 1)
+
+
+def test_an_event_that_brings_its_own_id_is_known_by_it(emitter, ingest):
+    assert emitter.emit("a", id="mine") == "mine"
+    emitter.flush()
+    assert ingest.events[0]["id"] == "mine"
+
+
+def test_a_number_of_any_length_and_half_an_emoji_are_told_as_far_as_json_has_them(emitter, ingest):
+    emitter.emit(
+        "a", data={"n": 2**80, "text": "x\ud83d", "whole": "\ud83d\ude00", "at": (-(2**70), 1.5, True), "\udc00": 1}
+    )
+    emitter.flush()
+    wanted = {"n": 2**80, "text": "x\ufffd", "whole": "\U0001f600", "at": [-(2**70), 1.5, True], "\ufffd": 1}
+    assert ingest.events[0]["data"] == wanted
+
+
+def test_what_no_json_is_raises_and_leaves_nothing(emitter):
+    endless = {}
+    endless["itself"] = endless
+    for data in (endless, {(1, 2): "a pair is no key"}):
+        with pytest.raises(TypeError):
+            emitter.emit("a", data=data)
+    assert emitter.pending_count == 0
+
+
 class FullDisk:
     """Of an outbox, at the moment of a commit; SQLite undoes the transaction by itself, or leaves that to us."""
 
@@ -427,6 +502,20 @@ def test_every_change_is_an_event_with_what_was_there_before(users, emitter, ing
     assert bookmarks == [f"{number:020}" for number in range(1, 8)]
 
 
+def test_a_document_that_was_read_and_changed_in_place_is_told_as_it_was_before(users, emitter, ingest):
+    given = {"name": "Ada", "tags": ["a"]}
+    users.put("1", given)
+    given["name"] = "nobody was told"
+    for doc in (users.get("1"), *users.list(), *users.find()):
+        doc["tags"].append("b")
+    doc = users.get("1")
+    doc["tags"].append("c")
+    users.put("1", doc)
+    first, last = {"name": "Ada", "tags": ["a"]}, {"name": "Ada", "tags": ["a", "c"]}
+    assert changes(emitter, ingest) == [("insert", "1", first, None), ("update", "1", last, first)]
+    assert users.get("x", given) is given
+
+
 def test_reads_emit_nothing(users, emitter):
     users.put_many({"1": {"name": "Ada", "age": 36}, "2": {"name": "Bea", "age": 7}})
     waiting = emitter.pending_count
@@ -451,6 +540,21 @@ def test_a_change_that_fails_leaves_neither_a_document_nor_an_event_nor_a_gap(us
     users.put("2", {})
     assert [event[:2] for event in changes(emitter, ingest)] == [("insert", "1"), ("insert", "2")]
     assert [event["bookmark"][-1] for event in ingest.events] == ["1", "2"]
+
+
+def test_a_collection_that_fails_at_one_document_puts_the_others_back_and_says_which_it_could_not(emitter, caplog):
+    class Moody(dict):
+        def __setitem__(self, doc_id, doc):
+            if doc == "bad" or (doc_id == "1" and self.get("1") == "new"):
+                raise RuntimeError(f"no {doc_id}")
+            super().__setitem__(doc_id, doc)
+
+    users = CDCCollection(Moody({"1": "old", "2": "old"}), emitter, "users")
+    with pytest.raises(RuntimeError, match="no 4"):
+        users.put_many({"1": "new", "2": "new", "3": "new", "4": "bad"})
+    assert (users.get("1"), users.get("2"), users.has("3"), users.has("4")) == ("new", "old", False, False)
+    assert "document '1' could not be put back" in caplog.text
+    assert emitter.pending_count == 0
 
 
 @pytest.mark.parametrize("undoes", [True, False])
@@ -557,3 +661,14 @@ def test_a_call_goes_on_when_its_event_cannot_be_kept(tmp_path, ingest, clock):
     emitter = made(tmp_path, ingest, clock, max_retry_queue_size=1)
     call = traced(emitter, "x")(lambda: 7)
     assert [call(), call()] == [7, 7]
+
+
+def test_an_error_without_words_stays_the_error_it_was(emitter, ingest):
+    class Wordless(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    with pytest.raises(Wordless), traced(emitter, "x"):
+        raise Wordless
+    emitter.flush()
+    assert ingest.events[0]["error"] == "Wordless"

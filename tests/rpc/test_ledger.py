@@ -41,6 +41,21 @@ async def test_a_batch_without_an_answer_is_announced_once_when_its_time_is_over
     assert told.heard == [("on_batch_expired", 4, 1000)]
 
 
+async def test_a_parent_whose_disk_is_full_is_told_once_a_minute_and_not_at_each_attempt(caplog):
+    told = Told()
+    refusal = Refusal(1, NackReason.INTERNAL_ERROR, "the journal is not available", final=False)
+    for _ in range(61):
+        told.ledger.refused(refusal)
+        told.now_ms += 1000
+    said = "the parent takes nothing now (internal_error: the journal is not available); what waits is sent again until"
+    assert [record.message.startswith(said) for record in caplog.records] == [True, True]
+
+
+async def test_a_parent_that_asks_to_be_asked_more_slowly_is_no_news(caplog):
+    Told().ledger.refused(Refusal(1, NackReason.RATE_LIMITED, "too many", final=False))
+    assert not caplog.records
+
+
 async def test_a_batch_that_is_sent_again_is_as_old_as_it_was():
     told = Told(pending_batch_ttl_ms=1000)
     told.ledger.sent(4, 100)

@@ -22,7 +22,7 @@ from pyiceberg.io import InputFile
 from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.table import Table
 
-from lakehouse.catalog import deleting, partitioning
+from lakehouse.catalog import deleting, evolution, partitioning
 from lakehouse.catalog.files import DurableFileIO
 from lakehouse.catalog.retention import MAIN, Retention, is_collected
 from lakehouse.catalog.staging import Change, Staging
@@ -54,6 +54,10 @@ class NotErasable(LakehouseError):
     code = "NOT_ERASABLE"
 
 
+class NotOfChildren(NotErasable):
+    """Somebody's own table, which has no such rows."""
+
+
 class _Nothing(Retention):
     """Keeps the newest snapshot, whatever the table says."""
 
@@ -72,6 +76,10 @@ class Erased:
     removed: list[str] = field(default_factory=list)
     kept_by: list[str] = field(default_factory=list)
     """Tags and branches whose snapshots may hold the rows still."""
+
+    def __add__(self, more: Erased) -> Erased:
+        removed, kept_by = self.removed + more.removed, self.kept_by + more.kept_by
+        return Erased(self.rows + more.rows, self.rewritten + more.rewritten, removed, kept_by)
 
 
 def erase(keeper: Keeper, where: Mapping[str, str], notes: Notes, *, target_bytes: int, attempts_max: int) -> Erased:
@@ -133,6 +141,8 @@ def _take_out(keeper: Keeper, where: Mapping[str, str], done: Erased, notes: Not
 
 
 def _check(table: Table, keeper: Keeper, where: Mapping[str, str]) -> None:
+    if not evolution.is_of_children(table.schema()):
+        raise NotOfChildren(f"{keeper.row} is somebody's own: it has none of the columns that tell changes of children")
     if not is_collected(table.metadata) or not is_ours(table, keeper.row, keeper.catalog):
         raise NotErasable(f"files of {keeper.row} are not ours to delete (gc.enabled, or it lies elsewhere)")
     if missing := [name for name in where if name not in table.schema().column_names]:
@@ -149,8 +159,8 @@ def _candidates(table: Table, where: Mapping[str, str]) -> list[DataFile]:
     files = [task.file for task in table.scan(row_filter=reduce(And, terms)).plan_files()]
     if not partitioning.fixed(table.metadata).isdisjoint(file.spec_id for file in files):
         raise NotErasable(
-            f"files of {table.name()} are partitioned by a column that was dropped, so no manifest of theirs can be "
-            "written; copy the rows that stay into another table, and drop this one with purge"
+            f"files of {'.'.join(table.name())} are partitioned by a column that was dropped, so no manifest of theirs "
+            "can be written; copy the rows that stay into another table, and drop this one with purge"
         )
     return files
 

@@ -9,22 +9,24 @@ from typing import Any
 from django.conf import settings as site
 from django.core.management.base import CommandError
 from django.db.models import F
+from pyiceberg.exceptions import NoSuchNamespaceError
 
 from lakehouse.catalog.catalog import DjangoCatalog
 from lakehouse.catalog.identifiers import namespace_key
 from lakehouse.catalog.pointers import SEPARATOR
 from lakehouse.catalog.storage import from_settings
 from lakehouse.catalog.upkeep import erasing, lease, rounds
-from lakehouse.catalog.upkeep.erasing import Erased, Notes
+from lakehouse.catalog.upkeep.erasing import Erased, Notes, NotOfChildren
 from lakehouse.catalog_choice import elsewhere
 from lakehouse.clock import now_ms
 from lakehouse.current.names import changes_of, current_of
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, LeaseLost
 from lakehouse.flush import claim, digests, letters
 from lakehouse.flush.digests import ChildSum
 from lakehouse.journal import child_tables
+from lakehouse.management import asking
 from lakehouse.management.operation import Operation
-from lakehouse.models import Batch, BatchState, CurrentTable, DeadLetter, DriftField, IcebergTable, Parent
+from lakehouse.models import Batch, BatchState, Child, CurrentTable, DeadLetter, DriftField, IcebergTable, Parent
 from lakehouse.query.engine import DEFAULT_NAMESPACE
 from lakehouse.subscriptions.models import Delivery
 
@@ -33,10 +35,12 @@ class Command(Operation):
     help = "Take rows out of the lake for good: files, history and sums (docs/erase.md). This cannot be undone."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--table", help="only this table; --row-id needs it")
+        parser.add_argument("--table", type=asking.name, help="only this table; --row-id needs it")
         parser.add_argument("--row-id", help="every change of this row, of all children unless --child says which")
-        parser.add_argument("--child", help="every change of this child")
-        parser.add_argument("--namespace", default=DEFAULT_NAMESPACE, help="where the tables are; default lake")
+        parser.add_argument("--child", type=asking.name, help="every change of this child")
+        parser.add_argument(
+            "--namespace", type=asking.name, default=DEFAULT_NAMESPACE, help="where the tables are; default lake"
+        )
 
     def handle(
         self, *, table: str | None, row_id: str | None, child: str | None, namespace: str, **options: Any
@@ -44,19 +48,35 @@ class Command(Operation):
         where = {"_row_id": row_id, "_source": child}
         values = {name: value for name, value in where.items() if value is not None}
         self._check(table, row_id, child, namespace)
-        tables = [table] if table else _tables(namespace)
         catalog = from_settings(site.EVODB)
-        rows = removed = 0
-        for name in tables:
-            for found in (
-                self._erase(catalog, namespace, name, values, _Sums(namespace, name)),
-                self._erase_from_now(catalog, namespace, name, values),
-            ):
-                rows, removed = rows + found.rows, removed + len(found.removed)
+        done, failed = self._erase_each(catalog, namespace, table, values)
         self._clear_examples(namespace, table)
         self._look_at_letters(namespace, table, row_id, child)
         self._tell_of_messages(namespace)
-        self.stdout.write(f"{rows} rows erased, {removed} files removed")
+        self.stdout.write(f"{done.rows} rows erased, {len(done.removed)} files removed")
+        if failed:
+            raise CommandError(f"{failed} tables are not done, see above; when that is mended type the same again")
+
+    def _erase_each(
+        self, catalog: DjangoCatalog, namespace: str, table: str | None, values: dict[str, str]
+    ) -> tuple[Erased, int]:
+        """In this table, or in every one; and how many of those did not let go of it, which keep no other waiting."""
+        done, failed = Erased(), 0
+        for name in [table] if table else _tables(namespace):
+            try:
+                done += self._erase_both(catalog, namespace, name, values)
+            except LakehouseError as exc:
+                said = f"{exc}" + ("; type the same again" if exc.retryable else "")
+                if table:
+                    raise CommandError(said) from None
+                self.stderr.write(said)
+                failed += not isinstance(exc, NotOfChildren)
+        return done, failed
+
+    def _erase_both(self, catalog: DjangoCatalog, namespace: str, table: str, values: dict[str, str]) -> Erased:
+        """The changes, and the rows of now."""
+        done = self._erase(catalog, namespace, table, values, _Sums(namespace, table))
+        return done + self._erase_from_now(catalog, namespace, table, values)
 
     def _check(self, table: str | None, row_id: str | None, child: str | None, namespace: str) -> None:
         """Raises CommandError, before anything was touched."""
@@ -68,11 +88,16 @@ class Command(Operation):
             raise CommandError("a row id means a row of one table; type --table NAME")
         if origin := _origin_of(namespace):
             raise CommandError(f"{namespace} has the tables of now of {origin}; type --namespace {origin}, they follow")
-        known = _tables(namespace)
+        known = _tables(namespace) if _can_be(namespace) else []
         if not known:
             raise CommandError(f"there are no tables in {namespace}; there are some in {_namespaces() or 'none'}")
         if table is not None and table not in known:
             raise CommandError(f"there is no table {namespace}.{table}; there are {', '.join(known[:10]) or 'none'}")
+        if table is None and not Child.objects.filter(name=child).exists():
+            raise CommandError(
+                f"no child {child!r} ever came here; is its name spelled so? Rows of that name which came another way "
+                "are erased with --table NAME as well"
+            )
         left = Batch.objects.filter(parent__namespace=namespace).exclude(state=BatchState.PERSISTED)
         left = left if child is None else left.filter(child__name=child)
         if waiting := left.count():
@@ -119,14 +144,11 @@ class Command(Operation):
         terms = rounds.terms_of(site.EVODB)
         with lease.kept(row, catalog, lease_ms=site.EVODB.lease_ms, now_ms=now_ms) as keeper:
             if keeper is None:
-                raise CommandError(f"{row} is kept in order by somebody else; type the same again in a minute")
-            try:
-                found = erasing.erase(
-                    keeper, values, notes, target_bytes=terms.target_bytes, attempts_max=terms.attempts_max
-                )
-                swept = rounds.sweep(keeper, site.EVODB, is_dry_run=False)
-            except LakehouseError as exc:
-                raise CommandError(f"{exc}" + ("; type the same again" if exc.retryable else "")) from None
+                raise LeaseLost(f"{row} is kept in order by somebody else; type the same again in a minute")
+            found = erasing.erase(
+                keeper, values, notes, target_bytes=terms.target_bytes, attempts_max=terms.attempts_max
+            )
+            swept = rounds.sweep(keeper, site.EVODB, is_dry_run=False)
         if swept.stranger:
             self.stderr.write(f"{row}: {swept.found} files nobody names may have the rows and stay: {swept.stranger}")
         else:
@@ -140,6 +162,13 @@ class Command(Operation):
         self.stdout.write(f"{row}: {found.rows} rows, {found.rewritten} files written anew")
         for name in found.kept_by:
             self.stderr.write(f"{row}: the snapshot of {name} is kept, and what it has; drop it and erase again")
+
+
+def _can_be(namespace: str) -> bool:
+    try:
+        return bool(namespace_key(namespace))
+    except NoSuchNamespaceError:
+        return False
 
 
 def _tables(namespace: str) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from lakehouse.errors import LakehouseError
 from lakehouse.flush import backlog, fuse_box
 from lakehouse.flush.backlog import Horizon
 from lakehouse.flush.fuse import remedy
@@ -30,19 +31,34 @@ class Command(Operation):
         )
 
     def handle(self, *, parent: str | None, table: str | None, wait: bool, **_: Any) -> None:
-        for name, goal in self._goals(parent, table):
-            entries = flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
-            self.stdout.write(f"{name}: {entries} entries flushed")
-            while wait and not backlog.is_reached(goal):
-                if fuse_box.blown().filter(pk=goal.parent_id).exists():
-                    raise CommandError(f"the fuse of parent {name} is blown; {remedy(name)}")
-                time.sleep(LOOK_EVERY_S)  # another worker holds the lease; when it dies, the lease ends and we are next
-                flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
-            if wait and backlog.is_kept(goal.parent_id):
-                raise CommandError(
-                    f"{name}: the object store is away; what was to be flushed is durable in the fallback and goes "
-                    "into its tables when the store is back. Look with `manage.py recover_fallback`"
-                )
+        goals = self._goals(parent, table)
+        if table is not None and not goals:
+            self.stdout.write(f"no change of a table {table!r} waits: all is flushed, or its name is another")
+        failed = 0
+        for name, goal in goals:
+            try:
+                self._flush(name, goal, wait=wait)
+            except LakehouseError as exc:  # one of another namespace may be flushed all the same
+                self.stderr.write(f"{name}: {exc}")
+                failed += 1
+        if failed:
+            raise CommandError(
+                f"{failed} of {len(goals)} parents are not flushed; what waits is durable and goes when that is mended"
+            )
+
+    def _flush(self, name: str, goal: Horizon, *, wait: bool) -> None:
+        entries = flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
+        self.stdout.write(f"{name}: {entries} entries flushed")
+        while wait and not backlog.is_reached(goal):
+            if fuse_box.blown().filter(pk=goal.parent_id).exists():
+                raise CommandError(f"the fuse of parent {name} is blown; {remedy(name)}")
+            time.sleep(LOOK_EVERY_S)  # another worker holds the lease; when it dies, the lease ends and we are next
+            flush_parent(goal.parent_id, FlushTrigger.MANUAL.value)
+        if wait and backlog.is_kept(goal.parent_id):
+            raise CommandError(
+                f"{name}: the object store is away; what was to be flushed is durable in the fallback and goes "
+                "into its tables when the store is back. Look with `manage.py recover_fallback`"
+            )
 
     def _goals(self, name: str | None, table: str | None) -> list[tuple[str, Horizon]]:
         parents = Parent.objects.order_by("name")

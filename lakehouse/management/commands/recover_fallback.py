@@ -31,7 +31,10 @@ class Command(Operation):
         reset = reset or accept
         if reset and breaker_row.hurry(now_ms=now_ms()):
             self.stdout.write("the breaker was open; this is the probe")
-        for one in self._parents(parent):
+        parents = self._parents(parent)
+        if not parents:
+            self.stdout.write("nothing is kept; every row that was flushed is in its table")
+        for one in parents:
             self._recover(one, reset=reset, accept=accept)
 
     def _recover(self, parent: Parent, *, reset: bool, accept: bool) -> None:

@@ -24,9 +24,11 @@ class Command(Operation):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("out", help="the file to make; it may not exist yet")
-        parser.add_argument("--child", required=True, help="whose database it is")
+        parser.add_argument("--child", type=asking.name, required=True, help="whose database it is")
         parser.add_argument("--as-of", default="", metavar="TIME", help="of the child's clock; default now")
-        parser.add_argument("--namespace", default=DEFAULT_NAMESPACE, help="where its tables are; default lake")
+        parser.add_argument(
+            "--namespace", type=asking.name, default=DEFAULT_NAMESPACE, help="where its tables are; default lake"
+        )
 
     def handle(self, *, out: str, child: str, as_of: str, namespace: str, **options: Any) -> None:
         path = Path(out)

@@ -26,7 +26,7 @@ class Command(Operation):
         as_of = actions.add_parser("as-of", help="a table, or a row of it, as it was")
         changes = actions.add_parser("changes", help="what the commits between two bookmarks brought")
         for one in (history, as_of, changes):
-            one.add_argument("table")
+            one.add_argument("table", type=asking.name)
             one.add_argument("--row-id", help="only this row; history needs it")
             one.add_argument("--child", default="", help="only rows of this child")
             one.add_argument("--parent", default="default", help="whose bookmarks are meant; default default")
@@ -72,6 +72,8 @@ class Command(Operation):
         newest = _check(rows, options["parent"], options["after"])
         until = newest if options["until"] is None else options["until"]
         _check(rows, options["parent"], until)
+        if until < options["after"]:
+            raise CommandError(f"--until is {until}, wanted {options['after']} (--after) to {newest}")
         return time_travel.changes(rows, parent=options["parent"], after=options["after"], until=until)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings as site
 from django.core.management.base import CommandError
 
+from lakehouse.errors import StoreUnavailable
 from lakehouse.management.operation import Operation
 from lakehouse.models import Parent
 from lakehouse.query.verify import ChildReport, Finding, Verdict, Wanted, verify
@@ -28,19 +30,29 @@ class Command(Operation):
             known = ", ".join(Parent.objects.order_by("name").values_list("name", flat=True)[:20]) or "none yet"
             raise CommandError(f"there is no parent {parent!r}; known are: {known}")
         red = checked = counted = 0
-        for report in verify(site.EVODB, Wanted(parent=parent, child=child, table=table)):
+        for report in _reports(Wanted(parent=parent, child=child, table=table)):
             checked += len(report.tables)
             red += report.is_red
             counted += sum(one.verdict is Verdict.COUNTED for one in report.tables)
             for line in _objects(report) if json else _lines(report):
                 self.stdout.write(line)
-        if child is not None and not checked:
-            raise CommandError(f"nothing of child {child!r} is committed or in the lake; is its name spelled so?")
+        named = {"child": child, "table": table}
+        if not checked and (asked := [f"{what} {one!r}" for what, one in named.items() if one is not None]):
+            asked_for = " in ".join(asked)
+            raise CommandError(f"nothing of {asked_for} is committed or in the lake; is its name spelled so?")
         if red:
             raise CommandError(f"red: {red} of the children have not in the lake what the journal says")
         if not json:
             without = f"; of {counted} only which entries there are was compared" if counted else ""
             self.stdout.write(f"green: {checked} sums of children and tables agree{without}")
+
+
+def _reports(wanted: Wanted) -> Iterator[ChildReport]:
+    try:
+        yield from verify(site.EVODB, wanted)
+    except StoreUnavailable as exc:
+        said = "the object store is away, so nothing more can be said of the lake, good or bad"
+        raise CommandError(f"{said}; type it again when it is back: {exc}") from None
 
 
 def _lines(report: ChildReport) -> list[str]:

@@ -73,7 +73,10 @@ class Command(Operation):
         self.stdout.write(f"{desk.pause(which)} paused")
 
     def _resume(self, which: QuerySet[Subscription], options: dict[str, Any]) -> None:
-        self.stdout.write(f"{desk.resume(which)} resumed")
+        try:
+            self.stdout.write(f"{desk.resume(which)} resumed")
+        except desk.TooMany as exc:
+            raise CommandError(f"none was resumed: {exc}") from None
 
     def _test(self, which: QuerySet[Subscription], options: dict[str, Any]) -> None:
         for one in which.select_related("parent"):
@@ -88,9 +91,9 @@ class Command(Operation):
         for one in which.select_related("parent"):
             try:
                 start = _start(one, options)
-            except places.NoSuchPlace as exc:
+                desk.put_at(Subscription.objects.filter(pk=one.pk), start)
+            except (places.NoSuchPlace, desk.TooMany) as exc:
                 raise CommandError(str(exc)) from None
-            desk.put_at(Subscription.objects.filter(pk=one.pk), start)
             self.stdout.write(f"{one} is told again what came after commit {start.place.commit_number}")
 
 
