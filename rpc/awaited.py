@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 from rpc.messages import FlushResult
 from rpc.session import Persisted, Refusal, Resolved
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Awaited:
@@ -16,9 +20,12 @@ class Awaited:
 
     def __init__(self) -> None:
         self.progress = asyncio.Event()
-        self._batches: dict[int, asyncio.Future[Resolved | Refusal]] = {}
-        self._tables: dict[int, asyncio.Future[Persisted]] = {}
-        self._flushes: dict[str, asyncio.Future[FlushResult]] = {}
+        self._batches: dict[int, list[asyncio.Future[Resolved | Refusal]]] = {}
+        """Of one batch there may be several: of a call, and of another that handed in the same again."""
+        self._tables: dict[int, list[asyncio.Future[Persisted]]] = {}
+        self._flushes: dict[str, list[asyncio.Future[FlushResult]]] = {}
+        self.asking = asyncio.Lock()
+        """Held by who asks for a flush: a parent does one at a time for a connection."""
         self._early: dict[int, Resolved | Refusal] | None = None
         self._early_through: Resolved | None = None
 
@@ -32,8 +39,7 @@ class Awaited:
             self._early = self._early_through = None
 
     def batches(self, sequences: Iterable[int]) -> list[asyncio.Future[Resolved | Refusal]]:
-        loop = asyncio.get_running_loop()
-        futures = [self._batches.setdefault(sequence, loop.create_future()) for sequence in sequences]
+        futures = [_waiting(self._batches, sequence) for sequence in sequences]
         for answer in list((self._early or {}).values()):
             self.answered(answer)
         if self._early_through is not None:
@@ -42,23 +48,21 @@ class Awaited:
 
     def tables(self, sequences: Iterable[int]) -> list[asyncio.Future[Persisted]]:
         """For acknowledged batches: answered when they are in their tables."""
-        loop = asyncio.get_running_loop()
-        return [self._tables.setdefault(sequence, loop.create_future()) for sequence in sequences]
+        return [_waiting(self._tables, sequence) for sequence in sequences]
 
     def watched(self) -> set[int]:
         """Batches whose tables somebody waits for."""
-        for sequence in [sequence for sequence, future in self._tables.items() if future.done()]:
+        for sequence in [sequence for sequence, waiting in self._tables.items() if all(map(_is_done, waiting))]:
             del self._tables[sequence]  # given up
         return set(self._tables)
 
     def persisted(self, persisted: Persisted) -> None:
-        future = self._tables.pop(persisted.sequence, None)
-        if future is not None and not future.done():
-            future.set_result(persisted)
+        _tell(self._tables.pop(persisted.sequence, ()), persisted)
 
     def flush(self, correlation_id: str) -> asyncio.Future[FlushResult]:
-        self._flushes[correlation_id] = asyncio.get_running_loop().create_future()
-        return self._flushes[correlation_id]
+        future = _waiting(self._flushes, correlation_id)
+        future.add_done_callback(lambda _: self._flushes.pop(correlation_id, None))  # also when given up
+        return future
 
     def tick(self) -> None:
         """Something happened; whoever looks from now on waits for the next thing."""
@@ -66,11 +70,9 @@ class Awaited:
         self.progress = asyncio.Event()
 
     def answered(self, answer: Resolved | Refusal) -> None:
-        future = self._batches.pop(answer.sequence, None)
-        if future is None and self._early is not None:
+        if self._early is not None:
             self._early[answer.sequence] = answer
-        if future is not None and not future.done():
-            future.set_result(answer)
+        _tell(self._batches.pop(answer.sequence, ()), answer)
         self.tick()
 
     def answered_through(self, sequence: int, answer: Resolved) -> None:
@@ -81,9 +83,7 @@ class Awaited:
             self.answered(answer._replace(sequence=known))
 
     def flushed(self, correlation_id: str, result: FlushResult) -> None:
-        future = self._flushes.pop(correlation_id, None)
-        if future is not None and not future.done():
-            future.set_result(result)
+        _tell(self._flushes.pop(correlation_id, ()), result)
 
     def fail_batches(self, error: Exception) -> None:
         if self._early is not None:
@@ -92,9 +92,7 @@ class Awaited:
         _fail(self._tables, error)
 
     def fail_table(self, sequence: int, error: Exception) -> None:
-        future = self._tables.pop(sequence, None)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        _fail({sequence: self._tables.pop(sequence, [])}, error)
 
     def fail_tables(self, error: Exception) -> None:
         _fail(self._tables, error)
@@ -103,8 +101,25 @@ class Awaited:
         _fail(self._flushes, error)
 
 
-def _fail(futures: dict[Any, asyncio.Future[Any]], error: Exception) -> None:
-    for future in futures.values():
+def _waiting(waiting: dict[K, list[asyncio.Future[T]]], key: K) -> asyncio.Future[T]:
+    """One more that waits for this."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    waiting.setdefault(key, []).append(future)
+    return future
+
+
+def _is_done(future: asyncio.Future[Any]) -> bool:
+    return future.done()
+
+
+def _tell(waiting: Iterable[asyncio.Future[T]], answer: T) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(answer)
+
+
+def _fail(waiting: dict[Any, list[asyncio.Future[Any]]], error: Exception) -> None:
+    for future in chain.from_iterable(waiting.values()):
         if not future.done():
             future.set_exception(error)
-    futures.clear()
+    waiting.clear()

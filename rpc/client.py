@@ -7,27 +7,31 @@ happens to the connection, the process or the parent, the outbox knows what is n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias, get_args
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from rpc import clock, report
+from rpc.address import Address
+from rpc.awaited import Awaited
 from rpc.config import DEFAULT_CHILD_CONFIG, ChildConfig
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.depot import Depot, Sent
-from rpc.errors import ConnectionError, FlushError, LakehouseRpcError
+from rpc.errors import ConnectionError, LakehouseRpcError, OutboxClosedError, as_ours
+from rpc.flushing import flush
 from rpc.given import EntryLike
 from rpc.handlers import Announcer, Handlers
-from rpc.keeper import Address, Keeper
+from rpc.keeper import Keeper
 from rpc.ledger import Ledger
 from rpc.link import Link
 from rpc.messages import DisconnectMessage, FlushResult
+from rpc.one_loop import OneLoop
 from rpc.outbox import Outbox
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.protocol import encode_message
@@ -73,10 +77,17 @@ class LakehouseRpcClient:
         self._ledger = Ledger(config, self._announcer, now_ms=self._steady_ms)
         self._depot = Depot(outbox, self._ledger, self._keeper, config=config, dedup=dedup, now_ms=now_ms)
         self._task: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
+        self._failure: LakehouseRpcError | None = None
+        self._loop = OneLoop(child_id)
+        self._last: ClientStats | None = None
+        """The numbers when it was closed, for then the outbox tells nothing any more."""
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()  # nobody else would
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,12 +103,14 @@ class LakehouseRpcClient:
 
     async def connect(self) -> None:
         """Return when the parent knows this child. Raises AccessDeniedError, or ConnectionError after all attempts."""
+        self._here()
+        if self._last is not None:
+            raise OutboxClosedError(f"this client and its outbox {self.outbox.path} are closed; make a new one")
         if not self._is_running():
-            self._failure, self._keeper.attempts = None, 0
+            self._failure, self._keeper.attempts, self._keeper.hang_up_by_s = None, 0, None
             self._ledger.become(ClientState.CONNECTING)
             self._task = asyncio.create_task(self._keep_connected())
-        while self.state is not ClientState.CONNECTED:
-            await self._something_after(self._ledger.awaited.progress)
+        await self._connected()
 
     async def send(self, entry: EntryLike) -> None:
         """Keep one change; it is on disk when this returns and leaves with the next batch."""
@@ -108,6 +121,7 @@ class LakehouseRpcClient:
 
         An entry whose `lsn` and content were handed in before is not kept again.
         """
+        self._here()
         return await self._depot.keep(entries)
 
     async def send_batch(self, entries: Iterable[EntryLike], *, wait: Wait = "durable") -> RpcSendResult:
@@ -115,8 +129,12 @@ class LakehouseRpcClient:
 
         With `wait="persisted"`: when they are in the table, which takes as long as the parent's next flush. Without an
         answer for `pending_batch_ttl_ms`, or when the connection is given up, the result is `kept`: the entries are
-        safe and are not to be handed in again. Raises only what `send` raises, with nothing kept.
+        safe and are not to be handed in again. Raises only what `send` raises, with nothing kept. Entries known by
+        `lsn` and content are waited for where they are.
         """
+        self._here()
+        if wait not in get_args(Wait):
+            raise ValueError(f"wait is {wait!r}, wanted {' or '.join(map(repr, get_args(Wait)))}; nothing was kept")
         sent = await self._depot.send(entries)
         result = await sent.result(ttl_ms=self.config.pending_batch_ttl_ms)
         return await self._in_tables(sent, result) if wait == "persisted" and result.success else result
@@ -126,6 +144,7 @@ class LakehouseRpcClient:
 
         Raises what ended the connection for good, if that happens first.
         """
+        self._here()
         epoch = None
         while epoch != (epoch := await asyncio.to_thread(lambda: self.outbox.epoch)):
             # A new epoch meanwhile has made entries of batches, which are to be cut again.
@@ -135,34 +154,51 @@ class LakehouseRpcClient:
     async def request_flush(self) -> FlushResult:
         """Send what is kept, have the parent write it all into tables, and return when it has.
 
-        Raises FlushError when the parent could not, ConnectionError without a connection.
+        Waits for a connection that is dialled, and for a flush that another call asked for. Raises FlushError when the
+        parent could not, ConnectionError when the connection ends before the answer, or when nobody dials.
         """
         await self.drain()
-        if self._keeper.link is None:
-            raise self._failure or ConnectionError("not connected; call connect() first")
-        correlation_id = uuid.uuid4().hex
-        awaited = self._ledger.awaited.flush(correlation_id)
-        try:
-            await self._keeper.link.request_flush(correlation_id)
-        except ConnectionClosed as exc:
-            raise ConnectionError(f"the connection closed: {exc}") from exc
-        result = await awaited
-        if not result.success:
-            raise FlushError(result.error or "", used_fallback=result.used_fallback)
-        return result
+        return await flush(self._ledger.awaited, self._connected)
 
     async def disconnect(self, *, timeout_ms: int = 5000) -> None:
-        """Send what is kept if the parent takes it in time, say goodbye, and stop every timer.
+        """Send what the parent takes in time, say goodbye, and stop every timer; the outbox keeps the rest."""
+        self._here()
+        until_s = asyncio.get_running_loop().time() + timeout_ms / 1000
+        try:
+            if self._task is not None:
+                async with asyncio.timeout_at(until_s):
+                    await self._part()
+        except (TimeoutError, ConnectionClosed, LakehouseRpcError):
+            pass  # the outbox keeps what is left
+        finally:  # cancelled or not
+            self._keeper.hang_up_by_s = until_s
+            await self._stop()
 
-        What could not be sent stays in the outbox for the next connection.
-        """
+    async def close(self) -> None:
+        """Disconnect, and close the outbox if the client opened it. What it counted can still be asked for."""
+        self._here()
+        try:
+            await self.disconnect()
+        finally:
+            if self._depot.owns_outbox:
+                with contextlib.suppress(LakehouseRpcError):
+                    self._last = self.get_stats()
+            await self._depot.close()
+
+    def get_stats(self) -> ClientStats:
+        return self._last or report.stats(self._ledger, self.outbox, self._keeper.attempts, self._failure)
+
+    def status(self) -> report.Status:
+        """The integration guide's picture of a connection."""
+        return report.status(self.get_stats())
+
+    def metrics_text(self) -> str:
+        """Prometheus lines, those of the integration guide first."""
+        return report.metrics_text(self.get_stats())
+
+    async def _stop(self) -> None:
         task = self._task
         if task is not None:
-            try:
-                async with asyncio.timeout(timeout_ms / 1000):
-                    await self._part()
-            except (TimeoutError, ConnectionClosed, LakehouseRpcError):
-                pass  # the outbox keeps what is left
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             if self._task is task:
@@ -172,24 +208,20 @@ class LakehouseRpcClient:
         self._ledger.ended(ClientState.DISCONNECTED, ConnectionError(text))
         await self._announcer.stop()
 
-    async def close(self) -> None:
-        """Disconnect, and close the outbox if the client opened it."""
-        await self.disconnect()
-        await self._depot.close()
+    def _here(self) -> None:
+        """Raises RuntimeError in a second event loop; one that has ended leaves nothing but what the outbox has."""
+        if self._loop.enter():
+            self._task, self._keeper.link = None, None
+            self._depot.cutting, self._ledger.awaited = asyncio.Lock(), Awaited()
+            self._ledger.state = ClientState.DISCONNECTED
 
-    def get_stats(self) -> ClientStats:
-        return report.stats(self._ledger, self.outbox, attempts=self._keeper.attempts, failure=self._failure)
-
-    def status(self) -> report.Status:
-        """The integration guide's picture of a connection."""
-        return report.status(self.get_stats())
-
-    def metrics_text(self) -> str:
-        """Prometheus lines, the integration guide's names first."""
-        return report.metrics_text(self.get_stats())
+    async def _connected(self) -> Link:
+        while self.state is not ClientState.CONNECTED or self._keeper.link is None:
+            await self._something_after(self._ledger.awaited.progress)
+        return self._keeper.link
 
     async def _in_tables(self, sent: Sent, result: RpcSendResult) -> RpcSendResult:
-        futures = self._ledger.awaited.tables(sent.sequences)
+        futures = self._ledger.awaited.tables(sent.tables)
         self._keeper.wake()
         if not self._is_running():
             self._ledger.awaited.fail_batches(self._failure or ConnectionError("disconnected; the batch is durable"))
@@ -222,8 +254,8 @@ class LakehouseRpcClient:
             await self._keeper.keep(self._lost)
         except Exception as exc:
             log.error("child %r is not connected any more: %s", self.child_id, exc)
-            self._failure = exc
-            self._ledger.ended(ClientState.FAILED, exc)
+            self._failure = as_ours(exc)
+            self._ledger.ended(ClientState.FAILED, self._failure)
         finally:
             sweeper.cancel()
             self._ledger.awaited.tick()
@@ -253,3 +285,5 @@ class LakehouseRpcClient:
         if not self._is_running():
             raise self._failure or ConnectionError("not connected; call connect() first")
         await progress.wait()
+        if not self._is_running() and self._failure is None:
+            raise ConnectionError("disconnected meanwhile by another call; call connect() to go on")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
@@ -16,6 +18,10 @@ __all__ = [
 ]
 
 MIB = 1024 * 1024
+COUNT_MAX = 2**53 - 1
+"""What JSON holds of a number."""
+MS_MAX = 9_000_000_000_000
+"""Some 285 years; what a thread may wait for ends soon after."""
 OnHandlerErrorCallback: TypeAlias = Callable[[Exception, str], None]
 """Hears what a handler of the application raised, and which handler it was."""
 
@@ -63,19 +69,26 @@ class ChildConfig:
     """A handler's error never ends anything; without this it is logged."""
 
     def __post_init__(self) -> None:
-        _positive(self, "max_batch_size", "max_batch_bytes", "initial_retry_delay_ms", "max_pending_batches")
-        _positive(self, "handshake_timeout_ms", "ack_timeout_ms", "heartbeat_interval_ms", "outbox_bytes_max")
-        _positive(self, "pending_batch_ttl_ms", "pending_batch_cleanup_interval_ms")
-        if not 0 <= self.low_water < self.high_water <= 1:
+        _whole(self, *(row.name for row in fields(self) if row.type == "int"), zero=_ZERO_IS_FINE)
+        if not (
+            _is_number(self.low_water) and _is_number(self.high_water) and 0 <= self.low_water < self.high_water <= 1
+        ):
             raise ValueError(
-                f"low_water is {self.low_water}, high_water {self.high_water}; wanted 0 <= low_water < high_water <= 1"
+                f"low_water is {self.low_water!r}, high_water {self.high_water!r}; "
+                "wanted 0 <= low_water < high_water <= 1"
             )
+        if not _is_number(self.backoff_multiplier) or not 1 <= self.backoff_multiplier < math.inf:
+            raise ValueError(f"backoff_multiplier is {self.backoff_multiplier!r}, wanted a number of at least 1")
+        if not isinstance(self.auto_reconnect, bool):
+            raise ValueError(f"auto_reconnect is {self.auto_reconnect!r}, wanted True or False")
         _one_of(self, encoding=("columns", "msgpack", "arrow"), compression=("none", "zstd"))
         _one_of(self, outbox_when_full=("raise", "wait", "drop_oldest"), outbox_when_corrupt=("raise", "keep_aside"))
-        if self.outbox_fsync_within_ms < 0:
-            raise ValueError(f"outbox_fsync_within_ms is {self.outbox_fsync_within_ms}, wanted 0 or more ms")
-        if self.backoff_multiplier < 1:
-            raise ValueError(f"backoff_multiplier is {self.backoff_multiplier}, wanted at least 1")
+        self._check_on_handler_error()
+
+    def _check_on_handler_error(self) -> None:
+        given = self.on_handler_error
+        if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+            raise ValueError(f"on_handler_error is {given!r}, wanted a plain function: nobody would await another")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +166,21 @@ class ParentConfig:
         if unknown := sorted(set(overrides) - known):
             raise ValueError(f"unknown parent setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**overrides)
+
+
+_ZERO_IS_FINE = ("batch_timeout_ms", "max_retries", "max_reconnect_attempts", "outbox_fsync_within_ms")
+
+
+def _whole(config: Any, *names: str, zero: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        low, high = 0 if name in zero else 1, MS_MAX if name.endswith("_ms") else COUNT_MAX
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}, wanted a whole number from {low} to {high}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _positive(config: Any, *names: str) -> None:

@@ -18,6 +18,8 @@ __all__ = ["create_rpc_client"]
 BATCHING = {"max_size": "max_batch_size", "max_delay_ms": "batch_timeout_ms", "max_bytes": "max_batch_bytes"}
 KNOWN = {"outbox", "token", "shard_name", "handlers", "now_ms", "steady_ms", "chance"}
 """What goes to the client as it is."""
+NAME_CHARS_MAX = 226
+"""Of a file name, which has at most 255 with what stands around and behind it."""
 BATCHING_DEFAULTS = {"max_size": 100, "max_delay_ms": 50, "max_bytes": 1_000_000}
 """The README's; they hold as soon as one of them is given."""
 
@@ -37,7 +39,7 @@ def create_rpc_client(
     max_sources, or None to compare nothing. `on_...` are handlers (rpc.handlers); all else goes to LakehouseRpcClient.
     Raises TypeError for a name nobody knows.
     """
-    options.setdefault("outbox", f"evodb-outbox-{_file_name(child_id)}.sqlite3")
+    options.setdefault("outbox", f"evodb-outbox-{_file_name(str(child_id))}.sqlite3")
     if any(name.startswith("on_") for name in options):
         if "handlers" in options:
             raise TypeError("handlers and on_... were given; put all of them into one")
@@ -62,8 +64,10 @@ def _unknown(name: str) -> str:
 
 def _file_name(child_id: str) -> str:
     """A child id as part of a file name; one that has to be changed for it gets a digest, for no two may share one."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", child_id)
-    return plain if plain == child_id else f"{plain[:100]}-{blake2b(child_id.encode(), digest_size=4).hexdigest()}"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", child_id)[:NAME_CHARS_MAX]
+    if plain == child_id:
+        return plain
+    return f"{plain[:100]}-{blake2b(child_id.encode(errors='replace'), digest_size=4).hexdigest()}"
 
 
 def _batching(given: Mapping[str, int]) -> dict[str, Any]:

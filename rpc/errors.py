@@ -28,7 +28,7 @@ class LakehouseRpcError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str = "", *, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip())
+        super().__init__(message or (self.__doc__ or "").partition("\n\n")[0].strip())
         self.details: dict[str, Any] = dict(details or {})
 
     @property
@@ -108,3 +108,12 @@ class CaptureError(LakehouseRpcError):
     """This database or table cannot be captured."""
 
     code = "CAPTURE_ERROR"
+
+
+def as_ours(exc: Exception) -> LakehouseRpcError:
+    """What ended a client, as an error that whoever waits for a batch expects."""
+    if isinstance(exc, LakehouseRpcError):
+        return exc
+    ours = LakehouseRpcError(f"the client stopped: {type(exc).__name__}: {exc}")
+    ours.__cause__ = exc
+    return ours

@@ -15,6 +15,7 @@ from rpc.messages import WalEntry, WalOperation
 EntryLike: TypeAlias = WalEntry | RawEntry | Mapping[str, Any]
 
 _README_WORDS = {"op": "operation", "data": None, "lsn": "sequence", "rowId": "row_id"}
+_SAME = (("op", "operation"), ("rowId", "row_id"))
 _KNOWN = {"operation", "table", "row_id", "before", "after", "metadata", "sequence", "timestamp", "data"}
 
 
@@ -26,7 +27,7 @@ def raw_entry(given: EntryLike, *, now_ms: int) -> RawEntry:
     if isinstance(given, RawEntry):
         return given
     if isinstance(given, WalEntry):
-        return from_wal(given)
+        return _of_struct(given)
     if not isinstance(given, Mapping):
         raise ProtocolError(f"entry is {given!r}, wanted a mapping or a WalEntry")
     return from_wal(_wal_entry(given, now_ms))
@@ -39,6 +40,9 @@ def lsn_of(given: EntryLike) -> int | None:
 
 def _wal_entry(given: Mapping[str, Any], now_ms: int) -> WalEntry:
     fields = {_README_WORDS.get(name) or name: value for name, value in given.items()}
+    for one, other in _SAME:
+        if one in given and other in given:
+            raise ProtocolError(f"entry has {one} and {other}, which mean the same; leave one of them out")
     if unknown := sorted(set(fields) - _KNOWN):
         raise ProtocolError(f"entry has unknown field {unknown[0]!r}, known are {', '.join(sorted(_KNOWN))}")
     for name in ("operation", "table"):
@@ -49,7 +53,10 @@ def _wal_entry(given: Mapping[str, Any], now_ms: int) -> WalEntry:
     operation = WalOperation(fields["operation"])
     data = fields.pop("data", UNSET)
     if data is not UNSET:
-        fields.setdefault("before" if operation is WalOperation.DELETE else "after", data)
+        place = "before" if operation is WalOperation.DELETE else "after"
+        if place in fields:
+            raise ProtocolError(f"entry has data and {place}, the same in {operation}; leave one of them out")
+        fields[place] = data
     return WalEntry(
         sequence=0,
         timestamp=_moment(fields.get("timestamp", now_ms)),
@@ -60,6 +67,20 @@ def _wal_entry(given: Mapping[str, Any], now_ms: int) -> WalEntry:
         after=fields.get("after", UNSET),
         metadata=_metadata(fields.get("metadata", UNSET)),
     )
+
+
+def _of_struct(entry: WalEntry) -> RawEntry:
+    """A struct holds whatever it was made with; most of that is looked at only when it does not work."""
+    _moment(entry.timestamp)
+    _metadata(entry.metadata)
+    try:
+        return from_wal(entry)
+    except (AttributeError, KeyError, TypeError):
+        for name, value in (("table", entry.table), ("row_id", entry.row_id)):
+            if not isinstance(value, str):
+                raise ProtocolError(f"entry has {name} {value!r}, wanted text") from None
+        wanted = "INSERT, UPDATE or DELETE"
+        raise ProtocolError(f"entry has operation {entry.operation!r}, wanted {wanted}") from None
 
 
 def _moment(value: Any) -> int:

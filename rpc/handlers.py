@@ -61,6 +61,9 @@ class Announcer:
         except Exception as exc:
             self._report(exc, name)
             return
+        except asyncio.CancelledError as exc:  # of something the handler asked for; nobody cancels in between
+            self._report(RuntimeError(f"the handler {name} raised {exc!r}"), name)
+            return
         if inspect.isawaitable(result):
             task = asyncio.ensure_future(self._finish(result, name))
             self._running.add(task)

@@ -4,54 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
 
+from rpc.address import Address
 from rpc.backoff import delay_ms
-from rpc.batch import MESSAGE_BYTES_MAX
 from rpc.config import ChildConfig
-from rpc.errors import AccessDeniedError, ConnectionError, LakehouseRpcError, ProtocolError
+from rpc.dialling import CLOSE_S, dial
+from rpc.errors import LakehouseRpcError
 from rpc.link import Link
-
-POLICY_VIOLATION, TOO_BIG = 1008, 1009
-CLOSE_S = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Whom to call and as whom. The token stays out of every text."""
-
-    url: str
-    child_id: str
-    token: str | None = field(repr=False)
-
-    @property
-    def shown(self) -> str:
-        """The address without what may be a key."""
-        return self.url.partition("?")[0]
-
-    def dial(self, config: ChildConfig) -> connect:
-        # Header text is ASCII; any other name is told by `connect` alone.
-        plain = self.child_id.isascii() and self.child_id.isprintable()
-        headers = {"X-Client-ID": self.child_id} if plain else {}
-        token = (self.token or "").strip()
-        if not (token.isascii() and token.isprintable()):
-            raise AccessDeniedError("the token has characters that no token has; pass what `evodb up` printed")
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        seconds = config.handshake_timeout_ms / 1000
-        # No compression: it costs some 20 KiB a socket at the parent; no pings: the session has heartbeats of its own.
-        return connect(
-            self.url,
-            additional_headers=headers,
-            compression=None,
-            max_size=MESSAGE_BYTES_MAX,
-            open_timeout=seconds,
-            close_timeout=CLOSE_S,
-            ping_interval=None,
-        )
+from rpc.unreached import reason
 
 
 @dataclass(slots=True)
@@ -64,6 +28,8 @@ class Keeper:
     chance: Callable[[], float]
     link: Link | None = None
     attempts: int = 0
+    hang_up_by_s: float | None = None
+    """When, by the loop's clock, a connection is to be closed, whatever the other side says to that."""
 
     def wake(self) -> None:
         """There is something new for whatever connection there is."""
@@ -88,7 +54,7 @@ class Keeper:
         """Open a connection and use it to its end; returns why it ended."""
         self.attempts += 1
         try:
-            socket = await self._dial()
+            socket = await dial(self.address, self.config)
             try:
                 self.link = self.new_link(socket)
                 await self.link.run()
@@ -96,57 +62,12 @@ class Keeper:
                 if self.link is not None and self.link.is_welcome:
                     self.attempts = 0
                 self.link = None
-                await _hang_up(socket)
+                await _hang_up(socket, by_s=self.hang_up_by_s)
         except LakehouseRpcError as exc:
             return exc
-        except (OSError, TimeoutError, InvalidURI, InvalidHandshake, ConnectionClosed) as exc:
-            return self._reason(exc)
+        except (OSError, TimeoutError, WebSocketException) as exc:
+            return reason(exc, self.address, self.config)
         raise AssertionError("a link never ends without a reason")
-
-    async def _dial(self) -> ClientConnection:
-        try:
-            return await self.address.dial(self.config)
-        except ValueError as exc:  # of urllib for the port, of the idna codec for the host
-            if isinstance(exc, OSError):
-                raise
-            shown = self.address.shown
-            raise AccessDeniedError(f"{shown} is no address of a parent ({exc}), wanted ws://host:port/ws") from None
-
-    def _reason(self, exc: Exception) -> LakehouseRpcError:
-        url = self.address.shown
-        if isinstance(exc, InvalidStatus):
-            return self._refused(exc.response.status_code)
-        if isinstance(exc, InvalidURI):
-            return AccessDeniedError(f"{url} is no address of a parent, wanted ws://host:port/ws or wss://...")
-        if isinstance(exc, ConnectionClosed):
-            if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION and exc.rcvd.reason:
-                return AccessDeniedError(f"{url} ended the connection: {exc.rcvd.reason}")
-            if exc.rcvd is not None and exc.rcvd.code == POLICY_VIOLATION:
-                return AccessDeniedError(f"{url} does not let this key write as child {self.address.child_id!r}")
-            if exc.rcvd is not None and exc.rcvd.code == TOO_BIG:
-                return ProtocolError(
-                    f"{url} takes no frames of {self.config.max_batch_bytes} bytes; lower max_batch_bytes of the child "
-                    "or raise EVODB_FRAME_BYTES_MAX of the parent"
-                )
-            return ConnectionError(f"the connection to {url} closed: {exc}")
-        return ConnectionError(f"cannot reach {url}: {str(exc) or type(exc).__name__}")
-
-    def _refused(self, status: int) -> LakehouseRpcError:
-        """A handshake answered with HTTP."""
-        url, child = self.address.shown, self.address.child_id
-        if status in (401, 403):
-            return AccessDeniedError(
-                f"{url} refused the handshake with HTTP {status}: the access key is missing, wrong "
-                f"or not meant for child {child!r}, or the path is not /ws; `evodb up` prints both"
-            )
-        if status == 400:
-            return AccessDeniedError(
-                f"{url} refused the handshake with HTTP 400: it cannot store the name of child {child!r}, of its shard "
-                "or of the parent; give them names of 1 to 500 printable characters"
-            )
-        if status == 429:
-            return ConnectionError(f"{url} takes no more connections at the moment (HTTP 429)")
-        return ConnectionError(f"{url} refused the handshake with HTTP {status}; is it a parent, and its path /ws?")
 
     def _may_try_again(self) -> bool:
         limit = self.config.max_reconnect_attempts
@@ -162,10 +83,11 @@ class Keeper:
         )
 
 
-async def _hang_up(socket: ClientConnection) -> None:
+async def _hang_up(socket: ClientConnection, *, by_s: float | None) -> None:
     """Close as the protocol wants it, or at once when the other side takes no data any more."""
+    latest_s = asyncio.get_running_loop().time() + CLOSE_S
     try:
-        async with asyncio.timeout(CLOSE_S):
+        async with asyncio.timeout_at(latest_s if by_s is None else min(by_s, latest_s)):
             await socket.close()
     except TimeoutError:
         socket.transport.abort()

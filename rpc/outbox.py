@@ -143,12 +143,13 @@ class Outbox(Intake):
         with self._file.draining(), self._file.writing() as connection:
             entries = letters.taken(connection, sequence)
             self._insert(connection, entries)
+            repeats.moved(connection, [entry.sequence for entry in entries])
         return len(entries)
 
     def drop_dead_letter(self, sequence: int) -> None:
-        """Forget this dead letter for good."""
+        """Forget this dead letter for good; what it had may be appended again."""
         with self._file.draining(), self._file.writing() as connection:
-            letters.taken(connection, sequence)
+            repeats.given_up(connection, [entry.sequence for entry in letters.taken(connection, sequence)])
         self._room.made()
 
     def renew_epoch(self, *, resume_after: int = 0, above: int = 0) -> int:

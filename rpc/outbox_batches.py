@@ -7,6 +7,8 @@ Functions over a connection, within the caller's transaction.
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rpc.negotiation import FALLBACK, PayloadEncoding
@@ -64,6 +66,17 @@ def listed(connection: sqlite3.Connection, *, after: int, limit: int) -> list[Ke
         (after, limit),
     )
     return list(map(Kept._make, rows.fetchall()))
+
+
+def holding(connection: sqlite3.Connection, entries: Sequence[int]) -> list[int]:
+    """The sequences of the batches that have some of these entries, which are sorted."""
+    if not entries:
+        return []
+    rows = connection.execute(
+        "SELECT sequence, first, last FROM _evodb_batch WHERE last >= ? AND first <= ? ORDER BY sequence",
+        (entries[0], entries[-1]),
+    )
+    return [sequence for sequence, first, last in rows if bisect_left(entries, first) < bisect_right(entries, last)]
 
 
 def of_all(connection: sqlite3.Connection, expression: str) -> Any:

@@ -7,6 +7,7 @@ may have several letters; they are listed, revived and dropped together.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from typing import NamedTuple
 
 from rpc import columns
@@ -41,6 +42,17 @@ def taken(connection: sqlite3.Connection, sequence: int) -> list[RawEntry]:
     entries = [entry for (payload,) in rows.fetchall() for entry in columns.decode(payload).entries()]
     connection.execute("DELETE FROM _evodb_dead_letter WHERE sequence = ?", (sequence,))
     return entries
+
+
+def holding(connection: sqlite3.Connection, entries: Collection[int]) -> list[DeadLetter]:
+    """The letters that have some of these entries."""
+    wanted = set(entries)
+    return [letter for letter in listed(connection) if not wanted.isdisjoint(numbers(letter.payload))]
+
+
+def numbers(payload: bytes) -> list[int]:
+    """The entries of a letter, by their numbers in the outbox."""
+    return [entry.sequence for entry in columns.decode(payload).entries()]
 
 
 def size_bytes(connection: sqlite3.Connection) -> int:

@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
+from rpc.config import MS_MAX
 from rpc.errors import BufferOverflowError, CaptureError, LakehouseRpcError, OutboxClosedError, OutboxCorruptError
 from rpc.outbox_damage import CODES as DAMAGE_CODES
 from rpc.outbox_damage import DamagedFileError, damage, put_aside
@@ -79,9 +80,12 @@ class OutboxFile:
     """
 
     def __init__(self, path: str | Path, *, ours: bool = True, fsync_within_ms: int = 0) -> None:
-        if isinstance(fsync_within_ms, bool) or not isinstance(fsync_within_ms, int) or fsync_within_ms < 0:
-            raise ValueError(f"fsync_within_ms is {fsync_within_ms!r}, wanted a whole number of 0 or more ms")
+        known = isinstance(fsync_within_ms, int) and not isinstance(fsync_within_ms, bool)
+        if not known or not 0 <= fsync_within_ms <= MS_MAX:
+            raise ValueError(f"fsync_within_ms is {fsync_within_ms!r}, wanted a whole number of 0 to {MS_MAX} ms")
         self.path = str(path)
+        if not self.path:
+            raise ValueError(f"outbox is {path!r}, which would be gone with the process; wanted the path of a file")
         self.lock = threading.RLock()
         self._ours = ours
         self._level = "FULL"
@@ -275,6 +279,8 @@ def _ours(path: str, exc: sqlite3.Error) -> LakehouseRpcError:
         return OutboxBusyError(f"{path}: {exc} after waiting {BUSY_TIMEOUT_S:g} s; nothing was changed, try again")
     if code == sqlite3.SQLITE_CANTOPEN:
         return OutboxCorruptError(f"{path}: {exc}; create its folder and make it writable")
+    if code == sqlite3.SQLITE_READONLY:
+        return LakehouseRpcError(f"{path}: {exc}; nothing was changed. Make the file and its folder writable")
     if "no such table: _evodb_" in str(exc):
         return CaptureError(f"{path} is not captured; call attach() first")
     return LakehouseRpcError(f"{path}: {exc}")

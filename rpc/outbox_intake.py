@@ -5,15 +5,26 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from rpc import outbox_batches as batches
 from rpc import outbox_dead_letters as letters
 from rpc import outbox_repeats as repeats
 from rpc.deduplication import DEFAULT_DEDUP_CONFIG, DedupConfig
 from rpc.entries import RawEntry
+from rpc.outbox_dead_letters import DeadLetter
 from rpc.outbox_file import Fsync
 from rpc.outbox_gauges import Gauges
 from rpc.outbox_room import DropLog, Dropped, OutboxFull, OutboxTooSmallError, Room, make_room
 from rpc.outbox_rows import INSERT, checked_bytes, row_bytes
+
+
+class Whereabouts(NamedTuple):
+    """Of entries that were appended and cut; what is nowhere is acknowledged."""
+
+    batches: list[int]
+    """Sequences of batches without an ack, ascending."""
+    letters: list[DeadLetter]
 
 
 class Intake(Gauges):
@@ -57,6 +68,15 @@ class Intake(Gauges):
             return self._append(given, size_bytes) if marks is None else self._append_new(given, marks, dedup)
 
         return self._room.when_there_is(store, wait_s=wait_s) if self.when_full is OutboxFull.WAIT else store()
+
+    def whereabouts(self, entries: Sequence[RawEntry], lsns: Sequence[int | None]) -> Whereabouts:
+        """Where these entries are that were appended with these lsns, now or before."""
+        wanted = repeats.marks(entries, lsns, compared=True)
+        with self._file.reading() as connection:
+            if not repeats.is_used(connection):
+                return Whereabouts([], [])
+            known = repeats.entries_of(connection, wanted)
+            return Whereabouts(batches.holding(connection, known), letters.holding(connection, known))
 
     def _append(self, given: list[RawEntry], size_bytes: int) -> int:
         with self._file.lock:

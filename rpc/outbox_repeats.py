@@ -107,6 +107,36 @@ def stored(connection: sqlite3.Connection, given: Marks, dedup: DedupConfig | No
         connection.execute(_FORGET_MANY, (dedup.max_entries_per_source,))
 
 
+def entries_of(connection: sqlite3.Connection, given: Marks) -> list[int]:
+    """The numbers of the entries as which these are remembered, those of repeats among them."""
+    wanted = [(digest,) for digest in given.digests if digest]
+    found = (connection.execute("SELECT entry FROM _evodb_digest WHERE digest = ?", one).fetchone() for one in wanted)
+    return sorted({row[0] for row in found if row is not None})
+
+
+def moved(connection: sqlite3.Connection, former: Sequence[int]) -> None:
+    """These entries are the last ones now, in this order, with new numbers."""
+    if former and is_used(connection):
+        last = connection.execute("SELECT max(id) FROM _evodb_change").fetchone()[0]
+        new = dict(zip(former, range(last - len(former) + 1, last + 1), strict=True))
+        moves = [(new[entry], number) for number, entry in _remembered(connection, former)]
+        connection.executemany("UPDATE _evodb_digest SET entry = ? WHERE number = ?", moves)
+
+
+def given_up(connection: sqlite3.Connection, entries: Sequence[int]) -> None:
+    """Nobody has these entries any more; they may come again."""
+    if entries and is_used(connection):
+        gone = [(number,) for number, _ in _remembered(connection, entries)]
+        connection.executemany("DELETE FROM _evodb_digest WHERE number = ?", gone)
+
+
+def _remembered(connection: sqlite3.Connection, entries: Sequence[int]) -> list[tuple[int, int]]:
+    """Number and entry of what is remembered of these."""
+    span, wanted = (min(entries), max(entries)), set(entries)
+    found = connection.execute("SELECT number, entry FROM _evodb_digest WHERE entry BETWEEN ? AND ?", span)
+    return [(number, entry) for number, entry in found.fetchall() if entry in wanted]
+
+
 def prepare(connection: sqlite3.Connection) -> None:
     """What the first lsn of a file needs."""
     if is_used(connection):

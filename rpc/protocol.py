@@ -134,7 +134,7 @@ def decode_message(data: str | bytes) -> AnyRpcMessage:
         if kind == KIND_BATCH:
             return _message_of(batch.read(data, documents=True))
         return replies.decode_ack(data) if kind == replies.KIND_ACK else replies.decode_nack(data)
-    message = dialects.read(data, _any_json)
+    message = dialects.read(data if isinstance(data, str) else bytes(data), _any_json)
     return _message_of(dialects.frame_of(message)) if isinstance(message, dialects.WireBatch) else message
 
 

@@ -20,7 +20,7 @@ class Status(TypedDict):
     buffer_size: int
 
 
-def stats(ledger: Ledger, outbox: Outbox, *, attempts: int, failure: Exception | None) -> ClientStats:
+def stats(ledger: Ledger, outbox: Outbox, attempts: int, failure: Exception | None) -> ClientStats:
     tally = ledger.tally
     return ClientStats(
         state=ledger.state,

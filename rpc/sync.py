@@ -1,7 +1,7 @@
 """The client for threads, scripts and Django code: the same methods, each returning when it is done.
 
 One background thread runs the event loop of the asyncio client; every call is handed over to it. Any number of threads
-may share a client.
+may share a client. Handlers run in that thread and may not call it: it cannot wait for itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rpc.create import create_rpc_client
 from rpc.errors import ConnectionError, OutboxClosedError
 from rpc.given import EntryLike
 from rpc.messages import FlushResult
+from rpc.outbox import Outbox
 from rpc.outcome import ClientState, ClientStats, RpcSendResult
 from rpc.report import Status
 
@@ -31,22 +32,35 @@ class SyncRpcClient:
 
     def __init__(self, client: LakehouseRpcClient) -> None:
         self._client = client
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"evodb-{client.child_id}", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._is_closing = False
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
-        self.connect()
+        try:
+            self.connect()
+        except BaseException:
+            self.close()  # nobody else would
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
+    def child_id(self) -> str:
+        return self._client.child_id
+
+    @property
     def state(self) -> ClientState:
         return self._client.state
+
+    @property
+    def outbox(self) -> Outbox:
+        """For its dead letters; what is revived leaves with the next batch, or `drain`."""
+        return self._client.outbox
 
     def connect(self) -> None:
         """Return when the parent knows this child. Raises AccessDeniedError, or ConnectionError after all attempts."""
@@ -80,47 +94,80 @@ class SyncRpcClient:
         self._do(self._client.disconnect(timeout_ms=timeout_ms))
 
     def get_stats(self) -> ClientStats:
+        self._check_process()
         return self._client.get_stats()
 
     def status(self) -> Status:
         """The integration guide's picture of a connection."""
+        self._check_process()
         return self._client.status()
 
     def metrics_text(self) -> str:
         """Prometheus lines, the integration guide's names first."""
+        self._check_process()
         return self._client.metrics_text()
 
     def close(self) -> None:
-        """Disconnect, close the outbox if the client opened it, end the thread. Closing twice is fine."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._wait_for(self._run(self._close()))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Disconnect, close the outbox if the client opened it, end the thread. Closing twice is fine.
+
+        Ctrl-C meanwhile closes at once. In a process that was forked off nothing is closed: all of it is the other's.
+        """
+        if self._pid != os.getpid():
+            return
+        self._check_thread()
+        try:
+            closing = None
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    closing = self._run(self._close())
+            if closing is not None:
+                self._wait_for(closing)
+        finally:
+            if self._is_closing and self._thread is not None:
+                self._thread.join()  # it ends itself, wherever Ctrl-C met this one
 
     def _do(self, call: Coroutine[Any, Any, T]) -> T:
-        if self._pid != os.getpid():
+        try:
+            self._check_process()
+            self._check_thread()
+            with self._lock:  # what is handed over is so before `close` ends the loop, or not at all
+                if self._closed:
+                    raise ConnectionError("this client is closed; make a new one")
+                future = self._run(call)
+        except BaseException:
             call.close()
-            raise ConnectionError("this client was made before a fork; make one in each process")
-        with self._lock:  # what is handed over is so before `close` ends the loop, or not at all
-            if self._closed:
-                call.close()
-                raise ConnectionError("this client is closed; make a new one")
-            future = self._run(call)
+            raise
         return self._wait_for(future)
 
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ConnectionError("this client was made before a fork; make one in each process")
+
+    def _check_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                f"a handler called the client of child {self.child_id!r}, whose thread runs it and cannot wait for "
+                "itself; have another thread call"
+            )
+
     async def _close(self) -> None:
-        await self._client.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:  # a thread waits for each, and the loop ends
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        self._is_closing = True
+        try:
+            await self._client.close()
+        finally:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:  # a thread waits for each, and the loop ends
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.stop)
 
     def _run(self, call: Coroutine[Any, Any, T]) -> Future[T]:
-        if not self._thread.is_alive():
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            name = f"evodb-{self.child_id}"
+            self._thread = threading.Thread(target=_live, args=(self._loop,), name=name, daemon=True)
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
@@ -136,6 +183,13 @@ class SyncRpcClient:
         except BaseException:
             future.cancel()
             raise
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def create_sync_rpc_client(parent_url: str, child_id: str, **options: Any) -> SyncRpcClient:

@@ -17,6 +17,7 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
+from rpc.address import Address
 from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.commands import endings, notices, parents, screen, words
@@ -30,7 +31,6 @@ from rpc.commands.stopping import Stopping
 from rpc.commands.streaming import Streaming
 from rpc.config import ChildConfig
 from rpc.errors import AccessDeniedError, CaptureError, ConnectionError
-from rpc.keeper import Address
 from rpc.outbox import OutboxBusyError
 
 FIRST_WORD_S = 5

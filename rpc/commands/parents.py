@@ -10,15 +10,17 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
+from rpc.address import Address
 from rpc.commands.endings import UsageError
 from rpc.commands.options import EXAMPLE
 from rpc.config import DEFAULT_CHILD_CONFIG
+from rpc.dialling import dial
 from rpc.errors import AccessDeniedError, ConnectionError
-from rpc.keeper import POLICY_VIOLATION, Address
+from rpc.unreached import POLICY_VIOLATION, reason
 
-BAD_REQUEST, DENIED, NOT_FOUND = 400, (401, 403), 404
+BAD_REQUEST, DENIED, NOT_FOUND, REDIRECTS = 400, (401, 403), 404, range(300, 400)
 
 
 class NoParentError(ConnectionError):
@@ -36,11 +38,13 @@ async def opened(address: Address, *, within_s: float) -> AsyncIterator[ClientCo
     url = address.shown
     try:
         async with asyncio.timeout(within_s):
-            socket = await address.dial(DEFAULT_CHILD_CONFIG)
+            socket = await dial(address, DEFAULT_CHILD_CONFIG)
         async with socket:
             yield socket
     except InvalidStatus as exc:
-        raise _refused(address, exc.response.status_code, _reason(exc.response.body)) from None
+        if exc.response.status_code in REDIRECTS:
+            raise reason(exc, address, DEFAULT_CHILD_CONFIG) from None
+        raise _refused(address, exc.response.status_code, _told(exc.response.body)) from None
     except InvalidURI:
         raise UsageError(f"--parent is {url!r}, which is no address; type --parent {EXAMPLE}") from None
     except ConnectionClosed as exc:
@@ -49,8 +53,8 @@ async def opened(address: Address, *, within_s: float) -> AsyncIterator[ClientCo
         raise ConnectionError(f"the connection to {url} closed: {exc}") from None
     except TimeoutError:
         raise ConnectionError(f"cannot reach {url}: no answer within {within_s:g} s{_without_tls(url)}") from None
-    except (OSError, InvalidHandshake) as exc:
-        raise ConnectionError(f"cannot reach {url}: {exc}{_without_tls(url)}") from None
+    except (OSError, WebSocketException) as exc:
+        raise ConnectionError(f"{reason(exc, address, DEFAULT_CHILD_CONFIG)}{_without_tls(url)}") from None
 
 
 async def refuses_nobody(address: Address, *, within_s: float) -> None:
@@ -80,7 +84,7 @@ def _refused(address: Address, status: int, reason: str) -> ConnectionError:
     return ConnectionError(f"{address.shown} answered with HTTP {status}{reason and f': {reason}'}, wanted a WebSocket")
 
 
-def _reason(body: bytes | bytearray | None) -> str:
+def _told(body: bytes | bytearray | None) -> str:
     """What a parent says about its refusal, if it does."""
     try:
         return str(json.loads(body or b"")["error"])

@@ -16,12 +16,12 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
+from rpc.address import Address
 from rpc.commands import endings, parents, screen
 from rpc.commands import options as given
 from rpc.commands.parents import NoParentError
 from rpc.commands.screen import Screen
 from rpc.errors import ProtocolError
-from rpc.keeper import Address
 from rpc.messages import HeartbeatMessage, PongMessage
 from rpc.protocol import decode_message, encode_message
 

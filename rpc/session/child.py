@@ -19,6 +19,7 @@ from rpc.errors import ProtocolError
 from rpc.messages import (
     AckMessage,
     AckStatus,
+    AnyRpcMessage,
     ClientCapabilities,
     ConnectMessage,
     FlushReason,
@@ -160,7 +161,7 @@ class ChildSession:
         self._heard_ms, self._pinged_ms = now_ms, None
         if frame == "pong":
             return None
-        message = decode_message(frame)
+        message = _message(frame)
         if isinstance(message, AckMessage):
             return self._resolve(message)
         if isinstance(message, NackMessage):
@@ -257,3 +258,11 @@ class ChildSession:
             chance=chance,
         )
         return max(own_ms, 0 if nack.retry_delay_ms is UNSET else nack.retry_delay_ms)
+
+
+def _message(frame: str | bytes) -> AnyRpcMessage:
+    try:
+        return decode_message(frame)
+    except ProtocolError as exc:
+        text = f"what came is no message of a parent ({exc}); is the address that of a parent, and its path /ws?"
+        raise ProtocolError(text) from None

@@ -363,7 +363,7 @@ async def test_rule_09_disconnect_leaves_no_timer_and_no_task(tmp_path: Path) ->
         await ours.send_batch(rows(1, 1))
         await ours.disconnect()
         left = {repr(task) for task in asyncio.all_tasks() - before}
-        assert not [task for task in left if "rpc/" in task or "websockets/asyncio/client" in task]
+        assert not [task for task in left if "/rpc/" in task or "websockets/asyncio/client" in task]
 
 
 async def test_rule_09_disconnect_does_not_wait_for_a_parent_that_is_frozen(tmp_path: Path) -> None:

@@ -20,9 +20,17 @@ from rpc.capture.sqlite import SqliteCapture
 from rpc.client import LakehouseRpcClient
 from rpc.config import ChildConfig
 from rpc.create import create_rpc_client
-from rpc.errors import AccessDeniedError, BufferOverflowError, ConnectionError, FlushError, ProtocolError
+from rpc.errors import (
+    AccessDeniedError,
+    BufferOverflowError,
+    ConnectionError,
+    FlushError,
+    LakehouseRpcError,
+    OutboxClosedError,
+    ProtocolError,
+)
 from rpc.handlers import Handlers
-from rpc.messages import AckStatus
+from rpc.messages import AckStatus, WalEntry, WalOperation
 from rpc.outbox import Outbox, OutboxBusyError
 from rpc.outcome import ClientState
 from tests.builders import NOW_MS
@@ -37,6 +45,11 @@ PATIENT = ChildConfig(initial_retry_delay_ms=10, max_retry_delay_ms=20, batch_ti
 
 def change(number, operation="INSERT"):
     return {"op": operation, "table": "orders", "data": {"id": number, "total": number * 1.5}}
+
+
+def wal(**fields):
+    known = {"sequence": 0, "timestamp": 1, "operation": WalOperation.INSERT, "table": "t", "row_id": "1"}
+    return WalEntry(**known | fields)
 
 
 def stored():
@@ -376,12 +389,38 @@ async def test_an_address_that_is_none_is_said_plainly(tmp_path):
         ({"op": "INSERT", "table": "t", "timestamp": -1}, "wanted milliseconds since 1970"),
         ({"op": "INSERT", "table": "t", "data": object()}, "cannot be written as JSON"),
         ({"op": "INSERT", "table": "t", "metadata": 5}, "wanted an object"),
+        ({"op": "INSERT", "operation": "UPDATE", "table": "t"}, "op and operation, which mean the same"),
+        ({"op": "INSERT", "table": "t", "rowId": "a", "row_id": "b"}, "rowId and row_id, which mean the same"),
+        ({"op": "INSERT", "table": "t", "data": {}, "after": {}}, "data and after, the same in INSERT"),
+        ({"op": "DELETE", "table": "t", "data": {}, "before": {}}, "data and before, the same in DELETE"),
+        (wal(operation="insert"), "operation 'insert', wanted INSERT, UPDATE or DELETE"),
+        (wal(row_id=7), "row_id 7, wanted text"),
+        (wal(table=None), "table None, wanted text"),
+        (wal(timestamp="now"), "timestamp 'now', wanted milliseconds"),
+        (wal(metadata=5), "metadata 5, wanted an object"),
     ],
 )
 async def test_an_entry_that_is_none_is_refused_and_nothing_of_the_call_is_kept(tmp_path, entry, complaint):
     client = create_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3")
     with pytest.raises(ProtocolError, match=complaint):
         await client.send_many([change(1), entry])
+    assert client.get_stats().batch_buffer_size == 0
+    await client.close()
+
+
+@pytest.mark.parametrize("one", [change(1), wal(), "change", b"change"])
+async def test_one_entry_in_the_place_of_a_list_is_said(tmp_path, one):
+    client = create_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3")
+    for call in (client.send_many, client.send_batch):
+        with pytest.raises(ProtocolError, match=r"is one entry at most, wanted a list of entries"):
+            await call(one)
+    await client.close()
+
+
+async def test_a_word_for_wait_that_nobody_knows_is_refused_with_nothing_kept(tmp_path):
+    client = create_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3")
+    with pytest.raises(ValueError, match="wait is 'persistent', wanted 'durable' or 'persisted'; nothing was kept"):
+        await client.send_batch([change(1)], wait="persistent")
     assert client.get_stats().batch_buffer_size == 0
     await client.close()
 
@@ -554,6 +593,47 @@ async def test_the_same_batch_sent_twice_reaches_the_parent_once(tmp_path):
     assert sorted(await in_thread(stored_ids)) == [1, 2, 3]
 
 
+async def test_what_is_handed_in_again_before_its_answer_is_waited_for_and_not_called_durable(tmp_path):
+    batch = [change(1) | {"lsn": 41}]
+    config = dataclasses.replace(PATIENT, pending_batch_ttl_ms=50)
+    async with serving() as server, child(server, tmp_path, config=config) as client:
+        for _ in range(2):
+            result = await client.send_batch(batch)
+            assert (result.success, result.kept, result.sequence_numbers) == (False, True, [1])
+        both = asyncio.gather(client.send_batch(batch), client.send_batch(batch))
+        await client.connect()
+        assert {result.success for result in await both} == {True}
+        again = await client.send_batch(batch)
+        assert (again.success, again.status, again.sequence_numbers) == (True, AckStatus.DUPLICATE, [])
+
+
+async def test_what_is_handed_in_again_and_is_in_its_table_says_so_when_that_is_waited_for(tmp_path, lake_settings):
+    batch = [change(1) | {"lsn": 41}]
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send_batch(batch)
+        waiting = asyncio.create_task(client.send_batch(batch, wait="persisted"))
+        while not server.house.persisted.waiting:
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await in_thread(lambda: flush(server))
+        result = await waiting
+        assert (result.success, result.status, result.sequence_numbers) == (True, AckStatus.PERSISTED, [])
+
+
+async def test_what_the_parent_refused_is_not_called_durable_when_it_is_handed_in_again(tmp_path):
+    batch = [change(number) | {"lsn": number} for number in range(3)]
+    async with serving() as server, child(server, tmp_path) as client:
+        await small_parent(max_buffer_entries=2)
+        await client.connect()
+        assert not (await client.send_batch(batch)).success
+        again = await client.send_batch([*batch, change(4)])
+        assert (again.success, again.kept) == (False, False)
+        assert "refused before as batch 1" in again.error
+        assert "outbox.revive(1) sends it again" in again.error
+        assert len(client.outbox.dead_letters()) == 1
+
+
 async def test_changes_without_lsn_are_never_taken_for_one_another(tmp_path):
     async with serving() as server, child(server, tmp_path) as client:
         await client.connect()
@@ -649,3 +729,142 @@ async def test_an_address_python_stumbles_over_is_said_plainly(tmp_path, url):
     with pytest.raises(AccessDeniedError, match="is no address of a parent"):
         await client.connect()
     await client.close()
+
+
+async def test_a_closed_client_still_tells_what_it_did(tmp_path):
+    async with serving() as server:
+        async with child(server, tmp_path) as client:
+            await client.connect()
+            await client.send_batch([change(1)])
+        assert (client.get_stats().acked_batches, client.get_stats().state) == (1, ClientState.DISCONNECTED)
+        assert client.status()["connected"] is False
+        assert "evodb_child_acked_batches_total 1\n" in client.metrics_text()
+        with pytest.raises(OutboxClosedError, match=r"this client and its outbox .* are closed; make a new one"):
+            await client.connect()
+        assert client.state is ClientState.DISCONNECTED
+
+
+async def test_async_with_that_is_refused_lets_go_of_its_outbox(tmp_path):
+    async with serving(open=False) as server:
+        client = LakehouseRpcClient(server.url, "shop-1", outbox=tmp_path / "o.sqlite3")
+        with pytest.raises(AccessDeniedError):
+            async with client:
+                pass
+        with pytest.raises(OutboxClosedError):
+            await client.send(change(1))
+
+
+async def test_a_flush_that_is_asked_for_while_the_client_dials_is_done_when_it_is_through(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await server.stop()
+        connecting = asyncio.create_task(client.connect())
+        while not client.get_stats().reconnect_attempts:
+            await asyncio.sleep(0)
+        flushing = asyncio.create_task(client.request_flush())
+        await asyncio.sleep(0)
+        assert not flushing.done()
+        await server.start()
+        assert (await flushing).success
+        await connecting
+
+
+async def test_who_waits_for_a_connection_hears_that_another_call_disconnected(tmp_path):
+    client = LakehouseRpcClient("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+    waiting = [asyncio.create_task(client.connect()) for _ in range(2)]
+    while not client.get_stats().reconnect_attempts:
+        await asyncio.sleep(0)
+    await client.close()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {str(error) for error in told} == {"disconnected meanwhile by another call; call connect() to go on"}
+
+
+async def test_a_close_that_is_cancelled_has_closed(tmp_path):
+    async def silent(socket):
+        await socket.wait_closed()
+
+    async with serve(silent, "127.0.0.1", 0, close_timeout=0.01) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        client = LakehouseRpcClient(url, "shop-1", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+        await client.send(change(1))
+        connecting = asyncio.create_task(client.connect())
+        while client._keeper.link is None:
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        told = await asyncio.gather(closing, connecting, return_exceptions=True)
+        assert [type(error) for error in told] == [asyncio.CancelledError, ConnectionError]
+    with Outbox(tmp_path / "o.sqlite3") as outbox:
+        assert len(outbox.unacked()) + outbox.uncut_entries() == 1
+
+
+async def test_whatever_ends_a_client_its_batch_is_kept_and_said_so(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        monkeypatch.setattr("rpc.link.reach", broken)
+        result = await client.send_batch([change(1)])
+        assert (result.kept, type(result.cause)) == (True, LakehouseRpcError)
+        assert "the client stopped: ZeroDivisionError: a bug" in result.error
+        assert type(result.cause.__cause__) is ZeroDivisionError
+
+
+async def test_disconnect_gives_a_goodbye_the_time_that_is_left_of_its_own(tmp_path):
+    async with serving() as server, child(server, tmp_path) as client:
+        await client.connect()
+        latest_s = asyncio.get_running_loop().time() + 7
+        await client.disconnect(timeout_ms=7000)
+        assert client._keeper.hang_up_by_s >= latest_s
+        await client.connect()
+        assert client._keeper.hang_up_by_s is None
+
+
+async def test_a_loop_that_is_not_the_clients_cannot_close_it(tmp_path):
+    client = LakehouseRpcClient("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3", config=PATIENT)
+    await client.send(change(1))
+    with pytest.raises(RuntimeError, match="at work in another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(client.close()))
+    await client.send(change(2))
+    await client.close()
+
+
+async def test_flushes_that_several_calls_ask_for_at_once_are_done_one_after_the_other(tmp_path, lake_settings):
+    async with serving(data_dir=lake_settings.data_dir) as server, child(server, tmp_path) as client:
+        await client.connect()
+        await client.send(change(1))
+        flushing = asyncio.gather(*(client.request_flush() for _ in range(3)))
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        await in_thread(lambda: flush(server))
+        assert [result.success for result in await flushing] == [True, True, True]
+
+
+async def test_somebody_who_is_no_parent_is_said_to_be_none(tmp_path):
+    async def greets(socket):
+        await socket.send("hello")
+        await socket.wait_closed()
+
+    async with serve(greets, "127.0.0.1", 0, close_timeout=0.01) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        client = LakehouseRpcClient(url, "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
+        with pytest.raises(ProtocolError, match=r"is no message of a parent .* is the address that of a parent"):
+            await client.connect()
+        await client.close()
+
+
+def test_one_run_after_the_other_may_use_a_client_and_two_at_once_are_told_so(tmp_path):
+    client = LakehouseRpcClient("ws://127.0.0.1:9/ws", "shop-1", outbox=tmp_path / "o.sqlite3", config=IMPATIENT)
+
+    async def used():
+        await asyncio.gather(*(client.send(change(number)) for number in range(5)))
+        with pytest.raises(ConnectionError, match="cannot reach"):
+            await client.connect()
+        with pytest.raises(RuntimeError, match="at work in another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(client.send(change(9))))
+
+    asyncio.run(used())
+    asyncio.run(used())
+    assert client.get_stats().batch_buffer_size == 10
+    asyncio.run(client.close())

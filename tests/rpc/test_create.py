@@ -61,7 +61,7 @@ async def test_a_name_nobody_knows_is_said(options, complaint, tmp_path):
 
 
 async def test_a_number_that_cannot_work_is_said():
-    with pytest.raises(ValueError, match="max_batch_size is 0, wanted a whole number of at least 1"):
+    with pytest.raises(ValueError, match="max_batch_size is 0, wanted a whole number from 1 to"):
         create_rpc_client(URL, "shop-1", batching={"max_size": 0})
     with pytest.raises(ValueError, match="window_ms is 0"):
         create_rpc_client(URL, "shop-1", dedup={"window_ms": 0})
@@ -83,6 +83,12 @@ async def test_children_whose_names_look_alike_as_files_have_outboxes_of_their_o
     assert len({client.outbox.path.name for client in clients}) == 3
     for client in clients:
         await client.close()
+
+
+async def test_a_child_whose_name_is_longer_than_a_file_name_may_be_has_an_outbox_too(tmp_path):
+    for name in ("x" * 250, "x" * 251, "x" * 226):
+        await create_rpc_client(URL, name).close()
+    assert sorted(len(path.name.partition("outbox-")[2]) for path in tmp_path.glob("*.sqlite3")) == [117, 117, 234]
 
 
 async def test_handlers_given_in_two_ways_are_refused():

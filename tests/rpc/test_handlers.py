@@ -31,6 +31,16 @@ async def test_without_anybody_to_report_to_it_is_logged(caplog):
     assert "the handler on_pause failed" in caplog.text
 
 
+async def test_a_handler_that_asks_for_something_cancelled_cancels_nothing_of_ours():
+    heard = []
+
+    def asks():
+        raise asyncio.CancelledError
+
+    Announcer(Handlers(on_pause=asks), lambda error, name: heard.append((str(error), name))).tell("on_pause")
+    assert heard == [("the handler on_pause raised CancelledError()", "on_pause")]
+
+
 async def test_a_report_that_fails_itself_ends_nothing(caplog):
     Announcer(Handlers(on_pause=failing), failing).tell("on_pause")
     assert "on_handler_error failed while it was told of on_pause" in caplog.text

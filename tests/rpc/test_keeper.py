@@ -72,7 +72,7 @@ async def why(kept):
         ("shop-1", "evodb_key\n", {"X-Client-ID": "shop-1", "Authorization": "Bearer evodb_key"}),
         ("shop-1", " ", {"X-Client-ID": "shop-1"}),
         ("Zürich", None, {}),
-        ("a\tb", None, {}),
+        ("shop ", "evodb_key", {"Authorization": "Bearer evodb_key"}),
     ],
 )
 async def test_the_handshake_tells_who_calls_as_far_as_headers_can(child_id, token, headers):
@@ -189,3 +189,31 @@ async def test_only_a_connection_that_is_there_is_woken():
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         assert (link.woken, kept.link) == (1, None)
+
+
+class Deaf:
+    """A socket whose other side never answers a goodbye."""
+
+    def __init__(self):
+        self.transport = self
+        self.aborted = False
+
+    async def close(self):
+        await asyncio.Event().wait()
+
+    def abort(self):
+        self.aborted = True
+
+
+async def test_nobody_waits_longer_for_a_goodbye_than_who_disconnects_has_time(monkeypatch):
+    deaf = Deaf()
+
+    async def dialled(*_):
+        return deaf
+
+    monkeypatch.setattr(keeper, "dial", dialled)
+    monkeypatch.setattr(keeper, "CLOSE_S", 3600)
+    kept = new_keeper("ws://nowhere/ws", new_link=lambda socket: Link(socket, ConnectionError("over")))
+    kept.hang_up_by_s = asyncio.get_running_loop().time()
+    assert str(await why(kept)) == "over"
+    assert deaf.aborted

@@ -299,6 +299,20 @@ def test_a_batch_that_lost_entries_is_corrupt_and_not_sent(outbox: Outbox, path:
         outbox.unacked()
 
 
+def test_an_outbox_without_a_name_would_be_gone_with_the_process_and_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="outbox is '', which would be gone with the process; wanted the path of a file"
+    ):
+        Outbox("")
+
+
+def test_a_file_that_cannot_be_written_says_what_to_do(outbox: Outbox) -> None:
+    # A disk that went read-only; SQLite answers an append with the same code.
+    outbox._file.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(LakehouseRpcError, match="readonly database; nothing was changed"):
+        outbox.append(entries(1))
+
+
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutboxCorruptError, match="create its folder"):
         Outbox(tmp_path / "missing" / "outbox.db")

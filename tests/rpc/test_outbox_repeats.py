@@ -46,6 +46,48 @@ def test_the_same_entries_sent_twice_are_there_once(outbox: Outbox) -> None:
     assert row_ids(cut(outbox)) == list(range(7))
 
 
+def test_a_repeat_is_found_where_it_waits(outbox: Outbox) -> None:
+    for number in range(3):
+        outbox.append([entry(number)], lsns=[number])
+        cut(outbox)
+    outbox.append([entry(3)], lsns=[3])
+    assert outbox.whereabouts([entry(0), entry(2)], [0, 2]).batches == [1, 3]
+    assert outbox.whereabouts([entry(1)], [1]).batches == [2]
+    assert outbox.whereabouts([entry(3), entry(9)], [3, 9]) == ([], [])
+    outbox.ack(3)
+    assert outbox.whereabouts([entry(0), entry(2)], [0, 2]) == ([1], [])
+
+
+def test_a_repeat_of_what_was_refused_is_found_among_the_dead_letters(outbox: Outbox) -> None:
+    for number in range(2):
+        outbox.append([entry(number)], lsns=[number])
+        outbox.reject(cut(outbox).sequence, f"reason {number}")
+    found = outbox.whereabouts([entry(1)], [1])
+    assert [(letter.sequence, letter.reason) for letter in found.letters] == [(2, "reason 1")]
+
+
+def test_a_dead_letter_that_was_revived_is_found_in_its_new_batch_and_not_stored_twice(outbox: Outbox) -> None:
+    outbox.append(entries(3), lsns=range(3))
+    outbox.reject(cut(outbox).sequence, "no")
+    outbox.revive(1)
+    assert outbox.append(entries(3), lsns=range(3)) == 0
+    again = cut(outbox).sequence
+    assert outbox.whereabouts(entries(3), range(3)) == ([again], [])
+
+
+def test_what_was_in_a_dead_letter_that_was_dropped_may_come_again(outbox: Outbox) -> None:
+    outbox.append(entries(3), lsns=range(3))
+    outbox.reject(cut(outbox).sequence, "no")
+    outbox.append([entry(9)], lsns=[9])
+    outbox.drop_dead_letter(1)
+    assert outbox.append([*entries(3), entry(9)], lsns=[0, 1, 2, 9]) == 3
+
+
+def test_nothing_is_anywhere_in_a_file_that_never_saw_an_lsn(outbox: Outbox) -> None:
+    outbox.append(entries(1))
+    assert outbox.whereabouts(entries(1), [1]) == ([], [])
+
+
 def test_a_repeat_within_one_call_is_stored_once(outbox: Outbox) -> None:
     assert outbox.append([entry(1), entry(1), entry(2), entry(1)], lsns=[7, 7, 8, 7]) == 2
     assert row_ids(cut(outbox)) == [1, 2]

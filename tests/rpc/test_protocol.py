@@ -269,3 +269,12 @@ def test_a_child_says_no_acks() -> None:
     ack = encode_message(AckMessage(timestamp=1, sequence_number=1, status=AckStatus.OK), binary=False)
     with pytest.raises(ProtocolError, match="ack"):
         protocol.read(ack)
+
+
+def test_json_is_read_from_whatever_holds_bytes() -> None:
+    text = encode_message(AckMessage(timestamp=1, sequence_number=7, status=AckStatus.OK), binary=False)
+    assert isinstance(text, str)
+    for kind in (bytes, bytearray, memoryview):
+        message = decode_message(kind(text.encode()))  # type: ignore[arg-type]
+        assert isinstance(message, AckMessage)
+        assert message.sequence_number == 7

@@ -1,5 +1,9 @@
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
+import warnings
 
 import pytest
 
@@ -119,3 +123,127 @@ def test_closing_lets_go_of_threads_that_wait_for_room(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Outbox, "append", noted)
     assert closed_meanwhile(client, entry, begun)
+
+
+def test_with_that_finds_no_parent_ends_the_thread_and_lets_go_of_the_outbox(tmp_path):
+    client = make("ws://127.0.0.1:9/ws", tmp_path)
+    with pytest.raises(ConnectionError, match="cannot reach"), client:
+        pass
+    assert "evodb-shop-1" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ConnectionError, match="this client is closed"):
+        client.send(change(1))
+
+
+def test_a_client_nobody_used_leaves_nothing_open(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make("ws://127.0.0.1:9/ws", tmp_path)
+        gc.collect()
+
+
+def test_a_handler_that_calls_its_own_client_is_told_so_and_nobody_hangs(tmp_path):
+    told = []
+
+    def calls_back(_):
+        for call in (lambda: client.send(change(1)), client.drain, client.close):
+            with pytest.raises(RuntimeError, match="a handler called the client of child 'shop-1'") as caught:
+                call()
+            told.append(str(caught.value))
+        told.append(client.get_stats().batch_buffer_size)
+
+    path = tmp_path / "outbox.sqlite3"
+    client = create_sync_rpc_client(
+        "ws://127.0.0.1:9/ws", "shop-1", outbox=path, config=CONFIG, on_state_change=calls_back
+    )
+    with pytest.raises(ConnectionError, match="cannot reach"):
+        client.connect()
+    client.close()
+    assert told[3::4] == [0, 0, 0]  # connecting, failed, disconnected
+
+
+def test_dead_letters_are_within_reach_of_a_script(tmp_path):
+    client = make("ws://127.0.0.1:9/ws", tmp_path)
+    client.send(change(1))
+    client.outbox.reject(client.outbox.cut(entries_max=1, bytes_max=1).sequence, "no")
+    assert [letter.reason for letter in client.outbox.dead_letters()] == ["no"]
+    assert (client.child_id, client.outbox.revive(1)) == ("shop-1", 1)
+    client.close()
+    assert client.get_stats().batch_buffer_size == 1
+
+
+PROGRAM = """
+import os, signal, sys, threading
+from rpc import ChildConfig, Outbox, create_sync_rpc_client
+
+client = create_sync_rpc_client("ws://127.0.0.1:9/ws", "shop-1", outbox=sys.argv[1], config=ChildConfig())
+client.send({"op": "INSERT", "table": "t", "data": {"id": 1}})
+"""
+
+INTERRUPTED = (
+    PROGRAM
+    + """
+from rpc.client import LakehouseRpcClient
+
+begun = threading.Event()
+
+async def long(self):
+    begun.set()
+    await __import__("asyncio").Event().wait()
+
+LakehouseRpcClient._part = long
+threading.Thread(target=lambda: (begun.wait(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
+
+def connect():
+    try:
+        client.connect()
+    except Exception:
+        pass
+
+threading.Thread(target=connect, daemon=True).start()
+while str(client.state) == "disconnected":
+    pass
+try:
+    client.close()
+except KeyboardInterrupt:
+    print("interrupted")
+client.close()
+with Outbox(sys.argv[1]) as outbox:
+    outbox.unacked()
+    print("free", outbox.uncut_entries(), [one.name for one in threading.enumerate() if one.name.startswith("evodb")])
+"""
+)
+
+FORKED = (
+    PROGRAM
+    + """
+pid = os.fork()
+if not pid:
+    for call in (lambda: client.send({}), client.get_stats, client.status, client.metrics_text):
+        try:
+            call()
+        except Exception as exc:
+            print(type(exc).__name__, exc, flush=True)
+    client.close()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+client.send({"op": "INSERT", "table": "t", "data": {"id": 2}})
+print(client.get_stats().batch_buffer_size)
+client.close()
+"""
+)
+
+
+def run(program, path):
+    command = [sys.executable, "-W", "error", "-c", program, str(path / "outbox.sqlite3")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()
+
+
+def test_ctrl_c_while_a_client_closes_closes_it_at_once(tmp_path):
+    assert run(INTERRUPTED, tmp_path) == ["interrupted", "free 1 []"]
+
+
+def test_a_fork_neither_uses_nor_closes_the_client_of_the_process_before(tmp_path):
+    refusal = "ConnectionError this client was made before a fork; make one in each process"
+    assert run(FORKED, tmp_path) == [refusal] * 4 + ["2"]

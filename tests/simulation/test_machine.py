@@ -266,7 +266,7 @@ STEPS_MIN = 300
 def test_whatever_happens_each_entry_is_in_its_table_once_and_in_order(
     machine: type[Street], examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpc.keeper.connect", virtual.dial)
+    monkeypatch.setattr("rpc.keeper.dial", virtual.dial)
     monkeypatch.setattr(machine, "happened", Counter(), raising=False)
     stories = settings(SETTINGS, max_examples=examples, derandomize=not MINUTES, database=None)
     until_s = time.monotonic() + MINUTES * 60 / len(MACHINES)

@@ -22,7 +22,7 @@ DAY_MS = 24 * 3600 * 1000
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr("rpc.keeper.connect", virtual.dial)
+    monkeypatch.setattr("rpc.keeper.dial", virtual.dial)
     world = World(tmp_path, WholeChild)
     world.exchange(SHOP, rounds=3)
     yield world

@@ -77,8 +77,8 @@ class Socket:
         self.frames.put_nowait(None)
 
 
-async def dial(url: str, **_: object) -> Socket:
-    """Stands for websockets.connect in rpc.keeper."""
+async def dial(*_: object) -> Socket:
+    """Stands for rpc.dialling in rpc.keeper."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop.dial()
