@@ -14,9 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
+
+from rpc.retry_after import retry_after_ms
 
 ANSWER_BYTES_MAX = 1024 * 1024
 RETRY_AFTER_MS_MAX = 3600 * 1000
@@ -36,15 +36,8 @@ class Answer:
 
     def retry_after_ms(self, *, now_ms: int) -> int:
         """Said in seconds, or as a moment; 0 when it is neither."""
-        text = self.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdigit():
-            return min(int(text[:9]) * 1000, RETRY_AFTER_MS_MAX)
-        try:
-            moment = parsedate_to_datetime(text)
-            when_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return 0
-        return min(max(0, when_ms - now_ms), RETRY_AFTER_MS_MAX)
+        text = self.headers.get("retry-after", "")
+        return retry_after_ms(text, now_ms=now_ms, most_ms=RETRY_AFTER_MS_MAX) or 0
 
 
 class _Until(io.RawIOBase):

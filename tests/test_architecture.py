@@ -387,6 +387,7 @@ FLOORS = {
         "rpc.backoff",
         "rpc.given",
         "rpc.outcome",
+        "rpc.retry_after",
         "rpc.documents",
         "rpc.rebuilding",
         "rpc.restoring",

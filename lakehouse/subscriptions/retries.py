@@ -7,8 +7,6 @@ does not come back together. A target that says when to come back is believed, u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 FIRST_MS = 1000
@@ -63,16 +61,3 @@ def delay_ms(attempts_made: int, *, chance: float, retry_after_ms: int | None = 
     """How long to wait after so many attempts. `chance` is from 0 to 1."""
     backoff = FIRST_MS << min(max(attempts_made - 1, 0), 10)
     return min(max(backoff, retry_after_ms or 0) + int(chance * JITTER_MS), MOST_MS)
-
-
-def retry_after_ms(text: str, *, now_ms: int) -> int | None:
-    """A Retry-After: seconds, or a moment as HTTP writes it. What is neither counts as nothing."""
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return min(int(text[:9]) * 1000, MOST_MS)
-    try:
-        moment = parsedate_to_datetime(text)
-        when_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return min(max(0, when_ms - now_ms), MOST_MS)

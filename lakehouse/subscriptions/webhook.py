@@ -23,6 +23,7 @@ from lakehouse.subscriptions.connections import Answer, Connection, Kept, Origin
 from lakehouse.subscriptions.guard import Network
 from lakehouse.subscriptions.names import Resolve
 from lakehouse.subscriptions.retries import Outcome
+from rpc.retry_after import retry_after_ms
 
 ERROR_CHARS_MAX = 500
 KNOWN_MAX = 1000
@@ -62,7 +63,7 @@ async def post(
     text = answer.body[:ERROR_CHARS_MAX].decode(errors="replace")
     if 300 <= answer.status < 400:
         text = "a redirect, and none is followed; the target has to be where it answers"
-    wait_ms = retries.retry_after_ms(answer.retry_after, now_ms=now_ms) if answer.retry_after else None
+    wait_ms = retry_after_ms(answer.retry_after or "", now_ms=now_ms, most_ms=retries.MOST_MS)
     return Outcome(False, answer.status, f"answered {answer.status}: {text}".strip(": "), wait_ms), answer.body
 
 

@@ -10,6 +10,7 @@ from lakehouse.subscriptions import events, guard, retries, signatures, terms
 from lakehouse.subscriptions.events import Entry
 from lakehouse.subscriptions.retries import Again, Dead, Outcome, Reason
 from lakehouse.subscriptions.terms import Allowed
+from rpc.retry_after import retry_after_ms
 from tests.builders import NOW_MS
 
 
@@ -107,7 +108,7 @@ def test_no_delay_is_longer_than_five_minutes_whatever_the_target_says() -> None
     assert retries.delay_ms(20, chance=1) == 300_000
     assert retries.delay_ms(60_000, chance=1) == 300_000
     assert retries.delay_ms(1, chance=0, retry_after_ms=60_000) == 60_000
-    assert retries.retry_after_ms("99999999999999", now_ms=NOW_MS) == 300_000
+    assert retry_after_ms("99999999999999", now_ms=NOW_MS, most_ms=retries.MOST_MS) == 300_000
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_no_delay_is_longer_than_five_minutes_whatever_the_target_says() -> None
     ],
 )
 def test_a_retry_after_is_seconds_or_a_moment(text: str, wanted: int | None) -> None:
-    assert retries.retry_after_ms(text, now_ms=NOW_MS) == wanted
+    assert retry_after_ms(text, now_ms=NOW_MS, most_ms=retries.MOST_MS) == wanted
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
