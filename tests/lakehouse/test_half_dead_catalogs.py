@@ -78,7 +78,8 @@ def say(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **heade
 
 
 def silent(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.recv(1)  # until they hang up
+    while handler.connection.recv(4096):  # until they hang up
+        pass
 
 
 def elsewhere(handler: BaseHTTPRequestHandler) -> None:
