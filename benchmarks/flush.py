@@ -20,12 +20,12 @@ Method
 Last answer (November 2026, 2 cores of a virtual machine; CPython 3.11)
 
     us of CPU an entry    journal    shred  parquet   upload   commit    after      all   entries/s
-      JSON                   0.28     1.14     0.71     0.02     0.62     0.19     2.96     337 859
-      Arrow                  0.20     0.45     0.36     0.01     0.51     0.13     1.66     601 449
-      Arrow, BATCH=10000     0.15     0.31     0.37     0.01     0.49     0.13     1.46     683 946
+      JSON                   0.26     1.08     0.48     0.01     0.54     0.25     2.61     382 683
+      Arrow                  0.20     0.43     0.32     0.01     0.46     0.15     1.58     631 642
+      Arrow, BATCH=10000     0.12     0.29     0.31     0.01     0.44     0.11     1.30     771 468
 
-  The reach is 300 000, which is met, and 2 000 000, which is not: several runs found 254 000 to 352 000 and 505 000 to
-  684 000, as the neighbours of this machine let them. Of JSON a third is reading it. Of Arrow, which nobody has to
+  The reach is 300 000, which is met, and 2 000 000, which is not: several runs found 254 000 to 418 000 and 505 000 to
+  771 000, as the neighbours of this machine let them. Of JSON a third is reading it. Of Arrow, which nobody has to
   read, a quarter is Parquet's own writer, and a quarter the sums that verify compares, where Python asks for one digest
   after the other; clearing new pages is a sixth, for a flush gives back what it took. Tried and left: pages of 16 KiB
   and a journal that is mapped save 0.1 us, and cost small batches and memory; sums without Python would need
