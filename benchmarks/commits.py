@@ -35,6 +35,7 @@ from typing import Any
 COMMITS = int(os.environ.get("COMMITS", "2000"))
 UPKEEP_EVERY = int(os.environ.get("UPKEEP_EVERY", "10"))
 ENTRIES, KEYS, SOME = 20, 19, 50
+DAY_MS = 86_400_000
 WAYS = {
     "bounded, with upkeep": {"forgotten_hours": 0},
     "bounded, no upkeep": {},
@@ -120,35 +121,42 @@ def way(name: str, changes: dict[str, Any], *, is_kept: bool) -> tuple[Times, in
 
 def commit(flusher: Any, parent_id: int, number: int, times: Times, *, tables: int = 1) -> None:
     """A flush of ENTRIES, spread over so many tables."""
-    from lakehouse.clock import now_ms
     from lakehouse.flush.policy import FlushTrigger
+
+    journal(parent_id, number, tables=tables)
+    wall, cpu = time.perf_counter(), time.process_time()
+    flusher.run(parent_id, trigger=FlushTrigger.MANUAL)
+    times.wall_ms.append((time.perf_counter() - wall) * 1000)
+    times.cpu_ms.append((time.process_time() - cpu) * 1000)
+
+
+def journal(parent_id: int, number: int, *, tables: int, keys: int = KEYS, days: int = 1) -> None:
+    """A batch of ENTRIES, or of as many days, spread over so many tables, waits to be flushed."""
+    from lakehouse.clock import now_ms
     from lakehouse.journal.accept import Source, accept
     from lakehouse.models import Child
     from rpc import batch, columns
     from rpc.entries import RawEntry
 
     child, _ = Child.objects.get_or_create(parent_id=parent_id, name="shop")
-    now, first = now_ms(), number * ENTRIES + 1
-    document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(KEYS)) + "}"
+    count, now = max(ENTRIES, days), now_ms()
+    first = number * count + 1
+    document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(keys)) + "}"
     names = [b"orders", *(b"orders_%d" % at for at in range(1, tables))]
     entries = [
-        RawEntry(at, now, 0, names[at % tables], b"r%d" % at, b"", document.encode())
-        for at in range(first, first + ENTRIES)
+        RawEntry(at, now - at % days * DAY_MS, 0, names[at % tables], b"r%d" % at, b"", document.encode())
+        for at in range(first, first + count)
     ]
     wire = batch.encode(
         columns.encode(entries),
         encoding=batch.Encoding.COLUMNS,
-        entry_count=ENTRIES,
+        entry_count=count,
         source="shop",
         sequence=number + 1,
         timestamp_ms=now,
         correlation_id=None,
     )
     accept([(Source(parent_id, child.pk, 1, True), batch.read(wire))], now_ms=now)
-    wall, cpu = time.perf_counter(), time.process_time()
-    flusher.run(parent_id, trigger=FlushTrigger.MANUAL)
-    times.wall_ms.append((time.perf_counter() - wall) * 1000)
-    times.cpu_ms.append((time.process_time() - cpu) * 1000)
 
 
 if __name__ == "__main__":

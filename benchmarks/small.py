@@ -33,12 +33,11 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any
+
+from benchmarks.commits import KEYS, journal
 
 FLUSHES = int(os.environ.get("FLUSHES", "200"))
 WARM = 25
-DAY_MS = 86_400_000
-ENTRIES = 20
 
 
 def main() -> int:
@@ -68,7 +67,7 @@ WAYS: dict[str, dict[str, int]] = {
 
 
 def way(
-    name: str, *, tables: int = 1, parents: int = 1, keys: int = 19, days: int = 1, flushes: int = FLUSHES
+    name: str, *, tables: int = 1, parents: int = 1, keys: int = KEYS, days: int = 1, flushes: int = FLUSHES
 ) -> tuple[float, float]:
     from django.conf import settings
 
@@ -78,13 +77,11 @@ def way(
     from lakehouse.flush.policy import FlushTrigger
     from lakehouse.models import Parent
 
-    homes = [
-        Parent.objects.create(name=f"{name}{at}".replace(" ", "_"), namespace=f"{name}{at}".replace(" ", "_"))
-        for at in range(parents)
-    ]
+    names = [f"{name}{at}".replace(" ", "_") for at in range(parents)]
+    homes = [Parent.objects.create(name=one, namespace=one) for one in names]
     flusher = Flusher("benchmark", settings.EVODB, lakes.chosen(settings.EVODB), now_ms)
     cpu, wall = list[float](), list[float]()
-    warm = min(WARM, flushes // 2) * parents if parents == 1 else parents
+    warm = min(WARM, flushes // 2) if parents == 1 else parents
     for number in range(flushes + warm):
         home = homes[number % parents]
         journal(home.pk, number, tables=tables, keys=keys, days=days)
@@ -95,42 +92,6 @@ def way(
         assert done is not None
         assert len(done.staged) == tables, done
     return statistics.median(cpu[warm:]), statistics.median(wall[warm:])
-
-
-def journal(parent_id: int, number: int, *, tables: int, keys: int, days: int) -> None:
-    """A batch of ENTRIES, or of as many days, spread over so many tables, waits to be flushed."""
-    from lakehouse.clock import now_ms
-    from lakehouse.journal.accept import Source, accept
-    from lakehouse.models import Child
-    from rpc import batch, columns
-    from rpc.entries import RawEntry
-
-    child, _ = Child.objects.get_or_create(parent_id=parent_id, name="shop")
-    count, now = max(ENTRIES, days), now_ms()
-    first = number * count + 1
-    document = "{" + ",".join(f'"key_{at}":{number + at}' for at in range(keys)) + "}"
-    entries: list[Any] = [
-        RawEntry(
-            at,
-            now - at % days * DAY_MS,
-            0,
-            b"orders_%d" % (at % tables),
-            b"r%d" % at,
-            b"",
-            document.encode(),
-        )
-        for at in range(first, first + count)
-    ]
-    wire = batch.encode(
-        columns.encode(entries),
-        encoding=batch.Encoding.COLUMNS,
-        entry_count=count,
-        source="shop",
-        sequence=number + 1,
-        timestamp_ms=now,
-        correlation_id=None,
-    )
-    accept([(Source(parent_id, child.pk, 1, True), batch.read(wire))], now_ms=now)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
 from pyiceberg.table import Transaction
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _MergeAppendFiles
 
 from lakehouse.catalog import fetching, partitioning
 from lakehouse.catalog.files import DurableFileIO
+
+
+def added(file: DataFile, snapshot_id: int) -> ManifestEntry:
+    """Of which nobody knows the sequence numbers before its snapshot is committed."""
+    return ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED,
+        snapshot_id=snapshot_id,
+        sequence_number=None,
+        file_sequence_number=None,
+        data_file=file,
+    )
 
 
 class Merging(_ManifestMergeManager[Any]):
@@ -38,8 +49,7 @@ class Append(_MergeAppendFiles):
     def _added(self) -> ManifestFile:
         with self.new_manifest_writer(self._transaction.table_metadata.spec()) as writer:
             for file in self._added_data_files:
-                status, number = ManifestEntryStatus.ADDED, self._snapshot_id
-                writer.add(ManifestEntry.from_args(status=status, snapshot_id=number, data_file=file))
+                writer.add_entry(added(file, self._snapshot_id))
         return writer.to_manifest_file()
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.io import FileIO
+from pyiceberg.io import FileIO, OutputFile
+from pyiceberg.io.pyarrow import DataFileStatistics
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey, partition_record_value
 from pyiceberg.table.locations import load_location_provider
@@ -92,18 +93,24 @@ def _file(
     schema = metadata.schema()
     with columns_written.Writer(output, schema, properties) as writer:
         writer.write(columns_written.rows_written(schema, one.rows))
+    partition = one.key.partition if one.key else Record()
+    return described(output, writer.result(), partition=partition, spec_id=metadata.default_spec_id)
+
+
+def described(output: OutputFile, written: DataFileStatistics, *, partition: Record, spec_id: int) -> DataFile:
+    """A file that is written, as manifests tell of it."""
     file = DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=output.location,
         file_format=FileFormat.PARQUET,
-        partition=one.key.partition if one.key else Record(),
+        partition=partition,
         file_size_in_bytes=len(output),
         sort_order_id=None,
         equality_ids=None,
         key_metadata=None,
-        **writer.result().to_serialized_dict(),
+        **written.to_serialized_dict(),
     )
-    file.spec_id = metadata.default_spec_id
+    file.spec_id = spec_id
     return file
 
 

@@ -93,17 +93,19 @@ class Grant:
         for reason, what, name, patterns in wanted:
             if name is not None and not fits(name, patterns):
                 return Refused(reason, f"{self.name} is for {_listed(patterns)}, not {what} {shown(name)}")
-        if not self.reaches(parent=parent, namespace=namespace):
+        if self._is_for_admins(parent, namespace):
             why = f"{self.name} is for {_listed(self.scopes)}, and parent {parent}, namespace {namespace} for {ADMIN}"
             return Refused(Refusal.NAMESPACE, why)
         return None
 
     def reaches(self, *, parent: str | None = None, namespace: str | None = None) -> bool:
         """Whether it is for these, whatever it is that is asked of them. What is None is not asked about."""
-        if ADMIN not in self.scopes and (namespace in OF_THE_HOUSE or parent in EVENTS_OF_RESERVED):
-            return False
         wanted = ((parent, self.parents), (namespace, self.namespaces))
-        return all(name is None or fits(name, patterns) for name, patterns in wanted)
+        is_named = all(name is None or fits(name, patterns) for name, patterns in wanted)
+        return is_named and not self._is_for_admins(parent, namespace)
+
+    def _is_for_admins(self, parent: str | None, namespace: str | None) -> bool:
+        return ADMIN not in self.scopes and (namespace in OF_THE_HOUSE or parent in EVENTS_OF_RESERVED)
 
     def allows(
         self, *, scope: str, source: str | None = None, parent: str | None = None, namespace: str | None = None

@@ -11,10 +11,16 @@ from pyiceberg.transforms import BucketTransform, IdentityTransform, TruncateTra
 from pyiceberg.types import LongType, NestedField, StringType
 
 from lakehouse.catalog.upkeep import compaction
+from lakehouse.catalog.upkeep.compaction import Compacted
 from lakehouse.conf import Settings
 from tests.lakehouse.upkeep_site import Lake
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def merged(lake: Lake) -> Compacted:
+    with lake.keeper() as keeper:
+        return compaction.compact(keeper, compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False))
 
 
 def test_a_table_with_two_partition_fields_of_one_column_has_its_rows_and_is_merged(tmp_path: Path) -> None:
@@ -30,8 +36,7 @@ def test_a_table_with_two_partition_fields_of_one_column_has_its_rows_and_is_mer
     new = [file for file in lake.table().inspect.files().to_pylist() if file["partition"]["tens"] is not None]
     assert {file["partition"]["tens"] for file in new} == {0}
     assert all(file["partition"]["bucket"] is not None for file in new)
-    with lake.keeper() as keeper:
-        compaction.compact(keeper, compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False))
+    merged(lake)
     assert lake.rows() == rows
 
 
@@ -42,8 +47,7 @@ def test_small_files_of_each_earlier_partitioning_are_merged_with_one_another(tm
         spec.add_field("_seq", TruncateTransform(1000), "thousand")
     lake.commit(3)
     rows = lake.rows()
-    with lake.keeper() as keeper:
-        done = compaction.compact(keeper, compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False))
+    done = merged(lake)
     assert (done.old, done.new) == (6, 2)
     assert lake.rows() == rows
     assert len(lake.table().scan(row_filter="_seq >= 4").to_arrow()) == rows.total() - 4
@@ -74,8 +78,8 @@ def test_a_table_of_another_engine_that_was_partitioned_anew_again_and_again_is_
         for _ in range(2):
             table.append(rows)
     before = lake.rows()
+    done = merged(lake)
     with lake.keeper() as keeper:
-        done = compaction.compact(keeper, compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False))
         compaction.merge_manifests(keeper)
     assert (done.old, done.new) == (12, 6)
     assert lake.rows() == before
@@ -85,7 +89,7 @@ def test_a_table_of_another_engine_that_was_partitioned_anew_again_and_again_is_
 
 def test_files_in_partitions_by_a_column_that_was_dropped_are_left_as_they_are(tmp_path: Path) -> None:
     lake = Lake(Settings(data_dir=tmp_path))
-    lake.commit(1, name="flights", shop=["a", "b"])
+    lake.commit(1, shop=["a", "b"])
     with lake.table().update_spec() as spec:
         spec.add_field("shop", IdentityTransform(), "shop")
     lake.commit(3, shop=["a", "b"])
@@ -95,7 +99,6 @@ def test_files_in_partitions_by_a_column_that_was_dropped_are_left_as_they_are(t
         update.delete_column("shop")
     lake.commit(3)
     rows = lake.rows()
-    with lake.keeper() as keeper:
-        done = compaction.compact(keeper, compaction.Terms(target_bytes=2**27, files_min=2, is_tiered=False))
+    done = merged(lake)
     assert (done.old, done.new) == (4, 1)
     assert lake.rows() == rows

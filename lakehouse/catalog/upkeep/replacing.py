@@ -19,7 +19,7 @@ from pyiceberg.typedef import EMPTY_DICT
 from pyiceberg.utils.bin_packing import ListPacker
 
 from lakehouse.catalog import partitioning, table_properties
-from lakehouse.catalog.appending import Merging
+from lakehouse.catalog.appending import Merging, added
 from lakehouse.catalog.upkeep import reachable
 from lakehouse.errors import CommitConflict
 
@@ -61,8 +61,8 @@ class Replacement(_SnapshotProducer["Replacement"]):
 
     def _manifests(self) -> list[ManifestFile]:
         kept, gone = self._planned
-        added = (self._added(file) for file in self._added_data_files)
-        return [*self._written(added), *self._written(gone), *kept]
+        new = (added(file, self.snapshot_id) for file in self._added_data_files)
+        return [*self._written(new), *self._written(gone), *kept]
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return self._planned[0]
@@ -121,15 +121,6 @@ class Replacement(_SnapshotProducer["Replacement"]):
             return []
         stay = (self._entry(entry, ManifestEntryStatus.EXISTING) for entry in staying)
         return [self._manifest(manifest.partition_spec_id, stay)]
-
-    def _added(self, file: DataFile) -> ManifestEntry:
-        return ManifestEntry.from_args(
-            status=ManifestEntryStatus.ADDED,
-            snapshot_id=self.snapshot_id,
-            sequence_number=None,
-            file_sequence_number=None,
-            data_file=file,
-        )
 
     def _entry(self, entry: ManifestEntry, status: ManifestEntryStatus) -> ManifestEntry:
         return ManifestEntry.from_args(

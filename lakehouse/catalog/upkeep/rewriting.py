@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pyiceberg.io import FileIO, InputFile
 from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import _to_requested_schema, pyarrow_to_schema, schema_to_pyarrow
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.manifest import DataFile, FileFormat
 from pyiceberg.schema import Schema, sanitize_column_names
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
@@ -133,19 +133,8 @@ class Writer:
             while writer._fos.tell() < self._target_bytes and (group := next(others, None)) is not None:
                 writer.write(group)
                 memory.give_back()
-        file = DataFile.from_args(
-            content=DataFileContent.DATA,
-            file_path=output.location,
-            file_format=FileFormat.PARQUET,
-            partition=self._example.partition,
-            file_size_in_bytes=len(output),
-            sort_order_id=None,
-            equality_ids=None,
-            key_metadata=None,
-            **writer.result().to_serialized_dict(),
-        )
-        file.spec_id = self._example.spec_id
-        return file
+        example = self._example
+        return parts.described(output, writer.result(), partition=example.partition, spec_id=example.spec_id)
 
     def _place(self) -> str:
         """Beside the file it replaces, whose folder tells its partition."""
